@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution in the form each case is fastest in, without gathers on a data-parallel mesh."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from spectral_flax.functional.sharding import batch_parallel
+
+
+def convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides,
+    padding,
+    lhs_dilation=None,
+    rhs_dilation=None,
+    dimension_numbers=None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision=None,
+    preferred_element_type=None,
+    out_sharding=None,
+) -> jax.Array:
+    """Convolve: ``[N, *spatial, C], [*window, C//groups, D] -> [N, *spatial', D]``.
+
+    Takes the arguments of ``jax.lax.conv_general_dilated`` (so that ``nnx.Conv`` can be given it
+    as ``conv_general_dilated``) with channels last. Pointwise kernels become matrix products;
+    grouped ones are computed by each device on its own examples, where XLA's partitioner would
+    gather the batch.
+    """
+    rank = x.ndim - 2
+    strides = tuple(window_strides)
+    pairs = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding) if isinstance(
+        padding, str
+    ) else tuple(tuple(p) for p in padding)
+    dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    pointwise = set(kernel.shape[:-2]) == {1} and not any(map(any, pairs)) and not dilated
+    if pointwise and batch_group_count == 1:
+        strided = x[(slice(None), *(slice(None, None, s) for s in strides))]
+        options = dict(precision=precision, preferred_element_type=preferred_element_type)
+        return _pointwise(strided, kernel, feature_group_count, **options)
+    spatial = "DHW"[-rank:]
+    numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
+    options = _Convolution(
+        strides,
+        tuple(pairs),
+        lhs_dilation and tuple(lhs_dilation),
+        rhs_dilation and tuple(rhs_dilation),
+        numbers,
+        feature_group_count,
+        batch_group_count,
+        precision if isinstance(precision, None | str | lax.Precision) else tuple(precision),
+        preferred_element_type,
+    )
+    if feature_group_count == 1:
+        return options(x, kernel)
+    return batch_parallel(options, x, kernel, batch=(0, None), out=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Convolution:
+    """The options of a convolution; a call does it."""
+
+    window_strides: tuple
+    padding: tuple
+    lhs_dilation: tuple | None
+    rhs_dilation: tuple | None
+    dimension_numbers: tuple
+    feature_group_count: int
+    batch_group_count: int
+    precision: object
+    preferred_element_type: object
+
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, **self.__dict__)
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, groups: int, **options) -> jax.Array:
+    *_, fan_in, features = kernel.shape
+    if groups == 1:
+        return jnp.einsum("...i,io->...o", x, kernel.reshape(fan_in, features), **options)
+    x = x.reshape(*x.shape[:-1], groups, fan_in)
+    kernel = kernel.reshape(fan_in, groups, features // groups)
+    y = jnp.einsum("...gi,igo->...go", x, kernel, **options)
+    return y.reshape(*y.shape[:-2], features)
