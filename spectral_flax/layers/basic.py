@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution, normalisation and their combinations, with PyTorch's padding and statistics."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from spectral_flax.functional.convolution import convolution
+
+Size = int | Sequence[int]
+Initializer = Callable[..., jax.Array]
+
+
+def normal(std: float) -> Initializer:
+    """Return an initialiser that draws from a normal distribution of mean 0."""
+
+    def init(key, shape, dtype=jnp.float32, *_, **__):
+        return _standard_normal(key, shape, dtype) * jnp.asarray(std, dtype)
+
+    return init
+
+
+def kaiming_normal(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
+    """Draw a kernel ``[*window, I, O]`` with variance 2 / (window · O), PyTorch's fan-out mode.
+
+    He et al., "Delving Deep into Rectifiers", ICCV 2015.
+    """
+    return normal(math.sqrt(2 / (math.prod(shape[:-2]) * shape[-1])))(key, shape, dtype)
+
+
+def zeros(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
+    """Return zeros."""
+    return jnp.asarray(np.zeros(shape, dtype))
+
+
+def ones(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
+    """Return ones."""
+    return jnp.asarray(np.ones(shape, dtype))
+
+
+def _standard_normal(key, shape, dtype):
+    if isinstance(key, jax.core.Tracer):
+        return jax.random.normal(key, shape, dtype)
+    # Eagerly, JAX compiles one sampler for each shape, which takes longer than anything else in
+    # building a model. Samplers of power-of-two lengths are few, and since random bits depend on
+    # the position alone, the beginning of a longer draw is the draw itself.
+    count = math.prod(shape)
+    draw = np.asarray(jax.random.normal(key, (1 << max(10, (count - 1).bit_length()),), dtype))
+    return jnp.asarray(draw[:count].reshape(shape))
+
+
+def as_tuple(value: Size, rank: int, name: str) -> tuple[int, ...]:
+    """Return ``value`` as ``rank`` positive integers, repeating a single one."""
+    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    if len(values) != rank or not all(isinstance(v, int) and v >= 0 for v in values):
+        raise ValueError(f"{name}={value!r}; expected a natural number or {rank} of them")
+    return values
+
+
+def conv(
+    in_features: int,
+    out_features: int,
+    kernel_size: Size = 1,
+    *,
+    rank: int = 2,
+    strides: Size = 1,
+    padding: Size | None = None,
+    dilation: Size = 1,
+    groups: int = 1,
+    use_bias: bool = False,
+    kernel_init: Initializer = kaiming_normal,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    precision: lax.PrecisionLike = None,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """Build a convolution ``[N, *spatial, in_features] -> [N, *spatial', out_features]``.
+
+    ``padding`` is that on both sides of each axis; None keeps the size at stride 1, with PyTorch's
+    placement at larger strides: ``dilation * (kernel_size - 1) // 2``.
+
+    Raises:
+      ValueError: ``groups`` does not divide the channels, or a size is not a natural number.
+    """
+    for name, features in (("in_features", in_features), ("out_features", out_features)):
+        if features < 1 or groups < 1 or features % groups:
+            raise ValueError(f"{name}={features} is not a positive multiple of groups={groups}")
+    window = as_tuple(kernel_size, rank, "kernel_size")
+    dilations = as_tuple(dilation, rank, "dilation")
+    if padding is None:
+        padding = [d * (k - 1) // 2 for k, d in zip(window, dilations, strict=True)]
+    return nnx.Conv(
+        in_features,
+        out_features,
+        window,
+        strides=as_tuple(strides, rank, "strides"),
+        padding=[(p, p) for p in as_tuple(padding, rank, "padding")],
+        kernel_dilation=dilations,
+        feature_group_count=groups,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=zeros,
+        conv_general_dilated=convolution,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        precision=precision,
+        rngs=rngs,
+    )
+
+
+def linear(
+    in_features: int,
+    out_features: int,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer | None = None,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    precision: lax.PrecisionLike = None,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """Build a linear layer ``[..., in_features] -> [..., out_features]`` of kernel variance 1/(3 I)."""
+    return nnx.Linear(
+        in_features,
+        out_features,
+        use_bias=use_bias,
+        kernel_init=kernel_init or normal(math.sqrt(1 / (3 * in_features))),
+        bias_init=zeros,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        precision=precision,
+        rngs=rngs,
+    )
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last: ``[..., C] -> [..., C]``.
+
+    As in PyTorch, the running variance is the unbiased one; ``new = momentum * old + (1 -
+    momentum) * batch``. Statistics are computed and kept in float32 or wider whatever the input;
+    the result has ``dtype``, or the input's when that is None.
+
+    Under ``jit`` with a batch split over devices the statistics are those of the whole batch.
+    Inside ``shard_map`` they are those of the device, or of all devices along ``axis_name``, which
+    ``nnx.view(model, axis_name="data")`` sets for a whole model.
+
+    Ioffe and Szegedy, ICML 2015.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        scale_init: Initializer = ones,
+        axis_name: str | None = None,
+        use_running_average: bool = False,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        self.scale = nnx.Param(scale_init(None, (num_features,), param_dtype))
+        self.bias = nnx.Param(zeros(None, (num_features,), param_dtype))
+        self.mean = nnx.BatchStat(zeros(None, (num_features,)))
+        self.var = nnx.BatchStat(ones(None, (num_features,)))
+        self.num_features = num_features
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.axis_name = axis_name
+        self.use_running_average = use_running_average
+        self.dtype = dtype
+
+    def set_view(self, use_running_average: bool | None = None, axis_name: str | None = None):
+        if use_running_average is not None:
+            self.use_running_average = use_running_average
+        if axis_name is not None:
+            self.axis_name = axis_name
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if x.shape[-1] != self.num_features:
+            raise ValueError(f"x has {x.shape[-1]} channels; expected {self.num_features}")
+        dtype = self.dtype or x.dtype
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean, var = self.mean[...], self.var[...]
+        if not self.use_running_average:
+            mean, var = self._statistics(x)
+        inverse = lax.rsqrt(var + self.epsilon) * self.scale[...]
+        return ((x - mean) * inverse + self.bias[...]).astype(dtype)
+
+    def _statistics(self, x):
+        """Return the batch's mean and (biased) variance and update the running ones."""
+        axes = tuple(range(x.ndim - 1))
+        count = x.size // x.shape[-1]
+        mean = x.mean(axes)
+        if self.axis_name is not None:
+            mean = lax.pmean(mean, self.axis_name)
+            count *= lax.axis_size(self.axis_name)
+        var = jnp.square(x - mean).mean(axes)
+        if self.axis_name is not None:
+            var = lax.pmean(var, self.axis_name)
+        for running, batch in (self.mean, mean), (self.var, var * (count / max(count - 1, 1))):
+            batch = lax.stop_gradient(batch).astype(running[...].dtype)
+            running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
+        return mean, var
+
+
+class ConvNormAct(nnx.Module):
+    """Convolution, batch normalisation, activation: ``[N, *spatial, I] -> [N, *spatial', O]``.
+
+    ``activation=None`` leaves the last out. Other arguments as in `conv`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: Size = 1,
+        *,
+        activation: Callable[[jax.Array], jax.Array] | None = nnx.relu,
+        epsilon: float = 1e-5,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+        **options,
+    ):
+        self.conv = conv(in_features, out_features, kernel_size, dtype=dtype, rngs=rngs, **options)
+        param_dtype = options.get("param_dtype", jnp.float32)
+        norm = dict(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype)
+        self.norm = BatchNorm(out_features, **norm)
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.norm(self.conv(x))
+        return y if self.activation is None else self.activation(y)
+
+
+class SqueezeExcite(nnx.Module):
+    """Scale each channel by a gate computed from all: ``[N, *spatial, C] -> [N, *spatial, C]``.
+
+    Global mean, linear to C // reduction, ReLU, linear to C, sigmoid. Hu et al., CVPR 2018.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        reduction: int = 16,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        if features < reduction:
+            raise ValueError(f"features={features} is below reduction={reduction}")
+        options = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
+        self.reduce = linear(features, features // reduction, **options)
+        self.expand = linear(features // reduction, features, **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gate = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
+        return x * nnx.sigmoid(self.expand(nnx.relu(self.reduce(gate))))
