@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m train configs/NAME.py [--option value ...]``."""
+
+import shlex
+import sys
+
+from train.command_line import parse
+from train.errors import InterruptedRunError, UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0 done, 2 refused, 75 or 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        config = parse(arguments)
+        from train.loop import run  # not before --help and typing errors are dealt with
+
+        run(config, f"python -m train {shlex.join(arguments)}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except InterruptedRunError as interruption:
+        print(interruption, file=sys.stderr)
+        return interruption.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

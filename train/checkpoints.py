@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints by Orbax: written beside the running step, verified when they are read.
+
+A checkpoint holds three groups of arrays by name (params, rest, optimizer) and a JSON record with
+the step, the position in the data, the config, and the CRC-32 of every leaf: Orbax itself restores
+a flipped byte without a word.
+"""
+
+import json
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train.config import Config, from_text, to_text
+from train.errors import UserError
+from train.state import Leaves, TrainState, named_leaves
+
+FORMAT = 1
+
+
+class Record(NamedTuple):
+    """What a checkpoint says about itself."""
+
+    step: int
+    config: Config
+    position: Any
+    digests: dict[str, dict[str, int]]
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint does not hold what was saved."""
+
+
+class Checkpoints:
+    """The checkpoints in ``directory``, of which the newest ``keep`` stay."""
+
+    def __init__(self, directory: Path, *, keep: int = 1, say: Callable[[str], None] = print):
+        self.directory = directory.absolute()
+        self.say = say
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self.manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, newest first."""
+        return sorted(self.manager.all_steps(), reverse=True)
+
+    def save(self, config: Config, state: TrainState, position: Any) -> None:
+        """Start to write a checkpoint; the arrays may be donated as soon as this returns."""
+        step, groups = int(state.step), _groups(state)
+        digests = {group: _digests(leaves) for group, leaves in groups.items()}
+        text = json.dumps(
+            {
+                "format": FORMAT,
+                "step": step,
+                "config": to_text(config),
+                "position": position,
+                "digests": digests,
+            }
+        )
+        items = {name: ocp.args.StandardSave(leaves) for name, leaves in groups.items() if leaves}
+        record = ocp.args.JsonSave({"text": text, "crc32": zlib.crc32(text.encode())})
+        if step not in self.manager.all_steps():
+            self.manager.save(step, args=ocp.args.Composite(record=record, **items))
+
+    def record(self, step: int) -> Record:
+        """Read what the checkpoint of ``step`` says about itself."""
+        try:
+            args = ocp.args.Composite(record=ocp.args.JsonRestore())
+            item = self.manager.restore(step, args=args)["record"]
+            text = item["text"]
+            if zlib.crc32(text.encode()) != item["crc32"]:
+                raise ValueError("the record's checksum differs")
+            values = json.loads(text)
+        except Exception as error:  # whatever the reader trips over: the files are not as written
+            raise DamagedCheckpointError(f"its record: {_first_line(error)}") from error
+        if values["format"] != FORMAT:
+            raise UserError(
+                f"{self.directory / str(step)} has checkpoint format {values['format']}; "
+                f"this version reads format {FORMAT}"
+            )
+        config = from_text(values["config"])
+        return Record(values["step"], config, values["position"], values["digests"])
+
+    def restore(self, step: int, record: Record, like: dict[str, Leaves]) -> dict[str, Leaves]:
+        """Read the groups in ``like``, with its shapes, dtypes and shardings, and verify them."""
+        abstract = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
+        )
+        for group, leaves in abstract.items():
+            _compare_names(group, leaves, record.digests[group])
+        items = {name: ocp.args.StandardRestore(t) for name, t in abstract.items() if t}
+        try:
+            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+            groups = {name: found[name] if name in items else {} for name in like}
+        except Exception as error:
+            raise DamagedCheckpointError(_first_line(error)) from error
+        for group, leaves in groups.items():
+            expected = record.digests[group]
+            wrong = [n for n, crc in _digests(leaves).items() if crc != expected[n]]
+            if wrong:
+                raise DamagedCheckpointError(f"the checksum of {group} {wrong[0]} differs")
+        return groups
+
+    def newest(self, like: Callable[[Record], dict[str, Leaves]]) -> tuple[Record, dict] | None:
+        """Restore the newest sound checkpoint; None if there is none at all.
+
+        ``like`` looks at the record, refuses it with a UserError, or says what to read. Damaged
+        checkpoints are moved to ``damaged`` beside the others, and said.
+        """
+        steps, damaged = self.steps(), []
+        for step in steps:
+            try:
+                record = self.record(step)
+                groups = self.restore(step, record, like(record))
+            except DamagedCheckpointError as error:
+                damaged.append(step)
+                self.say(f"the checkpoint of step {step} is damaged: {error}")
+                continue
+            if damaged:
+                self._set_aside(damaged)
+                self.say(f"going on from the one before it, step {step}")
+            return record, groups
+        if damaged:
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged; to start from the beginning, "
+                "remove that directory or give another --workdir"
+            )
+        return None
+
+    def wait(self) -> None:
+        """Wait until everything is on disk."""
+        self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish writing and release the threads."""
+        self.manager.close()
+
+    def _set_aside(self, steps: list[int]) -> None:
+        # Beside the checkpoints and not among them: a saved step of the same number must find
+        # its place free, and whoever wants to look into the damage must find it.
+        target = self.directory.parent / "damaged"
+        target.mkdir(exist_ok=True)
+        for step in steps:
+            number = len(list(target.iterdir()))
+            shutil.move(self.directory / str(step), target / f"{number}_step_{step}")
+        self.manager.reload()
+
+
+def _groups(state: TrainState) -> dict[str, Leaves]:
+    return {
+        "params": state.params,
+        "rest": state.rest,
+        "optimizer": named_leaves({"state": state.opt_state, "step": state.step, "key": state.key}),
+    }
+
+
+def like_state(state: TrainState) -> dict[str, Leaves]:
+    """Name the leaves of a whole training state by group, as they are stored."""
+    return _groups(state)
+
+
+def to_state(like: TrainState, groups: dict[str, Leaves]) -> TrainState:
+    """Put restored groups back in the shape of ``like``."""
+    tree = {"state": like.opt_state, "step": like.step, "key": like.key}
+    leaves = [groups["optimizer"][name] for name in named_leaves(tree)]
+    tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    return TrainState(tree["step"], groups["params"], groups["rest"], tree["state"], tree["key"])
+
+
+def _digests(leaves: Leaves) -> dict[str, int]:
+    arrays = jax.device_get(leaves)
+    return {
+        name: zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        for name, array in arrays.items()
+    }
+
+
+def _compare_names(group: str, wanted: Leaves, stored: dict[str, int]) -> None:
+    missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
+    if missing or extra:
+        raise UserError(
+            f"the checkpoint is of another model or optimiser; {group} lacks {missing[:5]} "
+            f"and has {extra[:5]} left over"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the words of the command line to a checked config."""
+
+import ast
+import dataclasses
+import difflib
+import runpy
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from train.config import Config, check
+from train.errors import UserError
+
+USAGE = "python -m train configs/NAME.py [--option value ...]"
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """Read the config that the first argument names and override it with the others.
+
+    Exits with 2 on a wrong option, and with 0 after ``--help``, as command lines do.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        path, rest = arguments[0], arguments[1:]
+        config = load(path)
+    elif set(arguments) & {"-h", "--help"}:
+        path, rest = "configs/NAME.py", arguments
+        config = Config()
+    else:
+        known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none found"
+        raise UserError(f"the first argument is the config file: {USAGE}\nconfigs here: {known}")
+    config, rest = _take_options(config, rest)
+    config = tyro.cli(
+        Config,
+        default=config,
+        args=rest,
+        prog=f"python -m train {path}",
+        description=f"One training run. Usage: {USAGE}",
+        config=(tyro.conf.FlagConversionOff,),
+    )
+    if config.workdir is None:
+        config = dataclasses.replace(config, workdir=str(Path("runs") / Path(path).stem))
+    return check(config)
+
+
+def load(path: str | Path) -> Config:
+    """Return the ``config`` that the Python file ``path`` defines."""
+    path = Path(path)
+    if not path.is_file():
+        known = [str(p) for p in sorted(path.parent.glob("*.py"))]
+        near = difflib.get_close_matches(str(path), known) or known
+        raise UserError(f"there is no config {str(path)!r}; closest: {', '.join(near) or 'none'}")
+    try:
+        names = runpy.run_path(str(path))
+    except Exception as error:
+        # The last lines name the place in the file and the fault; what precedes is runpy's own.
+        lines = "".join(traceback.format_exception(error, limit=-1)).splitlines()[1:]
+        raise UserError("\n".join([f"cannot read the config {str(path)!r}:", *lines])) from error
+    config = names.get("config")
+    if not isinstance(config, Config):
+        given = type(config).__name__ if "config" in names else "nothing"
+        raise UserError(f"{str(path)!r} must define config = Config(...); it defines {given}")
+    return config
+
+
+def _take_options(config: Config, arguments: Sequence[str]) -> tuple[Config, list[str]]:
+    """Move every ``--options.NAME VALUE`` into the config: only the model knows its options."""
+    options, rest = dict(config.options), []
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("--options."):
+            rest.append(word)
+            continue
+        name, equals, value = word.removeprefix("--options.").partition("=")
+        if not equals:
+            value = next(words, None)
+        if not name or value is None:
+            raise UserError(f"{word} lacks its value; expected --options.NAME VALUE")
+        options[name.replace("-", "_")] = _literal(value)
+    return dataclasses.replace(config, options=options), rest
+
+
+def _literal(word: str) -> Any:
+    try:
+        return ast.literal_eval(word)
+    except (SyntaxError, ValueError):
+        return word

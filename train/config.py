@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What defines a run: frozen dataclasses that hold every default.
+
+The text under each field is what ``--help`` prints. Nothing here is computed from anything else:
+the loop derives steps and learning rates after the command line has had its say.
+"""
+
+import ast
+import dataclasses
+from typing import Any, Literal
+
+import tyro
+
+from train.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where examples come from and how they are varied."""
+
+    name: str = "mnist5k"
+    """Data set, one of those in train/data.py."""
+    shift: int = 2
+    """Move each training image by up to this many pixels along each axis, at random."""
+    threads: int = 2
+    """Threads that read and augment examples."""
+    prefetch: int = 64
+    """Batches kept ready, at most."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How parameters follow their gradients."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """sgd: momentum, with the decay added to the gradient; adamw: Adam with decoupled decay."""
+    learning_rate: float = 0.1
+    """Peak learning rate at a batch of ``reference_batch``; scales linearly with the batch."""
+    reference_batch: int | None = 256
+    """Batch size that ``learning_rate`` is meant for; None: use the rate as it is."""
+    momentum: float = 0.9
+    """Momentum of sgd, first decay rate of adamw."""
+    second_momentum: float = 0.999
+    """Second decay rate of adamw."""
+    nesterov: bool = False
+    """Use Nesterov's momentum (sgd)."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    decay: Literal["all", "kernels"] = "all"
+    """What decays: all parameters, or kernels only (no biases, no normalisation)."""
+    clip_norm: float | None = None
+    """Scale the gradient down to this global norm when it is longer; None: never."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How the learning rate changes; times are fractions of the run, so any length fits."""
+
+    name: Literal["cosine", "step", "constant"] = "cosine"
+    """Shape after the warm-up: half a cosine to zero, drops, or none."""
+    warmup: float = 0.05
+    """Fraction of the run over which the rate rises linearly from zero."""
+    drop_at: tuple[float, ...] = (1 / 3, 2 / 3, 8 / 9)
+    """Fractions of the run at which the step schedule drops."""
+    drop_factor: float = 0.1
+    """Factor of each drop."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """The devices that share the work."""
+
+    devices: int | None = None
+    """Number of devices to use; None: all of them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run."""
+
+    model: str = "ffc_resnet18"
+    """Model to train; `spectral-flax list` names them all."""
+    options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Options of the model; on the command line --options.NAME VALUE, for any option it has."""
+    task: Literal["classification"] = "classification"
+    """What is learnt: decides loss, metrics and the shape of a batch."""
+    label_smoothing: float = 0.0
+    """Part of the target spread evenly over all classes."""
+    epochs: float = 10.0
+    """Passes over the training examples."""
+    steps: int | None = None
+    """Optimisation steps; takes the place of epochs."""
+    batch_size: int = 128
+    """Examples a step, over all devices together."""
+    seed: int = 0
+    """Seed of everything random: initial parameters, order of examples, augmentation, dropout."""
+    data: Data = Data()
+    """Where examples come from and how they are varied."""
+    optimizer: Optimizer = Optimizer()
+    """How parameters follow their gradients."""
+    schedule: Schedule = Schedule()
+    """How the learning rate changes."""
+    mesh: Mesh = Mesh()
+    """The devices that share the work."""
+    workdir: str | None = None
+    """Directory of the run: checkpoints, metrics, curves. None: runs/NAME-OF-THE-CONFIG."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    eval_every: int | None = None
+    """Steps between two evaluations on the held-out examples; None: at the end only."""
+    eval_batch_size: int = 250
+    """Examples a batch in evaluation, over all devices together."""
+    save_every: int = 500
+    """Steps between two checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Checkpoints kept, counted from the newest."""
+
+
+# A saved run goes on only if these are unchanged: another value would make its parameters, its
+# optimiser state or its position in the data mean something else.
+IDENTITY = ("model", "options", "task", "batch_size", "seed", "data.name", "optimizer.name")
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Name the fields of a run's identity in which two configs differ."""
+    found = []
+    for name in IDENTITY:
+        a, b = old, new
+        for part in name.split("."):
+            a, b = getattr(a, part), getattr(b, part)
+        if a != b:
+            found.append(f"{name}: {a!r} there, {b!r} here")
+    return found
+
+
+def check(config: Config) -> Config:
+    """Return ``config`` if its values make sense, and raise a UserError that names all faults."""
+    c, o, s = config, config.optimizer, config.schedule
+    rules = [
+        ("batch-size", c.batch_size, c.batch_size >= 1, "at least 1"),
+        ("eval-batch-size", c.eval_batch_size, c.eval_batch_size >= 1, "at least 1"),
+        ("steps", c.steps, c.steps is None or c.steps >= 1, "at least 1"),
+        ("epochs", c.epochs, c.epochs > 0, "positive"),
+        ("seed", c.seed, 0 <= c.seed < 2**32, "a natural number below 2**32"),
+        ("label-smoothing", c.label_smoothing, 0 <= c.label_smoothing < 1, "in [0, 1)"),
+        ("log-every", c.log_every, c.log_every >= 1, "at least 1"),
+        ("eval-every", c.eval_every, c.eval_every is None or c.eval_every >= 1, "at least 1"),
+        ("save-every", c.save_every, c.save_every >= 1, "at least 1"),
+        ("keep", c.keep, c.keep >= 1, "at least 1"),
+        ("data.shift", c.data.shift, c.data.shift >= 0, "at least 0"),
+        ("data.threads", c.data.threads, c.data.threads >= 1, "at least 1"),
+        ("data.prefetch", c.data.prefetch, c.data.prefetch >= 1, "at least 1"),
+        ("optimizer.name", o.name, o.name in ("sgd", "adamw"), "sgd or adamw"),
+        ("optimizer.learning-rate", o.learning_rate, o.learning_rate > 0, "positive"),
+        (
+            "optimizer.reference-batch",
+            o.reference_batch,
+            o.reference_batch is None or o.reference_batch >= 1,
+            "at least 1",
+        ),
+        ("optimizer.momentum", o.momentum, 0 <= o.momentum < 1, "in [0, 1)"),
+        (
+            "optimizer.second-momentum",
+            o.second_momentum,
+            0 <= o.second_momentum < 1,
+            "in [0, 1)",
+        ),
+        ("optimizer.weight-decay", o.weight_decay, o.weight_decay >= 0, "at least 0"),
+        ("optimizer.decay", o.decay, o.decay in ("all", "kernels"), "all or kernels"),
+        (
+            "optimizer.clip-norm",
+            o.clip_norm,
+            o.clip_norm is None or o.clip_norm > 0,
+            "positive",
+        ),
+        (
+            "schedule.name",
+            s.name,
+            s.name in ("cosine", "step", "constant"),
+            "cosine, step, constant",
+        ),
+        ("schedule.warmup", s.warmup, 0 <= s.warmup < 1, "in [0, 1)"),
+        ("schedule.drop-at", s.drop_at, all(0 < t < 1 for t in s.drop_at), "inside (0, 1)"),
+        ("schedule.drop-factor", s.drop_factor, s.drop_factor > 0, "positive"),
+        (
+            "mesh.devices",
+            c.mesh.devices,
+            c.mesh.devices is None or c.mesh.devices >= 1,
+            "at least 1",
+        ),
+        ("options", c.options, _is_literal(c.options), "Python literals only"),
+    ]
+    faults = [
+        f"--{name} is {value!r}; expected {expected}"
+        for name, value, good, expected in rules
+        if not good
+    ]
+    if faults:
+        raise UserError("\n".join(faults))
+    return config
+
+
+def to_text(config: Config) -> str:
+    """Write a config as one Python literal, which keeps tuples and integer keys as they are."""
+    return repr(dataclasses.asdict(config))
+
+
+def from_text(text: str) -> Config:
+    """Read what `to_text` wrote."""
+    values = ast.literal_eval(text)
+    groups = {"data": Data, "optimizer": Optimizer, "schedule": Schedule, "mesh": Mesh}
+    return Config(**values | {name: group(**values[name]) for name, group in groups.items()})
+
+
+def _is_literal(value: Any) -> bool:
+    try:
+        return ast.literal_eval(repr(value)) == value
+    except (SyntaxError, ValueError):
+        return False

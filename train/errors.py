@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ways in which a run ends early."""
+
+
+class UserError(Exception):
+    """A fault in what the user gave; printed without a traceback."""
+
+
+class NonFiniteLossError(UserError):
+    """The loss or its gradient became infinite or not a number."""
+
+
+class InterruptedRunError(Exception):
+    """A signal ended the run after its state was saved; ``exit_code`` tells schedulers so."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code

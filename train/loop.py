@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run from its config to its last figures, in the order of life."""
+
+import math
+from pathlib import Path
+
+import jax
+
+from train import workdir as workdirs
+from train.checkpoints import Checkpoints, Record, like_state, to_state
+from train.config import Config, differences
+from train.data import open_source, training_batches
+from train.errors import InterruptedRunError, NonFiniteLossError, UserError
+from train.evaluate import evaluate
+from train.mesh import check_batch, make_mesh, place_batch, state_sharding
+from train.optimizers import make_optimizer, make_schedule, peak_learning_rate
+from train.report import Report
+from train.signals import EXIT_CODES, NAMES, StopSignals
+from train.state import TrainState, make_model, make_state, split
+from train.step import make_eval_step, make_train_step
+from train.tasks import make_task
+
+
+def run(config: Config, command: str = "the same command") -> dict[str, float]:
+    """Train as ``config`` says, from the newest checkpoint in its workdir if there is one.
+
+    Returns the figures on the held-out examples. ``command`` is what a user types to go on.
+
+    Raises:
+      UserError: the input does not allow the run; nothing was overwritten.
+      NonFiniteLossError: the loss or its gradient is not finite; what was saved before remains.
+      InterruptedRunError: a signal came; the state is saved.
+    """
+    with workdirs.hold(config.workdir) as workdir, StopSignals() as stop:
+        return _run(config, command, workdir, stop)
+
+
+def _run(config: Config, command: str, workdir: Path, stop: StopSignals) -> dict[str, float]:
+    # Devices
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, "batch-size", config.batch_size)
+    check_batch(mesh, "eval-batch-size", config.eval_batch_size)
+
+    # Data
+    source, held_out = (open_source(config.data.name, split) for split in ("train", "test"))
+    batches = training_batches(config, source)
+    steps = config.steps or max(1, round(config.epochs * len(source) / config.batch_size))
+
+    # Model and optimiser
+    task = make_task(config, source)
+    network, params, rest = split(make_model(config, task))
+    learning_rate = make_schedule(config.schedule, peak_learning_rate(config), steps)
+    tx = make_optimizer(config.optimizer, learning_rate)
+
+    # State
+    state = make_state(config, params, rest, tx)
+    state = jax.device_put(state, state_sharding(mesh, state))
+    count = sum(leaf.size for leaf in params.values())
+    print(f"{config.model}: {count:,} parameters; {config.data.name}: {len(source)} examples")
+    print(f"{steps} steps of {config.batch_size} on {mesh.size} {jax.default_backend()} device(s)")
+
+    # Restore
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
+    try:
+        state, position = _restore(checkpoints, config, state)
+        if position is not None:
+            batches.set_state(position)
+            print(f"going on from step {int(state.step)} in {workdir}")
+
+        # Steps
+        train_step = make_train_step(network, task, tx, learning_rate, mesh, state)
+        eval_step = make_eval_step(network, task, mesh)
+        start = int(state.step)
+        report = Report(
+            workdir,
+            start=start,
+            steps=steps,
+            log_every=config.log_every,
+            batch_size=config.batch_size,
+        )
+
+        def figures(state: TrainState) -> dict[str, float]:
+            size = config.eval_batch_size
+            return evaluate(eval_step, task, state.params, state.rest, held_out, size, mesh)
+
+        with report:
+            pending = None
+            for step in range(start + 1, steps + 1):
+                batch = place_batch(mesh, next(batches))
+                state, scalars = train_step(state, batch)
+                # Scalars of the step before are read while this one computes.
+                _finish(report, pending)
+                pending = step, scalars
+                evaluates = config.eval_every and step % config.eval_every == 0 and step < steps
+                saves = step % config.save_every == 0 or step == steps or stop.received
+                if evaluates or saves:  # not with a loss that nobody has looked at
+                    pending = _finish(report, pending)
+                if evaluates:
+                    report.evaluation(step, figures(state))
+                if saves:
+                    checkpoints.save(config, state, batches.get_state())
+                if stop.received and step < steps:
+                    checkpoints.wait()
+                    raise InterruptedRunError(
+                        f"{NAMES[stop.received]} at step {step} of {steps}; saved in {workdir}. "
+                        f"To go on:\n  {command}",
+                        EXIT_CODES[stop.received],
+                    )
+
+            # Evaluate
+            checkpoints.wait()
+            result = figures(state)
+            report.evaluation(int(state.step), result)
+        report.end()
+        return result
+    finally:
+        checkpoints.close()
+
+
+def _restore(checkpoints: Checkpoints, config: Config, state: TrainState):
+    def like(record: Record):
+        unlike = differences(record.config, config)
+        if unlike:
+            raise UserError(
+                f"{checkpoints.directory.parent} holds another run; give another --workdir:\n  "
+                + "\n  ".join(unlike)
+            )
+        return like_state(state)
+
+    found = checkpoints.newest(like)
+    if found is None:
+        return state, None
+    record, groups = found
+    return to_state(state, groups), record.position
+
+
+def _finish(report: Report, pending: tuple[int, dict] | None) -> None:
+    if pending is None:
+        return
+    step, scalars = pending[0], {name: float(v) for name, v in jax.device_get(pending[1]).items()}
+    if not (math.isfinite(scalars["loss"]) and math.isfinite(scalars["gradient_norm"])):
+        raise NonFiniteLossError(
+            f"step {step}: loss {scalars['loss']}, gradient norm {scalars['gradient_norm']}; "
+            "try a lower --optimizer.learning-rate or --optimizer.clip-norm 1"
+        )
+    report.step(step, {"loss": scalars["loss"]} | scalars)

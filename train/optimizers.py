@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimisers and learning-rate schedules, by optax."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from train.config import Config, Optimizer, Schedule
+
+
+def peak_learning_rate(config: Config) -> float:
+    """Return the learning rate after warm-up, scaled with the batch."""
+    rate, reference = config.optimizer.learning_rate, config.optimizer.reference_batch
+    return rate if reference is None else rate * config.batch_size / reference
+
+
+def make_schedule(schedule: Schedule, peak: float, steps: int) -> optax.Schedule:
+    """Return the learning rate as a function of the step, counted from 0, of a run of ``steps``.
+
+    The warm-up counts inside the run and the cosine is not shifted by it, as in Goyal et al.,
+    "Accurate, large minibatch SGD", 2017, and the recipes built on it; the first step of the
+    warm-up already learns.
+    """
+    warmup = round(schedule.warmup * steps)
+    drops = jnp.asarray([t * steps for t in schedule.drop_at], jnp.float32)
+
+    def learning_rate(step):
+        step = jnp.asarray(step, jnp.float32)
+        match schedule.name:
+            case "cosine":
+                rate = peak * 0.5 * (1 + jnp.cos(jnp.pi * step / steps))
+            case "step":
+                rate = peak * jnp.float32(schedule.drop_factor) ** jnp.sum(step >= drops)
+            case "constant":
+                rate = jnp.float32(peak)
+        return jnp.where(step < warmup, peak * (step + 1) / max(warmup, 1), rate)
+
+    return learning_rate
+
+
+def make_optimizer(optimizer: Optimizer, learning_rate: optax.Schedule):
+    """Return the gradient transformation that ``optimizer`` describes."""
+    decayed = optax.add_decayed_weights(
+        optimizer.weight_decay, mask=kernels if optimizer.decay == "kernels" else None
+    )
+    if optimizer.name == "sgd":
+        rules = [decayed, optax.trace(optimizer.momentum, nesterov=optimizer.nesterov)]
+    else:
+        rules = [optax.scale_by_adam(optimizer.momentum, optimizer.second_momentum), decayed]
+    if optimizer.clip_norm is not None:
+        rules.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
+    return optax.chain(*rules, optax.scale_by_learning_rate(learning_rate))
+
+
+def kernels(params):
+    """Mark the kernels: arrays of rank 2 and more, which leaves out biases and norms."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

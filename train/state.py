@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of a run as flat dictionaries of arrays, keyed by dotted names.
+
+Flat, because a nested tree of module states costs milliseconds of Python at each dispatch; by
+name, because names are what checkpoints, weight decay and error messages speak of.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from flax import nnx
+
+from spectral_flax.models.registry import create_model
+from train.config import Config
+from train.errors import UserError
+from train.tasks import Task
+
+Leaves = dict[str, jax.Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that a step reads and writes."""
+
+    step: jax.Array
+    params: Leaves
+    rest: Leaves
+    opt_state: Any
+    key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A model without its arrays: what turns named leaves into a module and back."""
+
+    graphdef: nnx.GraphDef
+    structures: tuple[Any, Any]
+    names: tuple[tuple[str, ...], tuple[str, ...]]
+    keys: frozenset[str]
+
+    def merge(self, params: Leaves, rest: Leaves) -> nnx.Module:
+        """Build a module that holds these leaves and shares no variable with any other."""
+        rest = {n: jax.random.wrap_key_data(a) if n in self.keys else a for n, a in rest.items()}
+        states = [
+            jax.tree.unflatten(structure, [leaves[name] for name in names])
+            for structure, names, leaves in zip(
+                self.structures, self.names, (params, rest), strict=True
+            )
+        ]
+        return nnx.merge(self.graphdef, *states)
+
+    def rest(self, model: nnx.Module) -> Leaves:
+        """Return what a forward pass may have changed: all but the parameters."""
+        return _named(nnx.state(model, nnx.Not(nnx.Param)))
+
+
+def split(model: nnx.Module) -> tuple[Network, Leaves, Leaves]:
+    """Take a model apart: its structure, its parameters, and the rest of its state."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    names = tuple(tuple(_names(state)) for state in (params, rest))
+    typed = zip(names[1], jax.tree.leaves(rest), strict=True)
+    keys = frozenset(n for n, a in typed if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key))
+    network = Network(graphdef, (jax.tree.structure(params), jax.tree.structure(rest)), names, keys)
+    return network, _named(params), _named(rest)
+
+
+def make_model(config: Config, task: Task) -> nnx.Module:
+    """Build the model of ``config``, ready to train; random weights follow from the seed."""
+    try:
+        model = create_model(
+            config.model, **task.model_options | config.options, rngs=nnx.Rngs(config.seed)
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"cannot build the model {config.model!r}: {error}") from error
+    model.train()
+    return model
+
+
+def make_state(config: Config, params: Leaves, rest: Leaves, tx: optax.GradientTransformation):
+    """Return the state before the first step."""
+    return TrainState(
+        step=jax.numpy.zeros((), jax.numpy.int32),
+        params=params,
+        rest=rest,
+        opt_state=tx.init(params),
+        key=jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 1)),
+    )
+
+
+def named_leaves(tree: Any) -> Leaves:
+    """Return the leaves of any tree by the dotted names of their places."""
+    return dict(zip(_names(tree), jax.tree.leaves(tree), strict=True))
+
+
+def _named(state: nnx.State) -> Leaves:
+    return {name: _raw(leaf) for name, leaf in named_leaves(state).items()}
+
+
+def _names(tree: Any) -> list[str]:
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    if isinstance(tree, nnx.State):  # the last entry is the variable's own ".value"
+        paths = [path[:-1] for path in paths]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+
+
+def _raw(leaf: Any) -> Any:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return leaf
