@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bilinear attention: ``Y = P X Q`` with matrices computed from the map, expanded in blocks.
+
+A matrix of the attention is n x n for an axis of length n t, and acts as its Kronecker product with
+the t x t identity: position a of block i sees position a of every block. The product is never
+formed; the axis is viewed as [n, t] and only n is contracted. Where an axis is no multiple of the
+grid its last block is completed by repeating the border, and the addition is cut off afterwards.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Normalization = Literal["sigmoid", "softmax"]
+
+# Up to this many blocks in a map, one product with all pairs of blocks is faster than one per axis
+# (forward and backward on CPU: 5.7 against 11.0 ms for [8, 28, 28, 128] in 7 x 7 blocks).
+_JOINT = 64
+
+
+def block_grid(size: int, grid: int) -> tuple[int, int]:
+    """Return how many blocks an axis is cut in, and their length: ``n, t`` with ``n t >= size``.
+
+    ``t = size // grid`` and ``n = ceil(size / t)``: n is the grid for its multiples and at most
+    ``2 * grid - 1``.
+
+    Raises:
+      ValueError: the grid is larger than the axis.
+
+    Published code of BAT for video, which needs n t equal to the size.
+    """
+    if grid > size:
+        raise ValueError(f"grid={grid} is larger than the map, whose axis has length {size}")
+    length = size // grid
+    return -(-size // length), length
+
+
+def map_grid(height: int, width: int, grid: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return `block_grid` of both axes: ``(n, t), (m, u)``.
+
+    The width takes the height's number of blocks where that divides it, as the published code for
+    video has it, and its own otherwise.
+    """
+    rows, columns = block_grid(height, grid), block_grid(width, grid)
+    if width % rows[0] == 0:
+        columns = rows[0], width // rows[0]
+    return rows, columns
+
+
+def complete_blocks(x: jax.Array, size: int, axis: int) -> jax.Array:
+    """Extend an axis to ``size`` by repeating its last position."""
+    pad = [(0, 0)] * x.ndim
+    pad[axis] = 0, size - x.shape[axis]
+    return jnp.pad(x, pad, mode="edge") if pad[axis][1] else x
+
+
+def normalize(logits: jax.Array, method: Normalization, axis: int) -> jax.Array:
+    """Make the entries along ``axis`` positive with sum one, in float32 at least.
+
+    "softmax" (published code for video), or "sigmoid" divided by its sum (published for images).
+    """
+    if method not in ("sigmoid", "softmax"):
+        raise ValueError(f"normalization is {method!r}; expected 'sigmoid' or 'softmax'")
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if method == "sigmoid":  # the same quotient; as logarithms it cannot become 0/0
+        logits = jax.nn.log_sigmoid(logits)
+    return jax.nn.softmax(logits, axis=axis)
+
+
+def merge_windows(logits: jax.Array) -> jax.Array:
+    """Lay matrices of sliding windows along a diagonal: ``[..., v, G, s, s] -> [..., G, n, n]``.
+
+    Window i covers rows and columns i to i + s - 1 of ``n = s + v - 1``. An entry is the mean of
+    the windows that cover it, or zero where none does. Published code of BAT for video.
+    """
+    windows, size = logits.shape[-4], logits.shape[-1]
+    if windows == 1:
+        return logits[..., 0, :, :, :]
+
+    def place(x, i):
+        pad = [(0, 0)] * (x.ndim - 2) + [(i, windows - 1 - i)] * 2
+        return jnp.pad(x, pad)
+
+    total = sum(place(logits[..., i, :, :, :], i) for i in range(windows))
+    count = sum(place(jnp.ones((size, size), logits.dtype), i) for i in range(windows))
+    share = 1 / jnp.maximum(count, 1)
+    return total * share.reshape((1,) * (total.ndim - 2) + share.shape)
+
+
+def bilinear_product(
+    x: jax.Array,
+    p: jax.Array,
+    q: jax.Array,
+    *,
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
+    """Multiply each channel by both matrices: ``P X Q`` with P and Q expanded in blocks.
+
+    ``[..., H, W, C], [..., G, n, n], [..., G, m, m] -> [..., H, W, C]``; group g is the g-th of G
+    runs of C // G channels. Axes that are no multiple of n or m are completed as the module says.
+    In the dtype of ``x``.
+
+    Raises:
+      ValueError: C is no multiple of G, or a matrix has more blocks than the axis has positions.
+
+    Chi, Yuan, Mu et al., "Non-Local Neural Networks with Grouped Bilinear Attentional Transforms",
+    CVPR 2020.
+    """
+    *batch, height, width, features = x.shape
+    groups, n, m = p.shape[-3], p.shape[-1], q.shape[-1]
+    _check_product(features, groups, (height, n), (width, m))
+    t, u = -(-height // n), -(-width // m)
+    x = complete_blocks(complete_blocks(x, n * t, -3), m * u, -2)
+    y = x.reshape(*batch, n, t, m, u, groups, features // groups)
+    lead = range(len(batch))
+    to_groups = [*lead, *(len(batch) + i for i in (4, 0, 2, 1, 3, 5))]  # G n m t u c
+    y = y.transpose(to_groups).reshape(*batch, groups, n, m, t * u * (features // groups))
+    p, q = p.astype(x.dtype), jnp.swapaxes(q, -1, -2).astype(x.dtype)
+    if n * m <= _JOINT:
+        joint = p[..., :, None, :, None] * q[..., None, :, None, :]
+        joint = joint.reshape(*joint.shape[:-4], n * m, n * m)
+        y = jnp.matmul(joint, y.reshape(*batch, groups, n * m, -1), precision=precision)
+    else:
+        y = jnp.matmul(p, y.reshape(*batch, groups, n, -1), precision=precision)
+        y = jnp.matmul(
+            q[..., None, :, :], y.reshape(*batch, groups, n, m, -1), precision=precision
+        )
+    y = y.reshape(*batch, groups, n, m, t, u, features // groups)
+    to_map = [*lead, *(len(batch) + i for i in (1, 3, 2, 4, 0, 5))]
+    y = y.transpose(to_map).reshape(*batch, n * t, m * u, features)
+    return y[..., :height, :width, :]
+
+
+def temporal_product(
+    x: jax.Array, matrix: jax.Array, *, precision: lax.PrecisionLike = None
+) -> jax.Array:
+    """Mix frames: ``[N, T, ..., C], [N, G, n, n] -> [N, T, ..., C]`` with ``y_i = sum_j M_ij x_j``.
+
+    Blocks, groups and errors as in `bilinear_product`.
+    """
+    batch, frames, *_, features = x.shape
+    groups, n = matrix.shape[-3], matrix.shape[-1]
+    _check_product(features, groups, (frames, n))
+    t = -(-frames // n)
+    y = complete_blocks(x, n * t, 1)
+    shape = (batch, n, t * math.prod(x.shape[2:-1]), groups, features // groups)
+    y = y.reshape(shape).transpose(0, 3, 1, 2, 4).reshape(batch, groups, n, -1)
+    y = jnp.matmul(matrix.astype(x.dtype), y, precision=precision)
+    y = y.reshape(batch, groups, n, *shape[2:3], shape[-1]).transpose(0, 2, 3, 1, 4)
+    return y.reshape(batch, n * t, *x.shape[2:])[:, :frames]
+
+
+def reproject(
+    activation: jax.Array,
+    p: jax.Array,
+    q: jax.Array,
+    *,
+    precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+) -> jax.Array:
+    """Map weights of output positions back to the input: ``W = P^T A Q^T``, per group.
+
+    ``[..., G, H, W], [..., G, n, n], [..., G, m, m] -> [..., G, H, W]``. With a single one in A,
+    W is what that output position attends to.
+    """
+    p, q = jnp.swapaxes(p, -1, -2), jnp.swapaxes(q, -1, -2)
+    weights = bilinear_product(jnp.moveaxis(activation, -3, -1), p, q, precision=precision)
+    return jnp.moveaxis(weights, -1, -3)
+
+
+def _check_product(features, groups, *axes):
+    if features % groups:
+        raise ValueError(f"x has {features} channels; expected a multiple of groups={groups}")
+    for size, blocks in axes:
+        if blocks > size:
+            raise ValueError(f"a matrix of {blocks} blocks is larger than an axis of {size}")

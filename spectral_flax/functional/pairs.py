@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transform pairs as values: a linear map of feature maps and its inverse.
+
+A pair is any object with ``forward(x)``, ``inverse(s, sizes)`` and ``multiplier``; those here are
+frozen dataclasses. Each transforms the last ``rank`` axes before the channels, so ``rank=2`` works
+frame by frame on video. A pair of one's own is such a class, or a `TransformPair` of two functions.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from spectral_flax.functional import fourier
+
+_LETTERS = "thw"
+
+
+class Pair(Protocol):
+    """What a spectral block needs of a transform."""
+
+    multiplier: int
+    """Channels of the spectrum for each channel of the map."""
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        """Transform ``[..., *sizes, C] -> [..., *grid, multiplier * C]``."""
+
+    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+        """Transform back: ``[..., *grid, multiplier * C] -> [..., *sizes, C]``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformPair:
+    """A pair made of two functions: ``forward(x)`` and ``inverse(s, sizes)``."""
+
+    forward: Callable[[jax.Array], jax.Array]
+    inverse: Callable[[jax.Array, tuple[int, ...]], jax.Array]
+    multiplier: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """The pair that does nothing."""
+
+    multiplier = 1
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return x
+
+    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+        return s
+
+
+@dataclasses.dataclass(frozen=True)
+class Fourier:
+    """The real Fourier transform, as a packed half spectrum; options as in `fourier.rfft2`.
+
+    ``[..., H, W, C] <-> [..., H, W//2 + 1, 2C]`` for ``rank=2``, with T before H for ``rank=3``.
+    """
+
+    rank: int = 2
+    groups: int = 1
+    norm: fourier.Norm = "ortho"
+    implementation: fourier.Implementation = "auto"
+    multiplier = 2
+
+    def __post_init__(self):
+        _check_rank(self.rank)
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        transform = fourier.rfft2 if self.rank == 2 else fourier.rfft3
+        return transform(x, self.groups, norm=self.norm, implementation=self.implementation)
+
+    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+        transform = fourier.irfft2 if self.rank == 2 else fourier.irfft3
+        options = dict(norm=self.norm, implementation=self.implementation)
+        return transform(s, sizes[-1], self.groups, **options)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Orthogonal:
+    """Multiplication by an orthogonal matrix per axis: ``P X Q`` and ``P^T S Q^T`` per channel.
+
+    ``matrices`` are P ``[H, H]`` and Q ``[W, W]`` (before them, for video, one ``[T, T]`` that acts
+    from the left). Chi et al., spectral residual learning, linear orthogonal blocks.
+    """
+
+    matrices: tuple[jax.Array, ...]
+    precision: lax.PrecisionLike = None
+    multiplier = 1
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        *left, q = self.matrices
+        return _multiply(x, (*left, q.T), self.precision)
+
+    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+        *left, q = self.matrices
+        return _multiply(s, (*(p.T for p in left), q), self.precision)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine:
+    """The orthonormal cosine transform: DCT-II forward, DCT-III back, for any size."""
+
+    rank: int = 2
+    precision: lax.PrecisionLike = None
+    multiplier = 1
+
+    def __post_init__(self):
+        _check_rank(self.rank)
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return _multiply(x, [cosine_matrix(n) for n in _sizes(x, self.rank)], self.precision)
+
+    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+        return _multiply(s, [cosine_matrix(n).T for n in _sizes(s, self.rank)], self.precision)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hadamard:
+    """The orthonormal Walsh-Hadamard transform, its own inverse, for powers of two."""
+
+    rank: int = 2
+    precision: lax.PrecisionLike = None
+    multiplier = 1
+
+    def __post_init__(self):
+        _check_rank(self.rank)
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return _multiply(x, [hadamard_matrix(n) for n in _sizes(x, self.rank)], self.precision)
+
+    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+        return self.forward(s)
+
+
+@functools.lru_cache(maxsize=256)
+def cosine_matrix(n: int) -> np.ndarray:
+    """Matrix of the orthonormal DCT-II, ``[n, n]``, in float64; its transpose is the DCT-III."""
+    # Whole turns are taken off in integers, where they are exact.
+    angle = np.pi / (2 * n) * (np.outer(np.arange(n), 2 * np.arange(n) + 1) % (4 * n))
+    matrix = np.sqrt(2 / n) * np.cos(angle)
+    matrix[0] = np.sqrt(1 / n)
+    return matrix
+
+
+@functools.lru_cache(maxsize=64)
+def hadamard_matrix(n: int) -> np.ndarray:
+    """Orthonormal Hadamard matrix in Sylvester's order, ``[n, n]``, in float64.
+
+    Raises:
+      ValueError: ``n`` is no power of two.
+    """
+    if n < 1 or n & (n - 1):
+        raise ValueError(f"a Hadamard transform of length {n}; expected a power of two")
+    matrix = np.ones((1, 1))
+    while len(matrix) < n:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]]) / np.sqrt(2)
+    return matrix
+
+
+def _check_rank(rank):
+    if rank not in (2, 3):
+        raise ValueError(f"rank is {rank!r}; expected 2 (H, W) or 3 (T, H, W)")
+
+
+def _sizes(x, rank):
+    if x.ndim <= rank:
+        raise ValueError(f"x has shape {x.shape}; expected [..., {'T, ' * (rank - 2)}H, W, C]")
+    return x.shape[-rank - 1 : -1]
+
+
+def _multiply(x, matrices, precision):
+    """Multiply the last axes before the channels by a matrix each, from the left.
+
+    In the dtype of ``x``, accumulated in float32 at least; ``precision`` None is the highest.
+    """
+    rank = len(matrices)
+    sizes = _sizes(x, rank)
+    expected = tuple(m.shape[1] for m in matrices)
+    if sizes != expected:
+        raise ValueError(
+            f"the map is {' x '.join(map(str, sizes))}; this transform was built for "
+            f"{' x '.join(map(str, expected))}"
+        )
+    dtype = x.dtype
+    axes = _LETTERS[-rank:]
+    for letter, matrix in zip(axes, matrices, strict=True):
+        x = jnp.einsum(
+            f"o{letter},...{axes}c->...{axes.replace(letter, 'o')}c",
+            jnp.asarray(matrix, dtype),
+            x,
+            precision=lax.Precision.HIGHEST if precision is None else precision,
+            preferred_element_type=jnp.promote_types(dtype, jnp.float32),
+        ).astype(dtype)
+    return x

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks that every block makes of its options and of its input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def check_positive(**values: int) -> None:
+    """Raise ValueError, naming the option, unless each value is a positive integer."""
+    for name, value in values.items():
+        integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not integer or value < 1:
+            raise ValueError(f"{name}={value!r}; expected a positive integer")
+
+
+def check_multiple(name: str, value: int, **divisors: int) -> None:
+    """Raise ValueError, naming both, unless ``value`` is a multiple of each divisor."""
+    check_positive(**{name: value}, **divisors)
+    for divisor_name, divisor in divisors.items():
+        if value % divisor:
+            raise ValueError(f"{name}={value} is not a multiple of {divisor_name}={divisor}")
+
+
+def check_map(x: jax.Array, rank: int, features: int) -> None:
+    """Raise unless ``x`` is a batch of images (rank 2) or videos (rank 3) with these channels.
+
+    Raises:
+      TypeError: ``x`` is not a floating array.
+      ValueError: it has another number of axes, of channels, or an empty axis.
+    """
+    expected = "[N, H, W, C]" if rank == 2 else "[N, T, H, W, C]"
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
+    if x.ndim != rank + 2:
+        kind = {4: ", an image batch", 5: ", a video batch"}.get(x.ndim, "")
+        raise ValueError(f"x has shape {x.shape}{kind}; this block was built for {expected}")
+    if x.shape[-1] != features:
+        raise ValueError(f"x has {x.shape[-1]} channels; this block was built for {features}")
+    if 0 in x.shape:
+        raise ValueError(f"x has shape {x.shape}; expected no empty axis")

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spectral residual blocks: a transform pair with something cheap and pointwise in between."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from spectral_flax.functional import orthogonal, pairs
+from spectral_flax.layers.basic import BatchNorm, Initializer, conv, kaiming_normal, ones, zeros
+from spectral_flax.layers.checks import check_map, check_multiple, check_positive
+
+
+def identity_kernel(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
+    """Return a (grouped) kernel ``[*window, C//groups, C]`` that leaves its input as it is."""
+    *window, fan_in, features = shape
+    if features % fan_in or any(size % 2 == 0 for size in window):
+        raise ValueError(f"no convolution with a kernel of shape {shape} is the identity")
+    kernel = np.zeros(shape, np.float32)
+    centre = tuple(size // 2 for size in window)
+    kernel[centre] = np.tile(np.eye(fan_in), features // fan_in)
+    return jnp.asarray(kernel, dtype)
+
+
+class SpectrumReLU(nnx.Module):
+    """Rectify with a scale and a threshold per frequency: ``max(0, scale * s + bias)``.
+
+    ``[..., *grid, C] -> [..., *grid, C]``; scale and bias ``[*grid]`` are shared by all channels.
+    Chi et al., spectral residual learning, spectrum ReLU.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, ...],
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+    ):
+        self.scale = nnx.Param(ones(None, tuple(grid), param_dtype))
+        self.bias = nnx.Param(zeros(None, tuple(grid), param_dtype))
+        self.dtype = dtype
+
+    def __call__(self, s: jax.Array) -> jax.Array:
+        scale, bias = self.scale[...], self.bias[...]
+        if s.shape[-scale.ndim - 1 : -1] != scale.shape:
+            raise ValueError(
+                f"the spectrum has {s.shape[-scale.ndim - 1 : -1]} frequencies; this SpectrumReLU "
+                f"was built for {scale.shape}"
+            )
+        dtype = self.dtype or s.dtype
+        shape = (1,) * (s.ndim - scale.ndim - 1) + scale.shape + (1,)
+        return nnx.relu(scale.reshape(shape).astype(dtype) * s + bias.reshape(shape).astype(dtype))
+
+
+class HouseholderPair(nnx.Module):
+    """Learned orthogonal matrices for each axis, as products of reflections.
+
+    Called, it returns the `functional.pairs.Orthogonal` of its parameters, which are orthogonal
+    at any value, so that any optimiser may move them. ``sizes`` are H and W (T, H, W for video).
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        *,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        draw = orthogonal.random_reflectors
+        names = _axis_names(sizes)
+        for name, size in zip(names, sizes, strict=True):
+            setattr(self, f"{name}_reflectors", nnx.Param(draw(rngs.params(), size, param_dtype)))
+        self.sizes = tuple(sizes)
+        self.precision = precision
+        self.multiplier = 1
+
+    def __call__(self) -> pairs.Orthogonal:
+        reflectors = (getattr(self, f"{name}_reflectors")[...] for name in _axis_names(self.sizes))
+        return pairs.Orthogonal(tuple(map(orthogonal.orthogonal_matrix, reflectors)), self.precision)
+
+
+class RetractedPair(nnx.Module):
+    """Learned orthogonal matrices for each axis, made orthogonal again by QR in every call.
+
+    As published: the transform uses the QR factor of each stored matrix, while the stored matrix
+    receives the gradient as if it had been used itself. Called, it returns the
+    `functional.pairs.Orthogonal` of the factors. The published code also overwrites the stored
+    matrices; `retract` does so, to be called between steps of the optimiser.
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        *,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        draw = orthogonal.random_orthogonal
+        for name, size in zip(_axis_names(sizes), sizes, strict=True):
+            setattr(self, f"{name}_matrix", nnx.Param(draw(rngs.params(), size, param_dtype)))
+        self.sizes = tuple(sizes)
+        self.precision = precision
+        self.multiplier = 1
+
+    def __call__(self) -> pairs.Orthogonal:
+        return pairs.Orthogonal(tuple(_retracted(p[...]) for p in self._matrices()), self.precision)
+
+    def retract(self) -> None:
+        """Replace the stored matrices by their QR factors."""
+        for p in self._matrices():
+            p[...] = orthogonal.qr_retraction(p[...]).astype(p[...].dtype)
+
+    def _matrices(self):
+        return [getattr(self, f"{name}_matrix") for name in _axis_names(self.sizes)]
+
+
+class SpectralResidual(nnx.Module):
+    """Residual block in a transformed domain: ``x + gate * inverse(phi(forward(x)))``.
+
+    ``[N, H, W, C] -> [N, H, W, C]`` for ``rank=2``, ``[N, T, H, W, C]`` for ``rank=3``. phi is a
+    grouped convolution (1x1, the identity at first), normalisation and ReLU.
+
+    Args:
+      features: channels C of the map.
+      pair: the transform: a value with ``forward``, ``inverse`` and ``multiplier`` (see
+        `functional.pairs`), or a module that returns one when called, such as `HouseholderPair`.
+      rank: 2 for images, 3 for videos. A pair of rank 2 transforms a video frame by frame.
+      groups: of the convolution. A `Fourier` pair needs the same number.
+      temporal_kernel: frames that the convolution of a video covers.
+      temporal_pooling: "average" or "max" over neighbouring frames (as many as
+        ``temporal_kernel``, of those that exist) after the ReLU; None for no pooling.
+      bottleneck: channels that the spectrum is reduced to, by a convolution, normalisation and
+        ReLU of its own, before the convolution that restores them (both with ``groups``).
+      gate: whether the transformed part is multiplied by a learned scalar that starts at 0.
+      spectrum_size: map size (of the transformed axes) for a `SpectrumReLU` in the place of the
+        ReLU; the block then takes maps of that size only. None for the ReLU.
+      kernel_init: of the convolution; None is the identity, or a normal one after a bottleneck.
+
+    Chi et al., spectral residual learning.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        pair: pairs.Pair | nnx.Module,
+        rank: int = 2,
+        groups: int = 1,
+        temporal_kernel: int = 1,
+        temporal_pooling: Literal["average", "max"] | None = None,
+        bottleneck: int | None = None,
+        gate: bool = True,
+        spectrum_size: tuple[int, ...] | None = None,
+        use_bias: bool = True,
+        kernel_init: Initializer | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        check_multiple("features", features, groups=groups)
+        check_positive(temporal_kernel=temporal_kernel)
+        if rank not in (2, 3):
+            raise ValueError(f"rank={rank!r}; expected 2 (image) or 3 (video)")
+        if temporal_kernel % 2 == 0 or (rank == 2 and temporal_kernel > 1):
+            raise ValueError(
+                f"temporal_kernel={temporal_kernel}; expected an odd number, and 1 for images"
+            )
+        if temporal_pooling not in (None, "average", "max") or (rank == 2 and temporal_pooling):
+            raise ValueError(
+                f"temporal_pooling={temporal_pooling!r}; expected 'average' or 'max' for videos, "
+                "or None"
+            )
+        if isinstance(pair, pairs.Fourier) and pair.groups != groups:
+            raise ValueError(f"pair.groups={pair.groups} differs from groups={groups}")
+        if getattr(pair, "rank", 2) > rank:
+            raise ValueError(f"pair.rank={pair.rank} is above rank={rank}")
+        width = pair.multiplier * features
+        options = dict(dtype=dtype, param_dtype=param_dtype)
+        convolution = dict(
+            rank=rank, groups=groups, use_bias=use_bias, precision=precision, rngs=rngs, **options
+        )
+        window = (temporal_kernel, 1, 1)[-rank:]
+        inner = width
+        if bottleneck is not None:
+            check_multiple("bottleneck", bottleneck, groups=groups)
+            inner = pair.multiplier * bottleneck
+        grid = spectrum_size and _spectrum_grid(pair, features, spectrum_size)
+        self.pair = pair
+        self.reduce = conv(width, inner, 1, **convolution) if bottleneck else None
+        self.reduce_norm = BatchNorm(inner, **options) if bottleneck else None
+        kernel_init = kernel_init or (kaiming_normal if inner != width else identity_kernel)
+        self.conv = conv(inner, width, window, kernel_init=kernel_init, **convolution)
+        self.norm = BatchNorm(width, **options)
+        self.spectrum_relu = SpectrumReLU(grid, **options) if spectrum_size else None
+        self.gate = nnx.Param(zeros(None, (), param_dtype)) if gate else None
+        self.features = features
+        self.rank = rank
+        self.temporal_kernel = temporal_kernel
+        self.temporal_pooling = temporal_pooling
+        self.dtype = dtype
+        self.spectrum_size = None if spectrum_size is None else tuple(spectrum_size)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_map(x, self.rank, self.features)
+        size = self.spectrum_size
+        if size is not None and x.shape[-len(size) - 1 : -1] != size:
+            raise ValueError(
+                f"the map is {x.shape[-len(size) - 1 : -1]}; this block's SpectrumReLU was built "
+                f"for {size}"
+            )
+        pair = self.pair() if isinstance(self.pair, nnx.Module) else self.pair
+        x = x.astype(self.dtype or jnp.result_type(x.dtype, self.conv.kernel[...].dtype))
+        y = pair.inverse(self.phi(pair.forward(x)), x.shape[1:-1])
+        if self.gate is not None:
+            y = y * self.gate[...].astype(y.dtype)
+        return x + y
+
+    def phi(self, s: jax.Array) -> jax.Array:
+        """What happens to the spectrum, ``[N, *grid, multiplier * C]``."""
+        if self.reduce is not None:
+            s = nnx.relu(self.reduce_norm(self.reduce(s)))
+        s = self.norm(self.conv(s))
+        s = nnx.relu(s) if self.spectrum_relu is None else self.spectrum_relu(s)
+        if self.temporal_pooling is not None:
+            s = _pool_frames(s, self.temporal_kernel, self.temporal_pooling)
+        return s
+
+
+def srl_fft(
+    features: int,
+    *,
+    rank: int = 2,
+    groups: int = 8,
+    spectrum_size: tuple[int, ...] | None = None,
+    transform_time: bool = False,
+    temporal_kernel: int | None = None,
+    norm: str = "backward",
+    implementation: str = "auto",
+    rngs: nnx.Rngs,
+    **options,
+) -> SpectralResidual:
+    """Build the Fourier block: gate 0 at first, un-normalised transform, 8 groups, as published.
+
+    For video (``rank=3``) the frames are transformed one by one and the convolution covers three
+    of them; ``transform_time`` transforms time as well, with a pointwise convolution.
+    ``options`` are those of `SpectralResidual`.
+    """
+    pair = pairs.Fourier(_pair_rank(rank, transform_time), groups, norm, implementation)
+    if temporal_kernel is None:
+        temporal_kernel = 3 if rank == 3 and not transform_time else 1
+    return SpectralResidual(
+        features,
+        pair=pair,
+        rank=rank,
+        groups=groups,
+        temporal_kernel=temporal_kernel,
+        spectrum_size=spectrum_size,
+        rngs=rngs,
+        **options,
+    )
+
+
+def srl_lo(
+    features: int,
+    *,
+    size: tuple[int, ...],
+    rank: int = 2,
+    groups: int = 2,
+    orthogonal: Literal["householder", "qr"] = "householder",
+    spectrum_relu: bool = False,
+    transform_time: bool = False,
+    temporal_kernel: int | None = None,
+    gate: bool = False,
+    param_dtype: DTypeLike = jnp.float32,
+    precision: lax.PrecisionLike = None,
+    rngs: nnx.Rngs,
+    **options,
+) -> SpectralResidual:
+    """Build the learned orthogonal block for maps of ``size`` H, W: 2 groups, no gate, as published.
+
+    The matrices are products of reflections, or with ``orthogonal="qr"`` as published (see
+    `RetractedPair`). For video as `srl_fft`; with ``transform_time`` ``size`` is T, H, W.
+    """
+    kinds = {"householder": HouseholderPair, "qr": RetractedPair}
+    if orthogonal not in kinds:
+        raise ValueError(f"orthogonal={orthogonal!r}; expected one of {', '.join(map(repr, kinds))}")
+    size = tuple(size)
+    if len(size) != _pair_rank(rank, transform_time):
+        raise ValueError(f"size={size}; expected {'T, ' * (len(size) == 2)}H, W for this block")
+    for length in size:
+        check_positive(size=length)
+    shared = dict(param_dtype=param_dtype, precision=precision, rngs=rngs)
+    if temporal_kernel is None:
+        temporal_kernel = 3 if rank == 3 and not transform_time else 1
+    return SpectralResidual(
+        features,
+        pair=kinds[orthogonal](size, **shared),
+        rank=rank,
+        groups=groups,
+        temporal_kernel=temporal_kernel,
+        gate=gate,
+        spectrum_size=size if spectrum_relu else None,
+        **shared,
+        **options,
+    )
+
+
+def _pair_rank(rank, transform_time):
+    if transform_time and rank != 3:
+        raise ValueError(f"transform_time=True needs rank=3; got rank={rank!r}")
+    return 3 if transform_time else 2
+
+
+def _axis_names(sizes):
+    return ("frame", "row", "column")[-len(sizes) :]
+
+
+def _spectrum_grid(pair, features, size):
+    for length in size:
+        check_positive(spectrum_size=length)
+
+    def forward(x):
+        return (pair() if isinstance(pair, nnx.Module) else pair).forward(x)
+
+    x = jax.ShapeDtypeStruct((1, *size, features), jnp.float32)
+    return jax.eval_shape(forward, x).shape[1:-1]
+
+
+@jax.custom_jvp
+def _retracted(matrix: jax.Array) -> jax.Array:
+    return orthogonal.qr_retraction(matrix).astype(matrix.dtype)
+
+
+@_retracted.defjvp
+def _(primals, tangents):
+    # The published code replaces the stored values outside the graph: no gradient of the QR.
+    return _retracted(*primals), tangents[0]
+
+
+def _pool_frames(s: jax.Array, window: int, method: str) -> jax.Array:
+    """Pool ``window`` neighbouring frames at stride 1, of those that exist: ``[N, T, ...]``."""
+    frames, half = s.shape[1], window // 2
+    low = jnp.zeros((), s.dtype) if method == "average" else jnp.asarray(-jnp.inf, s.dtype)
+    padded = lax.pad(s, low, [(half, half, 0) if i == 1 else (0, 0, 0) for i in range(s.ndim)])
+    shifted = [lax.slice_in_dim(padded, i, i + frames, axis=1) for i in range(window)]
+    combine: Callable = jnp.add if method == "average" else jnp.maximum
+    total = shifted[0]
+    for other in shifted[1:]:
+        total = combine(total, other)
+    if method == "max":
+        return total
+    index = np.arange(frames)
+    count = np.minimum(index + half, frames - 1) - np.maximum(index - half, 0) + 1
+    share = jnp.asarray(1 / count, s.dtype)
+    return total * share.reshape(1, frames, *(1,) * (s.ndim - 2))
