@@ -74,7 +74,7 @@ def storage_of(pid: Any, storages: dict[str, Storage]) -> Any:
 
 def _tensor(args: tuple) -> Tensor:
     """``torch._utils._rebuild_tensor_v2`` (or without its last arguments), as data."""
-    storage, offset, shape, strides, *rest = args
+    storage, offset, shape, strides, *rest = _at_least(4, args)
     if isinstance(storage, Storage) and storage.dtype is None:
         raise ValueError("a tensor of an untyped storage does not say its dtype")
     flags = rest[2] if len(rest) > 2 else None
@@ -83,11 +83,17 @@ def _tensor(args: tuple) -> Tensor:
 
 def _tensor_of_dtype(args: tuple) -> Tensor:
     """``torch._utils._rebuild_tensor_v3``: the dtypes that have no storage type of their own."""
-    storage, offset, shape, strides, _, _, dtype, *rest = args
+    storage, offset, shape, strides, _, _, dtype, *rest = _at_least(7, args)
     name = dtype.name.removeprefix("torch.") if isinstance(dtype, Global) else repr(dtype)
     if name not in DTYPES:
         raise ValueError(f"it has tensors of dtype {name}, which has no array form")
     return _view(storage, offset, shape, strides, np.dtype(DTYPES[name]), rest[0] if rest else None)
+
+
+def _at_least(count: int, args: tuple) -> tuple:
+    if len(args) < count:
+        raise ValueError(f"its pickle is damaged (a tensor is described by {len(args)} values)")
+    return args
 
 
 def _view(storage, offset, shape, strides, dtype, flags) -> Tensor:
@@ -102,11 +108,11 @@ def _view(storage, offset, shape, strides, dtype, flags) -> Tensor:
 
 def _inner(args: tuple) -> Any:
     """A parameter, or a subclass of a tensor: the tensor it holds."""
-    return args[0]
+    return _at_least(1, args)[0]
 
 
 def _from_type(args: tuple) -> Any:
-    function, _, inner, *_ = args
+    function, _, inner, *_ = _at_least(3, args)
     name = function.name if isinstance(function, Global) else ""
     if name not in BUILDERS:
         return Foreign(name or "torch._tensor._rebuild_from_type_v2", args)
