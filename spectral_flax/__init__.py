@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks that see the whole image at once, in JAX and Flax NNX."""
+
+from spectral_flax import functional, layers
+from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
+from spectral_flax.models import (
+    Card,
+    abstract_model,
+    card,
+    create_model,
+    init_apply,
+    list_models,
+    register,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Card",
+    "CheckpointError",
+    "abstract_model",
+    "card",
+    "create_model",
+    "functional",
+    "init_apply",
+    "layers",
+    "list_models",
+    "load_torch",
+    "register",
+    "save_torch",
+]

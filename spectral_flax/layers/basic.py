@@ -167,8 +167,9 @@ class BatchNorm(nnx.Module):
     ):
         self.scale = nnx.Param(scale_init(None, (num_features,), param_dtype))
         self.bias = nnx.Param(zeros(None, (num_features,), param_dtype))
-        self.mean = nnx.BatchStat(zeros(None, (num_features,)))
-        self.var = nnx.BatchStat(ones(None, (num_features,)))
+        stat_dtype = jnp.promote_types(param_dtype, jnp.float32)
+        self.mean = nnx.BatchStat(zeros(None, (num_features,), stat_dtype))
+        self.var = nnx.BatchStat(ones(None, (num_features,), stat_dtype))
         self.num_features = num_features
         self.momentum = momentum
         self.epsilon = epsilon
@@ -187,7 +188,7 @@ class BatchNorm(nnx.Module):
             raise ValueError(f"x has {x.shape[-1]} channels; expected {self.num_features}")
         dtype = self.dtype or x.dtype
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, var = self.mean[...], self.var[...]
+        mean, var = self.mean[...].astype(x.dtype), self.var[...].astype(x.dtype)
         if not self.use_running_average:
             mean, var = self._statistics(x)
         inverse = lax.rsqrt(var + self.epsilon) * self.scale[...]
@@ -213,7 +214,8 @@ class BatchNorm(nnx.Module):
 class ConvNormAct(nnx.Module):
     """Convolution, batch normalisation, activation: ``[N, *spatial, I] -> [N, *spatial', O]``.
 
-    ``activation=None`` leaves the last out. Other arguments as in `conv`.
+    ``layer`` builds the convolution and takes the ``options``; ``activation=None`` leaves the
+    activation out. Other arguments as in `conv`.
     """
 
     def __init__(
@@ -222,13 +224,14 @@ class ConvNormAct(nnx.Module):
         out_features: int,
         kernel_size: Size = 1,
         *,
+        layer: Callable[..., nnx.Module] = conv,
         activation: Callable[[jax.Array], jax.Array] | None = nnx.relu,
         epsilon: float = 1e-5,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
         **options,
     ):
-        self.conv = conv(in_features, out_features, kernel_size, dtype=dtype, rngs=rngs, **options)
+        self.conv = layer(in_features, out_features, kernel_size, dtype=dtype, rngs=rngs, **options)
         param_dtype = options.get("param_dtype", jnp.float32)
         norm = dict(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype)
         self.norm = BatchNorm(out_features, **norm)

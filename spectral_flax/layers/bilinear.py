@@ -36,7 +36,8 @@ class BilinearTransform(nnx.Module):
     ``[N, H, W, C] -> [N, H, W, C]`` for ``rank=2``, ``[N, T, H, W, C]`` for ``rank=3``, where each
     frame has its own P and Q and, with ``temporal_groups``, the frames are mixed by a third matrix.
     For any H and W from ``grid`` on (T from ``temporal_grid``): see `functional.bilinear` for
-    those that are no multiples.
+    those that are no multiples. ``use_bias``: of the 1x1 convolutions that a normalisation
+    follows.
 
     Chi, Yuan, Mu et al., CVPR 2020, grouped bilinear attentional transform.
     """
@@ -51,6 +52,7 @@ class BilinearTransform(nnx.Module):
         normalization: bilinear.Normalization = "sigmoid",
         temporal_groups: int = 0,
         temporal_grid: int = 4,
+        use_bias: bool = True,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         precision: lax.PrecisionLike = None,
@@ -69,21 +71,20 @@ class BilinearTransform(nnx.Module):
             raise ValueError(f"normalization={normalization!r}; expected 'sigmoid' or 'softmax'")
         options = dict(
             rank=rank,
-            use_bias=True,
             dtype=dtype,
             param_dtype=param_dtype,
             precision=precision,
             rngs=rngs,
         )
+        matrix = dict(padding=0, use_bias=True, **options)
         frame = (1,) * (rank - 2)
         entries = groups * grid * grid
-        self.reduce = ConvNormAct(features, groups, **options)
-        self.rows = conv(groups, entries, (*frame, grid, 1), padding=0, **options)
-        self.columns = conv(groups, entries, (*frame, 1, grid), padding=0, **options)
+        self.reduce = ConvNormAct(features, groups, use_bias=use_bias, **options)
+        self.rows = conv(groups, entries, (*frame, grid, 1), **matrix)
+        self.columns = conv(groups, entries, (*frame, 1, grid), **matrix)
         entries, window = temporal_groups * temporal_grid * temporal_grid, (temporal_grid, 1, 1)
-        time = dict(padding=0, **options)
-        self.frames = conv(groups, entries, window, **time) if temporal_groups else None
-        self.expand = ConvNormAct(features, features, **options)
+        self.frames = conv(groups, entries, window, **matrix) if temporal_groups else None
+        self.expand = ConvNormAct(features, features, use_bias=use_bias, **options)
         self.features = features
         self.rank = rank
         self.grid = grid
@@ -152,6 +153,7 @@ class BilinearAttention(nnx.Module):
         normalization: bilinear.Normalization = "sigmoid",
         temporal_groups: int = 0,
         temporal_grid: int = 4,
+        use_bias: bool = True,
         dropout: float = 0.2,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
@@ -173,10 +175,11 @@ class BilinearAttention(nnx.Module):
             normalization=normalization,
             temporal_groups=temporal_groups,
             temporal_grid=temporal_grid,
+            use_bias=use_bias,
             **options,
         )
-        self.reduce = ConvNormAct(features, inner, use_bias=True, **options)
-        self.expand = ConvNormAct(inner, features, use_bias=True, **options)
+        self.reduce = ConvNormAct(features, inner, use_bias=use_bias, **options)
+        self.expand = ConvNormAct(inner, features, use_bias=use_bias, **options)
         channels = tuple(range(1, rank + 1))
         self.dropout = nnx.Dropout(dropout, broadcast_dims=channels, rngs=rngs if dropout else None)
         self.features = features

@@ -203,6 +203,7 @@ class SpectralResidual(nnx.Module):
         self.gate = nnx.Param(zeros(None, (), param_dtype)) if gate else None
         self.features = features
         self.rank = rank
+        self.groups = groups
         self.temporal_kernel = temporal_kernel
         self.temporal_pooling = temporal_pooling
         self.dtype = dtype

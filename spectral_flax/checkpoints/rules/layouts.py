@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How arrays of a PyTorch state dict become ours, and back."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A bijection between one array of ours and the PyTorch arrays it is made of.
+
+    Both functions are given the module that holds the array's layer (for ``stage1.0.conv1.norm``
+    matched by a rule, the module ``stage1.0.conv1``), whose attributes tell sizes. They work on
+    NumPy arrays.
+    """
+
+    from_torch: Callable[[Sequence[np.ndarray], Any], np.ndarray]
+    to_torch: Callable[[np.ndarray, Any], list[np.ndarray]]
+
+
+def each(inner: Layout, outer: Layout) -> Layout:
+    """Turn every entry into our order by ``inner``, then combine them by ``outer``."""
+
+    def from_torch(arrays, owner):
+        return outer.from_torch([inner.from_torch([a], owner) for a in arrays], owner)
+
+    def to_torch(array, owner):
+        return [inner.to_torch(a, owner)[0] for a in outer.to_torch(array, owner)]
+
+    return Layout(from_torch, to_torch)
+
+
+def single(from_torch, to_torch) -> Layout:
+    """Return a layout of one entry, from two functions of one array."""
+    return Layout(lambda arrays, _: from_torch(arrays[0]), lambda array, _: [to_torch(array)])
+
+
+# (O, I, *window) <-> (*window, I, O): convolutions of any rank, grouped or not, and linear layers.
+dense = single(lambda w: np.moveaxis(w, (0, 1), (-1, -2)), lambda w: np.moveaxis(w, (-1, -2), (0, 1)))
+
+same = single(lambda a: a, lambda a: a)
+
+# (O, I, 1, 1) <-> (I, O): a 1x1 convolution that is a linear layer here; its bias as it is.
+linear_of_pointwise = single(
+    lambda w: w.reshape(w.shape[:2]).T if w.ndim > 1 else w,
+    lambda w: w.T.reshape(*w.T.shape, 1, 1) if w.ndim > 1 else w,
+)
+
+
+def _flip(w):
+    return w[tuple(slice(None, None, -1) for _ in w.shape[:-2])]
+
+
+# (I, O, *window) <-> (*window, I, O), the window turned: lax correlates where PyTorch scatters.
+transposed = single(
+    lambda w: _flip(np.moveaxis(w, (0, 1), (-2, -1))),
+    lambda w: np.moveaxis(_flip(w), (-2, -1), (0, 1)),
+)
+
+
+def _packed(axis_length: int, groups: int) -> np.ndarray:
+    """Positions in PyTorch's order (channel, re/im) of our order (group, re/im, channel)."""
+    order = np.arange(axis_length).reshape(groups, axis_length // (2 * groups), 2)
+    return order.transpose(0, 2, 1).reshape(-1)
+
+
+def _spectrum_from(array, groups):
+    array = np.take(array, _packed(array.shape[-1], groups), axis=-1)
+    if array.ndim > 1:  # a kernel: its inputs are those of one group
+        array = np.take(array, _packed(array.shape[-2], 1), axis=-2)
+    return array
+
+
+def _spectrum_to(array, groups):
+    array = np.take(array, np.argsort(_packed(array.shape[-1], groups)), axis=-1)
+    if array.ndim > 1:
+        array = np.take(array, np.argsort(_packed(array.shape[-2], 1)), axis=-2)
+    return array
+
+
+# Published spectra interleave real and imaginary parts; ours are packed (see functional.fourier).
+spectrum = Layout(
+    lambda arrays, owner: _spectrum_from(arrays[0], owner.groups),
+    lambda array, owner: [_spectrum_to(array, owner.groups)],
+)
+
+
+def joined(axis: int, sizes: Callable[[Any], Sequence[int]]) -> Layout:
+    """Return a layout of entries joined along ``axis`` of our array; ``sizes(owner)`` are theirs.
+
+    A size of 0 means that the published model has no such entry.
+    """
+
+    def from_torch(arrays, owner):
+        return np.concatenate(list(arrays), axis)
+
+    def to_torch(array, owner):
+        parts = np.split(array, np.cumsum(sizes(owner))[:-1], axis)
+        return [part for part in parts if part.shape[axis]]
+
+    return Layout(from_torch, to_torch)
+
+
+def usual(module: nnx.Module, leaf: str) -> Layout:
+    """Return the layout of an array of a common layer."""
+    if leaf != "kernel":
+        return same
+    return transposed if isinstance(module, nnx.ConvTranspose) else dense
+
+
+LEAF_NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fast Fourier convolution and its parts.
+
+Chi, Jiang and Mu, "Fast Fourier Convolution", NeurIPS 2020.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from spectral_flax.functional import fourier
+from spectral_flax.functional.pooling import average_pool
+from spectral_flax.layers.basic import BatchNorm, ConvNormAct, Size, as_tuple, conv
+
+
+class FourierUnit(nnx.Module):
+    """Pointwise convolution of the spectrum, so that every output sees the whole map.
+
+    ``[N, *spatial, in_features] -> [N, *spatial, out_features]``: half spectrum over H and W (of
+    each frame of a video, ``rank=3``), grouped 1x1 convolution, batch normalisation, ReLU, inverse.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        groups: int = 1,
+        rank: int = 2,
+        norm: fourier.Norm = "ortho",
+        implementation: fourier.Implementation = "auto",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        numerics = dict(dtype=dtype, param_dtype=param_dtype)
+        for name, features in (("in_features", in_features), ("out_features", out_features)):
+            if groups < 1 or features % groups:
+                raise ValueError(f"{name}={features} is not a multiple of groups={groups}")
+        self.conv = conv(
+            2 * in_features,
+            2 * out_features,
+            rank=rank,
+            groups=groups,
+            precision=precision,
+            rngs=rngs,
+            **numerics,
+        )
+        self.norm = BatchNorm(2 * out_features, **numerics)
+        self.groups = groups
+        self.transform = dict(norm=norm, implementation=implementation)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        s = fourier.rfft2(x, self.groups, **self.transform)
+        s = nnx.relu(self.norm(self.conv(s)))
+        return fourier.irfft2(s, x.shape[-2], self.groups, **self.transform)
+
+
+class SpectralTransform(nnx.Module):
+    """The global path of an FFC: ``[N, *spatial, in_features] -> [N, *spatial', out_features]``.
+
+    Average pooling by the strides, 1x1 convolution to half the width, Fourier unit and local
+    Fourier unit (on a quarter of the channels, their map cut in four) beside the identity, 1x1
+    convolution of the sum. Any map size: a stride keeps ``ceil(size / stride)`` positions, and
+    odd sides are cut as in `fourier.split_quarters`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        strides: Size = 1,
+        groups: int = 1,
+        lfu: bool = True,
+        rank: int = 2,
+        implementation: fourier.Implementation = "auto",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        width = out_features // 2
+        if width < 1 or (lfu and width % 4):
+            expected = "a multiple of 8 for the local Fourier unit" if lfu else "2 or more"
+            raise ValueError(f"out_features={out_features} of the global path; expected {expected}")
+        options = dict(
+            groups=groups,
+            rank=rank,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            rngs=rngs,
+        )
+        self.reduce = ConvNormAct(in_features, width, **options)
+        self.fourier_unit = FourierUnit(width, width, implementation=implementation, **options)
+        self.local_fourier_unit = (
+            FourierUnit(width, width, implementation=implementation, **options) if lfu else None
+        )
+        self.expand = conv(width, out_features, **options)
+        self.strides = as_tuple(strides, rank, "strides")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.reduce(average_pool(x, self.strides))
+        y = x + self.fourier_unit(x)
+        if self.local_fourier_unit is not None:
+            quarters = fourier.split_quarters(x[..., : x.shape[-1] // 4])
+            y += fourier.tile_quarters(self.local_fourier_unit(quarters), *x.shape[-3:-1])
+        return self.expand(y)
+
+
+class FFC(nnx.Module):
+    """Fast Fourier convolution: ``[N, *spatial, in_features] -> [N, *spatial', out_features]``.
+
+    Of the input channels the last ``int(ratio_in * in_features)`` are the global path, of the
+    output channels the last ``int(ratio_out * out_features)``. Local output is a convolution of
+    all channels (local→local plus global→local); global output is a convolution of the local ones
+    plus the spectral transform of the global ones. ``ratio_in = ratio_out = 0`` is the plain
+    convolution.
+
+    ``local_to_global=False`` and ``global_to_local=False`` cut the exchange between the paths (the
+    paper's ablation). ``padding_mode="reflect"`` pads the convolutions by reflection. With groups,
+    every convolution is grouped, those of the spectral transform in half as many groups. Other
+    arguments as in `basic.conv`.
+
+    Raises:
+      ValueError: a ratio lies outside [0, 1] or, not being 0, leaves no channel to the global
+        path; or an output path has no input.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: Size = 3,
+        *,
+        ratio_in: float = 0.5,
+        ratio_out: float = 0.5,
+        lfu: bool = True,
+        local_to_global: bool = True,
+        global_to_local: bool = True,
+        rank: int = 2,
+        strides: Size = 1,
+        padding: Size | None = None,
+        padding_mode: str = "zeros",
+        dilation: Size = 1,
+        groups: int = 1,
+        use_bias: bool = False,
+        implementation: fourier.Implementation = "auto",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        in_global = split_channels(in_features, ratio_in, "ratio_in")
+        out_global = split_channels(out_features, ratio_out, "ratio_out")
+        in_local, out_local = in_features - in_global, out_features - out_global
+        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
+        options = dict(rank=rank, strides=strides, groups=groups, **numerics)
+        if padding_mode not in ("zeros", "reflect"):
+            raise ValueError(f"padding_mode={padding_mode!r}; expected 'zeros' or 'reflect'")
+        self.pad = None
+        if padding_mode == "reflect":  # one padded copy serves all convolutions
+            window = as_tuple(kernel_size, rank, "kernel_size")
+            dilations = as_tuple(dilation, rank, "dilation")
+            if padding is None:
+                padding = [d * (k - 1) // 2 for k, d in zip(window, dilations, strict=True)]
+            self.pad = as_tuple(padding, rank, "padding")
+            padding = 0
+
+        def convolution(inputs: int, outputs: int):
+            if not (inputs and outputs):
+                return None
+            window = dict(padding=padding, dilation=dilation, use_bias=use_bias)
+            return conv(inputs, outputs, kernel_size, **window, **options)
+
+        # Summing two convolutions is one convolution of the joined channels, unless grouped.
+        fused = groups == 1 and global_to_local
+        self.to_local = convolution(in_features if fused else in_local, out_local)
+        self.global_to_local = (
+            convolution(in_global, out_local) if global_to_local and not fused else None
+        )
+        self.local_to_global = convolution(in_local, out_global) if local_to_global else None
+        spectral = options | dict(groups=max(1, groups // 2), implementation=implementation)
+        self.global_to_global = (
+            SpectralTransform(in_global, out_global, lfu=lfu, **spectral)
+            if in_global and out_global
+            else None
+        )
+        self.in_local, self.fused = in_local, fused
+        self.in_features, self.out_features, self.out_local = in_features, out_features, out_local
+        for name, size, sources in (
+            ("local", out_local, (self.to_local, self.global_to_local)),
+            ("global", out_global, (self.local_to_global, self.global_to_global)),
+        ):
+            if size and not any(sources):
+                raise ValueError(
+                    f"the {name} output has no input: ratio_in={ratio_in}, ratio_out={ratio_out}, "
+                    f"local_to_global={local_to_global}, global_to_local={global_to_local}"
+                )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"x has {x.shape[-1]} channels; expected {self.in_features}")
+        global_input = x[..., self.in_local :]
+        if self.pad is not None:
+            margins = [(0, 0), *((p, p) for p in self.pad), (0, 0)]
+            x = jnp.pad(x, margins, mode="reflect")
+        local, glob = x[..., : self.in_local], x[..., self.in_local :]
+        paths = []
+        if self.out_local:
+            terms = [(self.to_local, x if self.fused else local), (self.global_to_local, glob)]
+            paths.append(_sum(terms))
+        if self.out_local < self.out_features:
+            terms = [(self.local_to_global, local), (self.global_to_global, global_input)]
+            paths.append(_sum(terms))
+        return paths[0] if len(paths) == 1 else jnp.concatenate(paths, axis=-1)
+
+
+def split_channels(features: int, ratio: float, name: str = "ratio") -> int:
+    """Return how many of ``features`` channels are global: ``int(ratio * features)``, as published."""
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"{name}={ratio} lies outside [0, 1]")
+    count = int(features * ratio)
+    if ratio > 0 and count == 0:
+        raise ValueError(f"{name}={ratio} of {features} channels leaves the global path empty")
+    return count
+
+
+def _sum(terms) -> jax.Array:
+    outputs = [layer(x) for layer, x in terms if layer is not None]
+    return sum(outputs[1:], outputs[0])

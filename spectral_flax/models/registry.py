@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models by name: building, listing, and what a user must know of each."""
+
+import dataclasses
+import difflib
+import fnmatch
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+MODELS: dict[str, Callable[..., nnx.Module]] = {}
+_CARDS: dict[str, "Card"] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """What comes with a name: where the model is from and how its input is prepared."""
+
+    paper: str
+    code: str = ""
+    licence: str = ""
+    input_size: tuple[int, ...] = (224, 224)
+    resize: int = 256
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    channel_order: str = "RGB"
+    published: str = ""
+    note: str = ""
+
+
+def register(card: Card):
+    """Return a decorator that enters a model function under its own name."""
+
+    def enter(function):
+        name = function.__name__
+        if name in MODELS:
+            raise ValueError(f"a model named {name!r} is registered already")
+        MODELS[name], _CARDS[name] = function, card
+        return function
+
+    return enter
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the sorted names that match a glob pattern."""
+    return sorted(fnmatch.filter(MODELS, pattern))
+
+
+def card(name: str) -> Card:
+    """Return the card of a model."""
+    _function(name)
+    return _CARDS[name]
+
+
+def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> nnx.Module:
+    """Build the model ``name`` with random weights; ``options`` are its function's arguments.
+
+    Raises:
+      ValueError: no such model (the message names the closest).
+      TypeError: no such option (likewise).
+    """
+    function = _function(name)
+    known = [option for option in inspect.signature(function).parameters if option != "rngs"]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"{name} has no option {option!r}; {_closest(option, known)}")
+    return function(**options, rngs=nnx.Rngs(0) if rngs is None else rngs)
+
+
+def abstract_model(name: str, **options: Any) -> nnx.Module:
+    """Build the model ``name`` with shapes and dtypes in place of arrays: nothing is allocated."""
+    return nnx.eval_shape(lambda: create_model(name, **options))
+
+
+def init_apply(name: str, **options: Any):
+    """Return the model ``name`` as two pure functions, ``init`` and ``apply``.
+
+    ``init(key)`` returns ``{"params": …, "batch_stats": …}``, nested dicts of arrays.
+    ``apply(variables, x, *, train=False, rng=None)`` returns the model's output and the variables
+    with batch statistics updated (the same ones when not training). ``rng`` drives dropout, where
+    the model has it. Both can be jitted, mapped and differentiated.
+    """
+    graphdef, abstract = nnx.split(abstract_model(name, **options))
+    paths = nnx.to_flat_state(abstract)
+
+    def init(key: jax.Array) -> dict:
+        return _variables(nnx.state(create_model(name, rngs=nnx.Rngs(key), **options)))
+
+    def apply(variables: dict, x: jax.Array, *, train: bool = False, rng=None):
+        leaves = []
+        for path, variable in paths:
+            if isinstance(variable, nnx.RngState):
+                leaves.append(_rng_leaf(variable, rng, train, name, len(leaves)))
+                continue
+            value = variables[_collection(variable)]
+            for part in path:
+                value = value[str(part)]
+            leaves.append(value)
+        state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+        model = nnx.merge(graphdef, state, copy=True)
+        mode = dict(use_running_average=not train, deterministic=not train)
+        model = nnx.view(model, raise_if_not_found=False, **mode)
+        y = model(x)
+        return y, _variables(nnx.state(model)) if train else variables
+
+    return init, apply
+
+
+def _function(name: str) -> Callable[..., nnx.Module]:
+    if name not in MODELS:
+        raise ValueError(f"no model {name!r}; {_closest(name, MODELS)}")
+    return MODELS[name]
+
+
+def _closest(word, known) -> str:
+    near = difflib.get_close_matches(word, known)
+    return f"closest: {', '.join(near)}" if near else f"known: {', '.join(sorted(known))}"
+
+
+def _collection(variable) -> str:
+    return "params" if isinstance(variable, nnx.Param) else "batch_stats"
+
+
+def _variables(state) -> dict:
+    tree: dict = {"params": {}, "batch_stats": {}}
+    for path, variable in nnx.to_flat_state(state):
+        if isinstance(variable, nnx.RngState):
+            continue
+        branch = tree[_collection(variable)]
+        for part in path[:-1]:
+            branch = branch.setdefault(str(part), {})
+        branch[str(path[-1])] = variable[...]
+    return tree
+
+
+def _rng_leaf(variable, rng, train, name, index):
+    if isinstance(variable, nnx.RngCount):
+        return jax.numpy.zeros((), variable.dtype)
+    if rng is None and train:
+        raise ValueError(f"{name} draws random numbers in training; apply needs rng=, a key")
+    return jax.random.fold_in(jax.random.key(0) if rng is None else rng, index)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The residual network of every image and video model.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with the stride on the 3x3
+convolution; Xie et al., "Aggregated Residual Transformations", CVPR 2017 (ResNeXt).
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from spectral_flax.layers.basic import ConvNormAct, SqueezeExcite, conv, linear
+
+Convolution = Callable[..., nnx.Module]
+
+
+class ResidualBlock(nnx.Module):
+    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 (bottleneck), beside a shortcut.
+
+    ``[N, *spatial, in_features] -> [N, *spatial', out_features]``. The first 3x3 convolution
+    carries the stride; the first convolution of all also looks ``temporal`` frames wide. With a
+    two-path convolution (FFC), ``ratio_in`` and ``ratio_out`` are the shares of the global path
+    in the block's input and output; inside it is already ``ratio_out``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        width: int,
+        out_features: int,
+        *,
+        bottleneck: bool = True,
+        convolution: Convolution = conv,
+        ratio_in: float = 0.0,
+        ratio_out: float = 0.0,
+        projection: bool = False,
+        rank: int = 2,
+        temporal: int = 1,
+        strides: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        se: bool = False,
+        rngs: nnx.Rngs,
+        **numerics,
+    ):
+        first = dict(layer=_with_ratios(convolution, ratio_in, ratio_out), rank=rank, rngs=rngs)
+        rest = dict(layer=_with_ratios(convolution, ratio_out, ratio_out), rank=rank, rngs=rngs)
+        first, rest, last = first | numerics, rest | numerics, dict(activation=None)
+        strided = dict(strides=_window(rank, strides), dilation=_window(rank, dilation))
+        point, square = _window(rank, 1), _window(rank, 3)
+        if bottleneck:
+            kernel = _window(rank, 1, temporal)
+            self.conv1 = ConvNormAct(in_features, width, kernel, **first)
+            self.conv2 = ConvNormAct(width, width, square, groups=groups, **strided, **rest)
+            self.conv3 = ConvNormAct(width, out_features, point, **rest, **last)
+        else:
+            kernel = _window(rank, 3, temporal)
+            self.conv1 = ConvNormAct(in_features, width, kernel, **strided, **first)
+            self.conv2 = ConvNormAct(width, out_features, square, **rest, **last)
+            self.conv3 = None
+        self.se = SqueezeExcite(out_features, rngs=rngs, **numerics) if se else None
+        stride = dict(strides=strided["strides"])
+        self.shortcut = (
+            ConvNormAct(in_features, out_features, point, **stride, **first, **last)
+            if projection or strides != 1 or in_features != out_features
+            else None
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.conv2(self.conv1(x))
+        if self.conv3 is not None:
+            y = self.conv3(y)
+        if self.se is not None:
+            y = self.se(y)
+        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class ResNet(nnx.Module):
+    """Residual network: ``[N, *spatial, in_features] -> [N, num_classes]``.
+
+    Args:
+      depths: residual blocks of each stage.
+      bottleneck: blocks of three convolutions, four times as wide at the end.
+      groups, width_per_group: of the 3x3 convolutions of bottlenecks (ResNeXt).
+      convolution, ratio: the convolution of all blocks and the share of its global channels. With
+        a ratio, the map is split from the first block on and joined by the first block of the last
+        stage; ``ratio=0`` is the plain network.
+      se: squeeze and excitation in every block.
+      block, blocks_after: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape;
+        one stands after each residual block that ``blocks_after`` names (stage → zero-based blocks).
+      dilated: stages (3, 4) whose stride is replaced by dilation.
+      stem: "imagenet" (7x7 stride 2, pooling) or "small" (3x3 stride 1, for small images).
+      width: features of the first stage's narrow convolutions; each stage doubles it.
+      rank: 2 for images, 3 for video.
+      temporal: for video, frames that the first convolution of each block sees, by stage and block.
+      num_classes: None leaves the head out: the result is the pooled features.
+
+    Raises:
+      ValueError: an option names a stage or block that does not exist, or has no such value.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int],
+        *,
+        bottleneck: bool = True,
+        groups: int = 1,
+        width_per_group: int = 64,
+        convolution: Convolution = conv,
+        ratio: float = 0.0,
+        se: bool = False,
+        block: Convolution | None = None,
+        blocks_after: Mapping[int, Sequence[int]] | None = None,
+        dilated: Sequence[int] = (),
+        stem: str = "imagenet",
+        width: int = 64,
+        rank: int = 2,
+        temporal: Sequence[Sequence[int]] | None = None,
+        in_features: int = 3,
+        num_classes: int | None = 1000,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"ratio={ratio} lies outside [0, 1]")
+        if stem not in ("imagenet", "small"):
+            raise ValueError(f"stem={stem!r}; expected 'imagenet' or 'small'")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}; expected at least 1, or None for no head")
+        places = _check_places(blocks_after or {}, depths, block)
+        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision)
+        self.rank, self.in_features, self.pooled = rank, in_features, stem == "imagenet"
+        kernel, stride = (7, 2) if self.pooled else (3, 1)
+        self.stem = ConvNormAct(
+            in_features,
+            width,
+            _window(rank, kernel),
+            strides=_window(rank, stride),
+            rank=rank,
+            rngs=rngs,
+            **numerics,
+        )
+        features, dilation, ratio_in = width, 1, 0.0
+        self.inserted = nnx.Dict()
+        for stage, depth in enumerate(depths, start=1):
+            planes = width * 2 ** (stage - 1)
+            inner = planes * width_per_group // 64 * groups if bottleneck else planes
+            out_features = planes * (4 if bottleneck else 1)
+            ratio_out = ratio if stage < len(depths) else 0.0
+            stride = 1 if stage == 1 else 2
+            blocks = []
+            for i in range(depth):
+                first_dilation = dilation  # the first block of a dilated stage keeps the one before
+                if i == 0 and stage in dilated:
+                    dilation, stride = dilation * stride, 1
+                blocks.append(
+                    ResidualBlock(
+                        features,
+                        inner,
+                        out_features,
+                        bottleneck=bottleneck,
+                        convolution=convolution,
+                        ratio_in=ratio_in,
+                        ratio_out=ratio_out,
+                        projection=ratio_in != ratio_out,
+                        rank=rank,
+                        temporal=temporal[stage - 1][i] if temporal else 1,
+                        strides=stride if i == 0 else 1,
+                        dilation=first_dilation if i == 0 else dilation,
+                        groups=groups if bottleneck else 1,
+                        se=se,
+                        rngs=rngs,
+                        **numerics,
+                    )
+                )
+                features, ratio_in = out_features, ratio_out
+                if i in places.get(stage, ()):
+                    inserted = block(features, rank=rank, rngs=rngs, **numerics)
+                    self.inserted[f"stage{stage}_{i}"] = inserted
+            setattr(self, f"stage{stage}", nnx.List(blocks))
+        self.depths = tuple(depths)
+        self.num_features = features
+        head = functools.partial(linear, features, rngs=rngs, **numerics)
+        self.head = None if num_classes is None else head(num_classes)
+
+    def features(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Return the feature maps by name: ``stem``, ``stage1``, …"""
+        if x.ndim != self.rank + 2 or x.shape[-1] != self.in_features:
+            axes = ["N", "T", "H", "W"] if self.rank == 3 else ["N", "H", "W"]
+            expected = ", ".join([*axes, str(self.in_features)])
+            raise ValueError(f"x has shape {x.shape}; expected [{expected}]")
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
+        if 0 in x.shape[1:]:
+            raise ValueError(f"x has shape {x.shape}; expected no empty spatial axis")
+        x = self.stem(x)
+        maps = {"stem": x}
+        if self.pooled:
+            margins = [(0, 0)] * (self.rank - 2) + [(1, 1), (1, 1)]
+            x = nnx.max_pool(x, _window(self.rank, 3), _window(self.rank, 2), margins)
+        for stage, depth in enumerate(self.depths, start=1):
+            blocks = getattr(self, f"stage{stage}")
+            for i in range(depth):
+                x = blocks[i](x)
+                if f"stage{stage}_{i}" in self.inserted:
+                    x = self.inserted[f"stage{stage}_{i}"](x)
+            maps[f"stage{stage}"] = x
+        return maps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.features(x)[f"stage{len(self.depths)}"]
+        x = x.mean(tuple(range(1, x.ndim - 1)))
+        return x if self.head is None else self.head(x)
+
+
+def _window(rank: int, size: int, temporal: int = 1) -> tuple[int, ...]:
+    """Return ``size`` for the axes of space and, for video, ``temporal`` for that of time."""
+    return (temporal,) * (rank - 2) + (size, size)
+
+
+def _with_ratios(convolution: Convolution, ratio_in: float, ratio_out: float) -> Convolution:
+    if ratio_in == ratio_out == 0:
+        return conv
+    return functools.partial(convolution, ratio_in=ratio_in, ratio_out=ratio_out)
+
+
+def _check_places(places, depths, block) -> dict[int, tuple[int, ...]]:
+    if places and block is None:
+        raise ValueError(f"blocks_after={places} but no block to insert was given")
+    for stage, indices in places.items():
+        if not 1 <= stage <= len(depths):
+            raise ValueError(f"blocks_after names stage {stage}; expected 1 to {len(depths)}")
+        for i in indices:
+            if not 0 <= i < depths[stage - 1]:
+                raise ValueError(
+                    f"blocks_after places a block after number {i} of stage {stage}, "
+                    f"which has {depths[stage - 1]} (from 0)"
+                )
+    return {stage: tuple(indices) for stage, indices in places.items()}
