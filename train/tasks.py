@@ -59,8 +59,9 @@ class Classification:
     def logits(self, model: nnx.Module, batch: Batch) -> jax.Array:
         # Bytes travel to the device, floats are made there.
         image = batch["image"].astype(jnp.float32) / 255
-        image = (image - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return model(image).astype(jnp.float32)
+        channels = (1,) * (image.ndim - 1) + (-1,)
+        mean, std = (np.float32(v).reshape(channels) for v in (self.mean, self.std))
+        return model((image - mean) / std).astype(jnp.float32)
 
     def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         logits = self.logits(model, batch)

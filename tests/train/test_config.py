@@ -1,0 +1,129 @@
+import dataclasses
+import inspect
+import re
+
+import pytest
+
+from train import config as configs
+from train.__main__ import main
+from train.command_line import load, parse
+from train.config import Config, Data, Optimizer, check, differences, from_text, to_text
+from train.errors import UserError
+
+GROUPS = [Config, Data, Optimizer, configs.Schedule, configs.Mesh]
+MNIST = "configs/mnist5k.py"
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda g: g.__name__)
+def test_every_field_is_documented(group):
+    source = inspect.getsource(group)
+    for field in dataclasses.fields(group):
+        assert re.search(rf'\n    {field.name}: .*\n    """\S', source), field.name
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda g: g.__name__)
+def test_an_unknown_field_is_a_type_error(group):
+    with pytest.raises(TypeError, match="batchsize"):
+        group(batchsize=3)
+
+
+def test_help_explains_every_field(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as end:
+        parse([MNIST, "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for group in GROUPS[1:]:
+        for field in dataclasses.fields(group):
+            assert f"{group.__name__.lower()}.{field.name.replace('_', '-')} " in shown
+    for name in ("--model", "--steps", "--batch-size", "--workdir", "--options.NAME VALUE"):
+        assert name in shown
+
+
+def test_the_command_line_overrides_the_file():
+    words = "--model resnet18 --steps 200 --batch-size 32 --optimizer.clip-norm 1 --workdir d"
+    config = parse([MNIST, *words.split(), "--schedule.drop-at", "0.5", "0.75"])
+    assert (config.model, config.steps, config.batch_size) == ("resnet18", 200, 32)
+    assert (config.optimizer.clip_norm, config.schedule.drop_at) == (1.0, (0.5, 0.75))
+    assert config.workdir == "d"
+    assert config.optimizer.weight_decay == load(MNIST).optimizer.weight_decay
+
+
+def test_model_options_are_python_literals_or_words():
+    words = "--options.depths (1,1,2,1) --options.stem=small --options.lfu False --options.a-b .5"
+    options = parse([MNIST, *words.split()]).options
+    assert options["depths"] == (1, 1, 2, 1)
+    assert (options["stem"], options["lfu"], options["a_b"]) == ("small", False, 0.5)
+
+
+def test_the_workdir_is_named_after_the_config():
+    assert parse([MNIST]).workdir == "runs/mnist5k"
+
+
+def test_a_typo_on_the_command_line_names_its_neighbour(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse([MNIST, "--batch-szie", "3"])
+    assert end.value.code == 2
+    assert re.search("Perhaps you meant.*--batch-size", capsys.readouterr().err, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "first argument is the config"),
+        (["--steps", "3", MNIST], "first argument is the config"),
+        (["configs/mnst5k.py"], r"no config 'configs/mnst5k.py'; closest: configs/mnist5k.py"),
+        ([MNIST, "--options.width"], "lacks its value"),
+        ([MNIST, "--batch-size", "0"], "batch-size is 0; expected at least 1"),
+        ([MNIST, "--steps", "-1"], "steps is -1; expected at least 1"),
+        ([MNIST, "--optimizer.learning-rate", "-0.1"], "learning-rate is -0.1; expected positive"),
+        ([MNIST, "--schedule.warmup", "2"], r"warmup is 2.0; expected in \[0, 1\)"),
+    ],
+)
+def test_a_wrong_command_line_is_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        parse(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("config = Config(", "SyntaxError"),
+        ("from train.config import Config\nconfig = Config(stepz=3)", "stepz"),
+        ("x = 1", "defines nothing"),
+        ("config = 3", "defines int"),
+        ("1 / 0", "line 1(.|\n)*ZeroDivisionError"),
+    ],
+)
+def test_a_config_that_does_not_parse_says_where(tmp_path, text, message):
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load(path)
+    assert str(path) in str(error.value)
+
+
+def test_all_faults_of_a_config_are_named_at_once():
+    bad = Config(batch_size=0, optimizer=Optimizer(name="sdg", momentum=1.0), options={"a": {1, 2}})
+    bad = dataclasses.replace(bad, options={"dtype": float})
+    with pytest.raises(UserError) as error:
+        check(bad)
+    for name in ("batch-size", "optimizer.name is 'sdg'", "optimizer.momentum", "options"):
+        assert name in str(error.value)
+
+
+def test_text_keeps_a_config():
+    config = Config(options={"blocks_after": {2: (1, 3)}, "ratio": 0.1}, steps=7)
+    assert from_text(to_text(config)) == config
+
+
+def test_another_model_is_another_run_and_more_steps_are_not():
+    config = Config()
+    assert not differences(config, dataclasses.replace(config, steps=9, log_every=1))
+    changed = dataclasses.replace(config, model="resnet18", data=Data(name="other"))
+    assert len(differences(config, changed)) == 2
+
+
+def test_the_exit_code_of_refused_input_is_2(capsys):
+    assert main(["configs/none.py"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no config")
