@@ -21,7 +21,7 @@ def normal(std: float) -> Initializer:
     """Return an initialiser that draws from a normal distribution of mean 0."""
 
     def init(key, shape, dtype=jnp.float32, *_, **__):
-        return _standard_normal(key, shape, dtype) * jnp.asarray(std, dtype)
+        return _draw(key, tuple(shape), dtype, std)
 
     return init
 
@@ -44,15 +44,16 @@ def ones(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
     return jnp.asarray(np.ones(shape, dtype))
 
 
-def _standard_normal(key, shape, dtype):
+def _draw(key, shape, dtype, std):
     if isinstance(key, jax.core.Tracer):
-        return jax.random.normal(key, shape, dtype)
+        return jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype)
     # Eagerly, JAX compiles one sampler for each shape, which takes longer than anything else in
     # building a model. Samplers of power-of-two lengths are few, and since random bits depend on
     # the position alone, the beginning of a longer draw is the draw itself.
     count = math.prod(shape)
-    draw = np.asarray(jax.random.normal(key, (1 << max(10, (count - 1).bit_length()),), dtype))
-    return jnp.asarray(draw[:count].reshape(shape))
+    length = 1 << max(14, (count - 1).bit_length())
+    draw = np.asarray(jax.random.normal(key, (length,), dtype))[:count]
+    return jnp.asarray((draw * np.asarray(std, dtype)).reshape(shape))
 
 
 def as_tuple(value: Size, rank: int, name: str) -> tuple[int, ...]:
