@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Safetensors files: a JSON header and the arrays' bytes, nothing else."""
+
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
+
+DTYPES = {
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
+    **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "BOOL": np.bool_},
+    **{"U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "C64": np.complex64},
+    **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2},
+}
+MAX_HEADER = 100_000_000  # as in the format's own implementation
+FORMAT = "spectral_flax"  # metadata "format" of files whose names are ours; "pt" is PyTorch's
+
+
+def write_safetensors(path: str | os.PathLike, weights: Weights) -> None:
+    """Write arrays with the model's name and options in the metadata; all or nothing."""
+    path = pathlib.Path(path)
+    metadata = {"format": FORMAT if weights.names == "flax" else "pt"}
+    if weights.model is not None:
+        metadata |= {"model": weights.model, "options": options_to_json(weights.options)}
+    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    # The widest numbers first, so that every array lies at a multiple of its item size.
+    arrays = {name: np.asarray(value) for name, value in weights.tensors.items()}
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    position = 0
+    for name in order:
+        array = arrays[name]
+        dtype = array.dtype.newbyteorder("=") if array.dtype.kind in "iufc" else array.dtype
+        if dtype not in names:
+            raise TypeError(f"tensors[{name!r}] has dtype {array.dtype}, which safetensors lacks")
+        end = position + array.nbytes
+        header[name] = dict(
+            dtype=names[dtype], shape=list(array.shape), data_offsets=[position, end]
+        )
+        position = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                array = np.ascontiguousarray(arrays[name]).reshape(-1)
+                if array.dtype.kind in "iufc":
+                    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+                file.write(array.view(np.uint8))
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_safetensors(path: str | os.PathLike) -> Weights:
+    """Return the arrays of a file, its model and options where it is one of ours.
+
+    Raises ValueError, naming the file, for anything but an intact file.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory, not a safetensors file")
+    with open(path, "rb") as file:
+        try:
+            return _read(file, path.stat().st_size)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} can not be read as a safetensors file: {error}") from error
+
+
+def _read(file, size: int) -> Weights:
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(size - 8, MAX_HEADER):
+        raise ValueError("it is truncated, or another kind of file")
+    header = json.loads(file.read(length), object_pairs_hook=_without_doubles)
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    tensors, entries, position = {}, [], 0
+    for name, entry in header.items():
+        entries.append((*_checked(name, entry), name))
+    for begin, end, dtype, shape, name in sorted(entries, key=lambda entry: entry[:2]):
+        if begin != position:
+            raise ValueError(f"the bytes of {name!r} begin at {begin}, expected {position}")
+        position = end
+        if 8 + length + end > size:
+            raise ValueError(f"it is truncated: {8 + length + end - size} bytes are missing")
+        data = np.empty(end - begin, np.uint8)
+        if file.readinto(data) != len(data):
+            raise ValueError("it is truncated")
+        array = data.view(dtype).reshape(shape)
+        tensors[name] = array if np.little_endian else array.byteswap()
+    if 8 + length + position != size:
+        raise ValueError(f"{size - 8 - length - position} bytes follow its last array")
+    ours = metadata.get("format") == FORMAT
+    return Weights(
+        tensors={name: tensors[name] for name in header},
+        names="flax" if ours else "torch",
+        model=metadata.get("model") if ours else None,
+        options=options_from_json(metadata.get("options", "{}")) if ours else {},
+    )
+
+
+def _without_doubles(pairs: list) -> dict:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("its header names an entry twice")
+    return result
+
+
+def _checked(name: str, entry: Any) -> tuple:
+    """Return first and last byte, dtype and shape of an array, if they agree."""
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
+            pass
+        case _:
+            raise ValueError(f"{name!r} is not described by dtype, shape and data_offsets")
+    if dtype not in DTYPES:
+        raise ValueError(f"{name!r} has the unknown dtype {dtype[:20]!r}")
+    whole = all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end))
+    dtype = np.dtype(DTYPES[dtype])
+    if not whole or len(shape) > 64 or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"the shape of {name!r} does not agree with its length in bytes")
+    return begin, end, dtype, tuple(shape)

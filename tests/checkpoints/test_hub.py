@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import pathlib
+import shutil
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from spectral_flax.checkpoints.hub import push_to_hub, read_folder, read_hub, write_folder
+from spectral_flax.checkpoints.safetensors_file import write_safetensors
+from spectral_flax.checkpoints.torch_writer import write_torch
+from spectral_flax.checkpoints.weights import Weights
+
+TENSORS = {"head.kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}
+OURS = Weights(TENSORS, model="resnet50_bat", options={"blocks_after": {2: (1,)}, "ratio": 0.5})
+
+
+def assert_ours(weights: Weights) -> None:
+    assert (weights.names, weights.model, weights.options) == ("flax", OURS.model, OURS.options)
+    np.testing.assert_array_equal(weights.tensors["head.kernel"], TENSORS["head.kernel"])
+
+
+def test_a_folder_keeps_weights_model_and_options(tmp_path):
+    write_folder(tmp_path / "model", OURS)
+    assert_ours(read_folder(tmp_path / "model"))
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["model"] == "resnet50_bat" and config["options"]["blocks_after"] == {"2": [1]}
+
+
+def test_the_configuration_beside_the_weights_decides(tmp_path):
+    write_folder(tmp_path, OURS)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("0.5", "0.75"))
+    assert read_folder(tmp_path).options["ratio"] == 0.75
+
+
+def test_a_damaged_configuration_is_named(tmp_path):
+    write_folder(tmp_path, OURS)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not the configuration"):
+        read_folder(tmp_path)
+
+
+def test_a_folder_with_names_of_pytorch_is_read(tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", Weights(TENSORS, "torch"))
+    (tmp_path / "config.json").write_text('{"architecture": "resnet50"}')
+    weights = read_folder(tmp_path)
+    assert (weights.names, weights.model) == ("torch", None)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "big-lama.ckpt", "best.pth"])
+def test_a_folder_with_a_file_of_pytorch_is_read(name, tmp_path):
+    write_torch(tmp_path / name, TENSORS)
+    assert read_folder(tmp_path).names == "torch"
+
+
+def test_safetensors_are_preferred_to_pickles(tmp_path):
+    write_torch(tmp_path / "pytorch_model.bin", {"other": np.ones(1)})
+    write_folder(tmp_path, OURS)
+    assert_ours(read_folder(tmp_path))
+
+
+def test_folders_without_one_file_of_weights_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="should hold one file of weights; found: none"):
+        read_folder(tmp_path)
+    for name in ("a.pth", "b.pth"):
+        write_torch(tmp_path / name, TENSORS)
+    with pytest.raises(ValueError, match=r"found: a\.pth, b\.pth"):
+        read_folder(tmp_path)
+
+
+def test_weights_in_several_files_are_refused_by_name(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="splits its weights over several files"):
+        read_folder(tmp_path)
+
+
+def test_a_folder_needs_the_name_of_the_model(tmp_path):
+    with pytest.raises(ValueError, match=r"weights\.model is None"):
+        write_folder(tmp_path / "x", Weights(TENSORS))
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch) -> pathlib.Path:
+    """A stand-in for huggingface_hub that keeps repositories in a local folder."""
+    root = tmp_path / "server"
+
+    class HfApi:
+        def list_repo_files(self, repo_id, revision=None):
+            return [path.name for path in (root / repo_id / (revision or "main")).iterdir()]
+
+        def create_repo(self, repo_id, private, exist_ok):
+            (root / repo_id / "main").mkdir(parents=True, exist_ok=exist_ok)
+
+        def upload_folder(self, repo_id, folder_path):
+            shutil.copytree(folder_path, root / repo_id / "main", dirs_exist_ok=True)
+
+    def hf_hub_download(repo_id, filename, revision=None):
+        return str(root / repo_id / (revision or "main") / filename)
+
+    module = types.SimpleNamespace(HfApi=HfApi, hf_hub_download=hf_hub_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return root
+
+
+def test_a_repository_gives_back_what_was_pushed(server):
+    push_to_hub("me/model", OURS)
+    assert_ours(read_hub("me/model"))
+    assert_ours(read_hub("hf://me/model"))
+
+
+def test_a_revision_is_chosen_after_the_at_sign(server):
+    push_to_hub("me/model", OURS)
+    (server / "me/model/main").rename(server / "me/model/v2")
+    assert_ours(read_hub("me/model@v2"))
+    assert_ours(read_hub("me/model", revision="v2"))
+
+
+@pytest.mark.parametrize("name", ["model", "a/b/c", "me/mo del", "../x/y"])
+def test_names_that_are_no_repositories_are_refused(name):
+    with pytest.raises(ValueError, match="expected 'owner/name'"):
+        read_hub(name)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"spectral-flax\[hub\]"):
+        read_hub("me/model")
