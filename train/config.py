@@ -108,7 +108,7 @@ class Config:
     """Steps between two lines of metrics."""
     eval_every: int | None = None
     """Steps between two evaluations on the held-out examples; None: at the end only."""
-    eval_batch_size: int = 250
+    eval_batch_size: int = 256
     """Examples a batch in evaluation, over all devices together."""
     save_every: int = 500
     """Steps between two checkpoints; the last step is always saved."""

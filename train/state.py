@@ -12,7 +12,7 @@ import jax
 import optax
 from flax import nnx
 
-from spectral_flax.models.registry import create_model
+import spectral_flax as sf
 from train.config import Config
 from train.errors import UserError
 from train.tasks import Task
@@ -68,7 +68,7 @@ def split(model: nnx.Module) -> tuple[Network, Leaves, Leaves]:
 def make_model(config: Config, task: Task) -> nnx.Module:
     """Build the model of ``config``, ready to train; random weights follow from the seed."""
     try:
-        model = create_model(
+        model = sf.create_model(
             config.model, **task.model_options | config.options, rngs=nnx.Rngs(config.seed)
         )
     except (TypeError, ValueError) as error:

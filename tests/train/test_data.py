@@ -79,9 +79,7 @@ def test_a_random_shift_moves_the_image_and_fills_with_black(pixels):
     assert shifted["label"] == 3 and shifted["image"].shape == image.shape
     frame = np.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)))
     windows = [
-        frame[i : i + 6, j : j + 7]
-        for i in range(2 * pixels + 1)
-        for j in range(2 * pixels + 1)
+        frame[i : i + 6, j : j + 7] for i in range(2 * pixels + 1) for j in range(2 * pixels + 1)
     ]
     assert any(np.array_equal(window, shifted["image"]) for window in windows)
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs killed at random moments and resumed end in the same bits as one that never stopped.
+
+One run is left alone; another is killed with SIGKILL (or told to stop with SIGTERM) at random
+moments after its start, among them while it starts, steps, evaluates and saves, and started again
+each time. At the end every array of the last checkpoints is compared byte for byte: parameters,
+batch statistics, optimiser state, random keys; and the position in the data.
+
+Run: python benchmarks/kill_and_resume.py [--kills 5] [--terms 0] [--steps 120] [--seed 0]
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train.checkpoints import Checkpoints
+
+
+def start(workdir: Path, steps: int, arguments: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "train", "configs/mnist5k.py", "--workdir", str(workdir)]
+    command += ["--steps", str(steps), "--save-every", "10", "--log-every", "1", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen) -> None:
+    output = process.communicate()[0].decode()
+    if process.returncode:
+        raise SystemExit(f"the run failed with {process.returncode}:\n{output}")
+
+
+def last_step(workdir: Path) -> int:
+    saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
+    return max(saved, default=0)
+
+
+def arrays(workdir: Path) -> dict[str, np.ndarray]:
+    """Read every array of the newest checkpoint, and its position in the data."""
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=99)
+    step = checkpoints.steps()[0]
+    record = checkpoints.record(step)
+    items = {group: ocp.args.StandardRestore() for group in record.digests}
+    found = checkpoints.manager.restore(step, args=ocp.args.Composite(**items))
+    checkpoints.close()
+    leaves = {f"{group}.{n}": v for group in record.digests for n, v in found[group].items()}
+    position = np.frombuffer(json.dumps(record.position).encode(), np.uint8)
+    return jax.device_get(leaves) | {"position": position}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=5, help="SIGKILLs")
+    parser.add_argument("--terms", type=int, default=0, help="SIGTERMs")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    given, arguments = parser.parse_known_args()
+    rng = random.Random(given.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        unbroken, broken = Path(directory, "unbroken"), Path(directory, "broken")
+        began = time.perf_counter()
+        finish(start(unbroken, given.steps, arguments))
+        duration = time.perf_counter() - began
+        print(f"unbroken run: {given.steps} steps in {duration:.0f} s")
+
+        signals = [signal.SIGKILL] * given.kills + [signal.SIGTERM] * given.terms
+        rng.shuffle(signals)
+        moments = []
+        for number in signals:
+            # A life begins with some seconds of imports and compilation, which count as well.
+            process = start(broken, given.steps, arguments)
+            moment = rng.uniform(0.1, 0.75) * duration
+            try:
+                process.wait(moment)
+                print("the run ended before its signal")
+            except subprocess.TimeoutExpired:
+                process.send_signal(number)
+            process.communicate()
+            saved = last_step(broken)
+            moments.append({"signal": number.name, "seconds": round(moment, 2), "saved": saved})
+            print(f"{number.name} after {moment:5.1f} s; newest checkpoint: step {saved}")
+        finish(start(broken, given.steps, arguments))
+
+        a, b = arrays(unbroken), arrays(broken)
+        same = a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+        print(f"{len(a)} arrays, {'all equal bit for bit' if same else 'DIFFERENT'}")
+    results = ROOT / "benchmarks" / "results"
+    results.mkdir(exist_ok=True)
+    result = {"steps": given.steps, "signals": moments, "arrays": len(a), "equal": same}
+    (results / "kill_and_resume.json").write_text(json.dumps(result, indent=2) + "\n")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

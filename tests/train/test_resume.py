@@ -1,0 +1,148 @@
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train import loop
+from train.checkpoints import Checkpoints
+from train.config import Mesh
+from train.errors import UserError
+
+
+def arrays(workdir: Path, step: int = 12):
+    """Return the checksum of every array of a checkpoint, and its position in the data."""
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=99)
+    record = checkpoints.record(step)
+    checkpoints.close()
+    return record.digests, record.position
+
+
+def stop_at(monkeypatch, step):
+    """Let the run die without a word just before it dispatches a step."""
+    take = loop.place_batch
+    count = iter(range(10**6))
+
+    def dying(mesh, batch):
+        if next(count) == step:
+            raise SystemExit
+        return take(mesh, batch)
+
+    monkeypatch.setattr(loop, "place_batch", dying)
+
+
+@pytest.fixture
+def unbroken(toy, tmp_path):
+    workdir = tmp_path / "unbroken"
+    loop.run(toy(workdir=str(workdir)))
+    return workdir
+
+
+def test_a_resumed_run_ends_in_the_same_bits(toy, unbroken, monkeypatch, tmp_path, capsys):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stop_at(patch, 7)
+        loop.run(toy())
+    loop.run(toy())
+    assert "going on from step 4" in capsys.readouterr().out
+    assert arrays(tmp_path / "run") == arrays(unbroken)
+
+
+def test_resuming_leaves_each_metric_once_and_unchanged(toy, unbroken, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stop_at(patch, 7)
+        loop.run(toy())
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "spl')  # a line cut short
+    loop.run(toy())
+
+    def entries(workdir):
+        lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in e.items() if "second" not in k} for e in lines]
+
+    assert entries(tmp_path / "run") == entries(unbroken)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(toy, tmp_path):
+    loop.run(toy(mesh=Mesh(devices=8), steps=4))
+    digests, _ = arrays(tmp_path / "run", 4)
+    loop.run(toy(mesh=Mesh(devices=2), steps=8))
+    assert arrays(tmp_path / "run", 4)[0] == digests
+    assert arrays(tmp_path / "run", 8)[1] == {"next_index": 8}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"options": {"width": 8}}, {"seed": 1}, {"batch_size": 16}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_run_in_the_workdir_is_refused_and_kept(toy, unbroken, changes):
+    before = arrays(unbroken)
+    with pytest.raises(UserError, match=f"holds another run(.|\n)*{next(iter(changes))}"):
+        loop.run(toy(workdir=str(unbroken), **changes))
+    assert arrays(unbroken) == before
+
+
+def damage_byte(step: Path):
+    """Flip one bit inside the stored numbers."""
+    path = max((step / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def damage_truncated(step: Path):
+    for path in (step / "optimizer").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:50])
+
+
+def damage_metadata(step: Path):
+    (step / "params" / "_METADATA").write_text("{")
+
+
+def damage_record(step: Path):
+    path = step / "record" / "metadata"
+    path.write_text(path.read_text().replace('next_index\\": 12', 'next_index\\": 13'))
+
+
+def damage_missing(step: Path):
+    for path in (step / "rest").rglob("*.ocdbt"):
+        path.unlink()
+
+
+DAMAGES = [damage_byte, damage_truncated, damage_metadata, damage_record, damage_missing]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(toy, unbroken, damage, capsys):
+    before = arrays(unbroken)
+    damage(unbroken / "checkpoints" / "12")
+    loop.run(toy(workdir=str(unbroken)))
+    shown = capsys.readouterr().out
+    assert "the checkpoint of step 12 is damaged" in shown and "step 8" in shown
+    assert arrays(unbroken) == before
+    assert [p.name for p in (unbroken / "damaged").iterdir()] == ["0_step_12"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(toy, unbroken):
+    for step in ("8", "12"):
+        damage_byte(unbroken / "checkpoints" / step)
+    with pytest.raises(UserError, match="every checkpoint.*is damaged"):
+        loop.run(toy(workdir=str(unbroken)))
+    assert sorted(p.name for p in (unbroken / "checkpoints").iterdir()) == ["12", "8"]
+
+
+def test_a_killed_run_ends_in_the_same_bits(toy, toy_path, tmp_path):
+    loop.run(toy(workdir=str(tmp_path / "unbroken"), mesh=Mesh(devices=1)))
+    command = [sys.executable, "-m", "train", str(toy_path), "--mesh.devices", "1"]
+    command += ["--workdir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step 6"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    subprocess.run(command, check=True, capture_output=True)
+    assert arrays(tmp_path / "run") == arrays(tmp_path / "unbroken")
