@@ -6,7 +6,7 @@ moments after its start, among them while it starts, steps, evaluates and saves,
 each time. At the end every array of the last checkpoints is compared byte for byte: parameters,
 batch statistics, optimiser state, random keys; and the position in the data.
 
-Run: python benchmarks/kill_and_resume.py [--kills 5] [--terms 0] [--steps 120] [--seed 0]
+Run: python -m benchmarks.kill_and_resume [--kills 5] [--terms 0] [--steps 120] [--seed 0]
 """
 
 import argparse
@@ -19,14 +19,13 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from train.checkpoints import Checkpoints
+
+ROOT = Path(__file__).parents[1]
 
 
 def start(workdir: Path, steps: int, arguments: list[str]) -> subprocess.Popen:
@@ -39,6 +38,15 @@ def finish(process: subprocess.Popen) -> None:
     output = process.communicate()[0].decode()
     if process.returncode:
         raise SystemExit(f"the run failed with {process.returncode}:\n{output}")
+
+
+def wait_for(process: subprocess.Popen, target: int) -> int:
+    """Read the run's output until it has done ``target`` steps."""
+    for line in process.stdout:
+        words = line.decode().split()
+        if words[:1] == ["step"] and (step := int(words[1].split("/")[0])) >= target:
+            return step
+    raise SystemExit(f"the run ended with {process.wait()} before step {target}")
 
 
 def last_step(workdir: Path) -> int:
@@ -69,27 +77,24 @@ def main():
     rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as directory:
         unbroken, broken = Path(directory, "unbroken"), Path(directory, "broken")
-        began = time.perf_counter()
         finish(start(unbroken, given.steps, arguments))
-        duration = time.perf_counter() - began
-        print(f"unbroken run: {given.steps} steps in {duration:.0f} s")
-
         signals = [signal.SIGKILL] * given.kills + [signal.SIGTERM] * given.terms
         rng.shuffle(signals)
         moments = []
-        for number in signals:
-            # A life begins with some seconds of imports and compilation, which count as well.
+        for i, number in enumerate(signals):
             process = start(broken, given.steps, arguments)
-            moment = rng.uniform(0.1, 0.75) * duration
-            try:
-                process.wait(moment)
-                print("the run ended before its signal")
-            except subprocess.TimeoutExpired:
-                process.send_signal(number)
+            if rng.random() < 0.2:
+                moment = "while starting"
+                time.sleep(rng.uniform(0.2, 6))
+            else:
+                target = int(given.steps * (i + rng.random()) / len(signals))
+                moment = f"after step {wait_for(process, target)}"
+                time.sleep(rng.uniform(0, 0.3))
+            process.send_signal(number)
             process.communicate()
             saved = last_step(broken)
-            moments.append({"signal": number.name, "seconds": round(moment, 2), "saved": saved})
-            print(f"{number.name} after {moment:5.1f} s; newest checkpoint: step {saved}")
+            moments.append({"signal": number.name, "moment": moment, "saved": saved})
+            print(f"{number.name} {moment}, exit code {process.returncode}; saved: step {saved}")
         finish(start(broken, given.steps, arguments))
 
         a, b = arrays(unbroken), arrays(broken)

@@ -5,20 +5,17 @@ What the host spends before it is free again: placing the batch and calling the 
 network is ResNet-50 in the number of its arrays and tiny in their sizes, and the device is idle
 when the clock starts, so that computing is not counted. Aim: below 4 ms.
 
-Run: python benchmarks/step_dispatch.py [--model resnet50] [--steps 100]
+Run: python -m benchmarks.step_dispatch [--model resnet50] [--steps 100]
 """
 
 import argparse
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from train.config import Config, Mesh
 from train.mesh import make_mesh, place_batch, state_sharding

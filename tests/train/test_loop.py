@@ -170,9 +170,9 @@ def test_input_that_cannot_run_is_refused(toy, changes, message):
 
 def test_a_workdir_that_cannot_be_written_is_refused(toy, tmp_path):
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(UserError, match="cannot write to the workdir.*file"):
+    with pytest.raises(UserError, match=r"cannot write to the workdir.*file"):
         loop.run(toy(workdir=str(tmp_path / "file" / "run")))
-    with pytest.raises(UserError, match="cannot write to the workdir.*file"):
+    with pytest.raises(UserError, match=r"cannot write to the workdir.*file"):
         loop.run(toy(workdir=str(tmp_path / "file")))
     assert (tmp_path / "file").read_text() == "kept"
 

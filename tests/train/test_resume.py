@@ -128,7 +128,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(toy, unbroken,
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(toy, unbroken):
     for step in ("8", "12"):
         damage_byte(unbroken / "checkpoints" / step)
-    with pytest.raises(UserError, match="every checkpoint.*is damaged"):
+    with pytest.raises(UserError, match=r"every checkpoint.*is damaged"):
         loop.run(toy(workdir=str(unbroken)))
     assert sorted(p.name for p in (unbroken / "checkpoints").iterdir()) == ["12", "8"]
 
