@@ -25,7 +25,8 @@ def orthogonal_matrix(reflectors: jax.Array) -> jax.Array:
     ACM TOMS 2006.
     """
     u, w = _compact(reflectors)
-    matrix = jnp.eye(u.shape[-2], dtype=u.dtype) - jnp.matmul(u, w, precision=_HIGHEST)
+    product = jnp.matmul(u, w, precision=_HIGHEST)
+    matrix = _identity_like(product) - product
     # One Newton step towards the nearest orthogonal matrix removes the rounding of the triangular
     # solve (1.4e-6 at n = 128 without it). It is no part of the function, hence of no gradient.
     return matrix + lax.stop_gradient(_newton(matrix) - matrix)
@@ -135,7 +136,7 @@ def _compact(reflectors):
     squares = jnp.sum(jnp.square(v), axis=-2, keepdims=True)
     u = v * lax.rsqrt(jnp.where(zero, 1, squares))
     gram = jnp.matmul(jnp.swapaxes(u, -1, -2), u, precision=_HIGHEST)
-    triangle = jnp.triu(gram, 1) + 0.5 * jnp.eye(u.shape[-1], dtype=u.dtype)
+    triangle = jnp.triu(gram, 1) + 0.5 * _identity_like(gram)
     return u, lax.linalg.triangular_solve(
         triangle, jnp.swapaxes(u, -1, -2), left_side=True, lower=False
     )
@@ -144,4 +145,8 @@ def _compact(reflectors):
 def _newton(q):
     """One Newton-Schulz step: the error of orthogonality is squared, down to rounding."""
     gram = jnp.matmul(jnp.swapaxes(q, -1, -2), q, precision=_HIGHEST)
-    return q - 0.5 * jnp.matmul(q, gram - jnp.eye(q.shape[-1], dtype=q.dtype), precision=_HIGHEST)
+    return q - 0.5 * jnp.matmul(q, gram - _identity_like(gram), precision=_HIGHEST)
+
+
+def _identity_like(matrix):
+    return jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)

@@ -44,6 +44,8 @@ def batch_parallel(
     explicit = _explicit_batch_sharding(args, batch)
     if explicit is not None:
         mesh, names = explicit
+        if names is None:
+            return fun(*args)
         local = functools.partial(_local, fun, None if out is not None else names)
         specs = tuple(_spec(jnp.ndim(a), axis, names) for a, axis in zip(args, batch, strict=True))
         ndim = jax.eval_shape(fun, *(_shape_of(a) for a in args)).ndim
@@ -115,12 +117,15 @@ def _local(fun, names, *args):
 
 
 def _explicit_batch_sharding(args, batch):
-    """Return the mesh and the axis names that split the batch, where the types state them."""
+    """Return the mesh, and the axis names that split the batch, where the types state them."""
+    result = None
     for x, axis in zip(args, batch, strict=True):
         sharding = jax.typeof(x).sharding
-        if axis is not None and sharding.mesh.explicit_axes and sharding.spec[axis] is not None:
-            return sharding.mesh, sharding.spec[axis]
-    return None
+        if axis is not None and sharding.mesh.explicit_axes:
+            result = sharding.mesh, sharding.spec[axis]
+            if sharding.spec[axis] is not None:
+                break
+    return result
 
 
 @functools.lru_cache(maxsize=None)
@@ -130,22 +135,26 @@ def _partitioned(op: _Multilinear):
 
     def batch_names(shapes):
         for shape, axis in zip(shapes, op.batch, strict=True):
-            if axis is not None and axis < len(shape.sharding.spec):
-                return shape.sharding.spec[axis]
+            spec = getattr(shape.sharding, "spec", ())
+            if axis is not None and axis < len(spec):
+                return spec[axis]
         return None
 
-    def sharding(mesh, shape, axis, names):
+    def sharding(mesh, shapes, shape, axis, names):
+        if mesh.empty:  # nothing in the program names a mesh, so nothing is split by axis names
+            given = shapes[0].sharding
+            return type(given).get_replicated(sorted(given.device_set, key=lambda d: d.id))
         return NamedSharding(mesh, _spec(len(shape.shape), axis, names))
 
     def infer(mesh, shapes, result):
-        return sharding(mesh, result, op.out, batch_names(shapes))
+        return sharding(mesh, shapes, result, op.out, batch_names(shapes))
 
     def partition(mesh, shapes, result):
         names = batch_names(shapes)
         operands = zip(shapes, op.batch, strict=True)
-        arguments = tuple(sharding(mesh, shape, axis, names) for shape, axis in operands)
+        arguments = tuple(sharding(mesh, shapes, s, axis, names) for s, axis in operands)
         local = functools.partial(_local, op.fun, names if op.out is None else None)
-        return mesh, local, sharding(mesh, result, op.out, names), arguments
+        return mesh, local, sharding(mesh, shapes, result, op.out, names), arguments
 
     def rule(mesh, operands, results):
         count = iter(range(1000))

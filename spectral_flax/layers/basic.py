@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolution, normalisation and their combinations, with PyTorch's padding and statistics."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -36,24 +37,34 @@ def kaiming_normal(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
 
 def zeros(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
     """Return zeros."""
-    return jnp.asarray(np.zeros(shape, dtype))
+    return jax.device_put(np.zeros(shape, dtype))
 
 
 def ones(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
     """Return ones."""
-    return jnp.asarray(np.ones(shape, dtype))
+    return jax.device_put(np.ones(shape, dtype))
 
 
 def _draw(key, shape, dtype, std):
-    if isinstance(key, jax.core.Tracer):
-        return jax.random.normal(key, shape, dtype) * jnp.asarray(std, dtype)
-    # Eagerly, JAX compiles one sampler for each shape, which takes longer than anything else in
-    # building a model. Samplers of power-of-two lengths are few, and since random bits depend on
-    # the position alone, the beginning of a longer draw is the draw itself.
+    """Draw block by block, so that arrays of all shapes share two compiled samplers.
+
+    JAX compiles a sampler for each shape, which takes longer than anything else in building a model.
+    """
     count = math.prod(shape)
-    length = 1 << max(14, (count - 1).bit_length())
-    draw = np.asarray(jax.random.normal(key, (length,), dtype))[:count]
-    return jnp.asarray((draw * np.asarray(std, dtype)).reshape(shape))
+    block = 1 << (14 if count <= 1 << 16 else 18)
+    indices = range(-(-count // block))
+    if isinstance(key, jax.core.Tracer):
+        return _traced_draw(key, shape, dtype, std, block, len(indices))
+    blocks = [jax.random.normal(jax.random.fold_in(key, i), (block,), dtype) for i in indices]
+    draw = np.concatenate([np.asarray(b) for b in blocks])[:count].reshape(shape)
+    return jax.device_put(draw * np.asarray(std, dtype))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def _traced_draw(key, shape, dtype, std, block, blocks):
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(blocks))
+    draw = jax.vmap(lambda key: jax.random.normal(key, (block,), dtype))(keys)
+    return draw.reshape(-1)[: math.prod(shape)].reshape(shape) * jnp.asarray(std, dtype)
 
 
 def as_tuple(value: Size, rank: int, name: str) -> tuple[int, ...]:
@@ -193,7 +204,8 @@ class BatchNorm(nnx.Module):
         if not self.use_running_average:
             mean, var = self._statistics(x)
         inverse = lax.rsqrt(var + self.epsilon) * self.scale[...]
-        return ((x - mean) * inverse + self.bias[...]).astype(dtype)
+        mean, inverse, bias = (_of_channels(a, x) for a in (mean, inverse, self.bias[...]))
+        return ((x - mean) * inverse + bias).astype(dtype)
 
     def _statistics(self, x):
         """Return the batch's mean and (biased) variance and update the running ones."""
@@ -203,13 +215,18 @@ class BatchNorm(nnx.Module):
         if self.axis_name is not None:
             mean = lax.pmean(mean, self.axis_name)
             count *= lax.axis_size(self.axis_name)
-        var = jnp.square(x - mean).mean(axes)
+        var = jnp.square(x - _of_channels(mean, x)).mean(axes)
         if self.axis_name is not None:
             var = lax.pmean(var, self.axis_name)
         for running, batch in (self.mean, mean), (self.var, var * (count / max(count - 1, 1))):
             batch = lax.stop_gradient(batch).astype(running[...].dtype)
             running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
         return mean, var
+
+
+def _of_channels(a, x):
+    """Give a vector over the channels of ``x`` the rank of ``x``."""
+    return a.reshape((1,) * (x.ndim - 1) + a.shape)
 
 
 class ConvNormAct(nnx.Module):

@@ -1,0 +1,22 @@
+"""What a compiled program sends between devices."""
+
+import re
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def count(function, *args, kind="all-gather") -> int:
+    """The number of collectives of one kind in the compiled program."""
+    text = jax.jit(function).lower(*args).compile().as_text()
+    return len(re.findall(rf"= \S.* {kind}(?:-start)?\(", text))
+
+
+def split(mesh, x):
+    """Spread a batch over the devices of the mesh."""
+    return jax.device_put(x, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+
+
+def copied(mesh, tree):
+    """Copy arrays to all devices."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
