@@ -118,7 +118,8 @@ def _local(fun, names, *args):
 
 def _explicit_batch_sharding(args, batch):
     """Return the mesh, and the axis names that split the batch, where the types state them."""
-    result = None
+    context = jax.sharding.get_abstract_mesh()
+    result = (context, None) if context.explicit_axes else None
     for x, axis in zip(args, batch, strict=True):
         sharding = jax.typeof(x).sharding
         if axis is not None and sharding.mesh.explicit_axes:
