@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Orthogonal matrices: as products of Householder reflections, by QR, and at random."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,6 +103,7 @@ def qr_retraction(matrix: jax.Array) -> jax.Array:
     return q + lax.stop_gradient(_newton(q) - q)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2), static_argnames=("n", "dtype"))
 def random_reflectors(key: jax.Array, n: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Draw reflectors ``[n, n]`` whose matrix is uniformly (Haar) distributed over O(n).
 
@@ -117,6 +120,7 @@ def random_reflectors(key: jax.Array, n: int, dtype: DTypeLike = jnp.float32) ->
     return (x + jnp.diag(first - head)).astype(dtype)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2), static_argnames=("n", "dtype"))
 def random_orthogonal(key: jax.Array, n: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Draw an orthogonal matrix ``[n, n]`` from the uniform (Haar) distribution on O(n)."""
     return orthogonal_matrix(random_reflectors(key, n, _float(dtype))).astype(dtype)
