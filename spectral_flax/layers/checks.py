@@ -22,6 +22,12 @@ def check_multiple(name: str, value: int, **divisors: int) -> None:
             raise ValueError(f"{name}={value} is not a multiple of {divisor_name}={divisor}")
 
 
+def check_rank(rank: int) -> None:
+    """Raise ValueError unless ``rank`` is 2 (images) or 3 (videos)."""
+    if rank not in (2, 3):
+        raise ValueError(f"rank={rank!r}; expected 2 (image) or 3 (video)")
+
+
 def check_map(x: jax.Array, rank: int, features: int) -> None:
     """Raise unless ``x`` is a batch of images (rank 2) or videos (rank 3) with these channels.
 

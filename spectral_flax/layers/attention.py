@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Double, compact and criss-cross attention, and reasoning on graphs, for images and videos."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from spectral_flax.functional import attention
+from spectral_flax.layers.basic import BatchNorm, ConvNormAct, conv, normal, zeros
+from spectral_flax.layers.checks import check_map, check_multiple, check_positive, check_rank
+
+
+class DoubleAttention(nnx.Module):
+    """Gather descriptors of a map and give each position its mix: ``[N, *spatial, C]`` to the same.
+
+    ``inner_features`` and ``descriptors`` are C // 4 unless given. ``distribute="channels"`` is
+    the paper's softmax over the descriptors, "positions" that of the code of spectral residual
+    learning. The scale of the last normalisation starts at zero: the identity at first.
+
+    Chen et al., "A^2-Nets: Double Attention Networks", NeurIPS 2018.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rank: int = 2,
+        inner_features: int | None = None,
+        descriptors: int | None = None,
+        distribute: str = "channels",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        check_rank(rank)
+        if distribute not in ("channels", "positions"):
+            raise ValueError(f"distribute={distribute!r}; expected 'channels' or 'positions'")
+        if inner_features is None or descriptors is None:
+            check_multiple("features", features, reduction=4)
+        inner_features = features // 4 if inner_features is None else inner_features
+        descriptors = features // 4 if descriptors is None else descriptors
+        check_positive(features=features, inner_features=inner_features, descriptors=descriptors)
+        options = dict(rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision)
+        options |= dict(use_bias=True, kernel_init=normal(0.01), rngs=rngs)
+        self.feature = conv(features, inner_features, **options)
+        self.gather = conv(features, descriptors, **options)
+        self.distribution = conv(features, descriptors, **options)
+        self.expand = conv(inner_features, features, **options)
+        self.norm = BatchNorm(features, scale_init=zeros, dtype=dtype, param_dtype=param_dtype)
+        self.features = features
+        self.rank = rank
+        self.distribute = distribute
+        self.precision = precision
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_map(x, self.rank, self.features)
+        a, b, v = (_flat(layer(x)) for layer in (self.feature, self.gather, self.distribution))
+        options = dict(distribute=self.distribute, precision=self.precision)
+        y = attention.double_attention(a, b, v, **options)
+        y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1])))
+        return x.astype(y.dtype) + y
+
+
+class CompactNonLocal(nnx.Module):
+    """Attend over positions and channels in groups: ``[N, *spatial, C] -> [N, *spatial, C]``.
+
+    ``gamma=None`` is the dot product; a number the Gaussian kernel by its Taylor series of
+    ``order``. No division by the length of the products; group normalisation follows, whose
+    scale starts at zero: the identity at first. ``inner_features`` is C // 2 unless given.
+
+    Yue et al., "Compact Generalized Non-local Network", NeurIPS 2018.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rank: int = 2,
+        groups: int = 8,
+        inner_features: int | None = None,
+        gamma: float | None = None,
+        order: int = 3,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        check_rank(rank)
+        check_positive(order=order)
+        if gamma is not None and not (gamma > 0 and math.isfinite(gamma)):
+            raise ValueError(f"gamma={gamma!r}; expected a positive number or None")
+        if inner_features is None:
+            check_multiple("features", features, reduction=2)
+            inner_features = features // 2
+        check_multiple("inner_features", inner_features, groups=groups)
+        check_multiple("features", features, groups=groups)
+        types = dict(dtype=dtype, param_dtype=param_dtype)
+        options = types | dict(rank=rank, precision=precision, kernel_init=normal(0.01), rngs=rngs)
+        self.query = conv(features, inner_features, **options)
+        self.key = conv(features, inner_features, **options)
+        self.value = conv(features, inner_features, **options)
+        self.expand = conv(inner_features, features, groups=groups, **options)
+        self.norm = nnx.GroupNorm(
+            features,
+            num_groups=groups,
+            epsilon=1e-5,
+            use_fast_variance=False,
+            scale_init=zeros,
+            bias_init=zeros,
+            rngs=rngs,
+            **types,
+        )
+        self.features = features
+        self.rank = rank
+        self.groups = groups
+        self.gamma = gamma
+        self.order = order
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_map(x, self.rank, self.features)
+        t, p, g = (_flat(layer(x)) for layer in (self.query, self.key, self.value))
+        options = dict(groups=self.groups, gamma=self.gamma, order=self.order)
+        # The sums grow with the map: they stay in float32 at least up to the normalisation.
+        y = attention.compact_attention(t, p, g, **options)
+        y = self.expand(y.reshape(*x.shape[:-1], y.shape[-1]))
+        y = self.norm(y).astype(t.dtype)
+        return x.astype(y.dtype) + y
+
+
+class CrissCrossAttention(nnx.Module):
+    """Add what lies in the row and the column of each pixel: ``[N, *, H, W, C]`` to the same.
+
+    ``x + gamma * attention``, where gamma is a learned scalar that starts at 0; frames of a video
+    are treated one by one. ``inner_features``, of queries and keys, is C // 8 unless given.
+
+    Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rank: int = 2,
+        inner_features: int | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        check_rank(rank)
+        check_positive(features=features)
+        inner_features = max(1, features // 8) if inner_features is None else inner_features
+        check_positive(inner_features=inner_features)
+        options = dict(rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision)
+        options |= dict(use_bias=True, rngs=rngs)
+        self.query = conv(features, inner_features, **options)
+        self.key = conv(features, inner_features, **options)
+        self.value = conv(features, features, **options)
+        self.gamma = nnx.Param(zeros(None, (), param_dtype))
+        self.features = features
+        self.rank = rank
+        self.precision = precision
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_map(x, self.rank, self.features)
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        y = attention.criss_cross_attention(q, k, v, precision=self.precision)
+        return x.astype(y.dtype) + self.gamma[...].astype(y.dtype) * y
+
+
+class RecurrentCrissCross(nnx.Module):
+    """Criss-cross attention, repeated, as a residual block: ``[N, *, H, W, C]`` to the same.
+
+    A 3x3 convolution to C // reduction channels, ``recurrences`` applications of one
+    `CrissCrossAttention`, after two of which each pixel has seen all, a 3x3 convolution back;
+    each convolution has a normalisation and a leaky ReLU of slope 0.01. The sum with ``x`` is
+    that of spectral residual learning's version. Huang et al., ICCV 2019.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rank: int = 2,
+        recurrences: int = 2,
+        reduction: int = 4,
+        inner_features: int | None = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        check_rank(rank)
+        check_positive(recurrences=recurrences)
+        check_multiple("features", features, reduction=reduction)
+        options = dict(
+            rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs
+        )
+        window = (1, 3, 3)[-rank:]
+        leaky = functools.partial(nnx.leaky_relu, negative_slope=0.01)
+        inner = features // reduction
+        self.reduce = ConvNormAct(features, inner, window, activation=leaky, **options)
+        self.attention = CrissCrossAttention(inner, inner_features=inner_features, **options)
+        self.expand = ConvNormAct(inner, features, window, activation=leaky, **options)
+        self.features = features
+        self.rank = rank
+        self.recurrences = recurrences
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_map(x, self.rank, self.features)
+        y = self.reduce(x)
+        for _ in range(self.recurrences):
+            y = self.attention(y)
+        y = self.expand(y)
+        return x.astype(y.dtype) + y
+
+
+class GraphReasoning(nnx.Module):
+    """Reason on a graph whose nodes are gathered from a map: ``[N, *spatial, C]`` to the same.
+
+    ``nodes`` of 2 * nodes states each (``states`` if given) are gathered by a learned projection,
+    mixed over nodes and over states, and spread by the same projection. ``normalize`` divides
+    the nodes by the number of positions. The scale of the last normalisation starts at zero: the
+    identity at first. ``nodes`` is C // 4 unless given.
+
+    Chen et al., "Graph-Based Global Reasoning Networks", CVPR 2019.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rank: int = 2,
+        nodes: int | None = None,
+        states: int | None = None,
+        normalize: bool = False,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        check_rank(rank)
+        if nodes is None:
+            check_multiple("features", features, reduction=4)
+            nodes = features // 4
+        states = 2 * nodes if states is None else states
+        check_positive(features=features, nodes=nodes, states=states)
+        types = dict(dtype=dtype, param_dtype=param_dtype)
+        options = types | dict(precision=precision, rngs=rngs)
+        self.state = conv(features, states, rank=rank, use_bias=True, **options)
+        self.projection = conv(features, nodes, rank=rank, use_bias=True, **options)
+        self.mix_nodes = conv(nodes, nodes, rank=1, use_bias=True, **options)
+        self.mix_states = conv(states, states, rank=1, **options)
+        self.expand = conv(states, features, rank=rank, **options)
+        self.norm = BatchNorm(features, epsilon=1e-4, scale_init=zeros, **types)
+        self.features = features
+        self.rank = rank
+        self.normalize = bool(normalize)
+        self.precision = precision
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_map(x, self.rank, self.features)
+        states, projection = _flat(self.state(x)), _flat(self.projection(x))
+        options = dict(precision=self.precision)
+        v = attention.gather_nodes(states, projection, normalize=self.normalize, **options)
+        v = nnx.relu(v + self.mix_nodes(v))
+        v = self.mix_states(v.swapaxes(-1, -2)).swapaxes(-1, -2)
+        y = attention.scatter_nodes(v, projection, **options)
+        y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1])))
+        return x.astype(y.dtype) + y
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def compact_non_local_rbf(
+    features: int, *, gamma: float = 1e-4, rngs: nnx.Rngs, **options
+) -> CompactNonLocal:
+    """Build the Gaussian form of `CompactNonLocal`, whose ``options`` it takes."""
+    return CompactNonLocal(features, gamma=gamma, rngs=rngs, **options)

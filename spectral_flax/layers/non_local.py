@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Non-local blocks for images and videos."""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from spectral_flax.functional import attention
+from spectral_flax.layers.basic import BatchNorm, conv, normal, zeros
+from spectral_flax.layers.checks import check_map, check_multiple, check_positive, check_rank
+
+Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
+
+
+class NonLocal(nnx.Module):
+    """Add to each position a weighted sum over all: ``[N, *spatial, C] -> [N, *spatial, C]``.
+
+    Queries, keys and values are 1x1 convolutions of the map, and another one with a normalisation
+    whose scale starts at zero leads back, so that the block is the identity at first. Memory
+    grows as the number of positions; only `attention_maps` forms all weights.
+
+    Args:
+      features: channels C of the map.
+      rank: 2 for images, 3 for videos, where a position is of a frame and its place.
+      mode: how weights come about. "embedded_gaussian": softmax of products; "gaussian": the
+        same of the map's own channels, without queries and keys; "dot_product" and
+        "concatenation": products, or a rectified linear form of both, over the number of keys.
+      inner_features: channels of queries, keys and values; None is C // 2.
+      sub_sample: take the maximum of each 2x2 positions of a frame before keys and values.
+      scale: factor of the products before the softmax; None is ``inner_features ** -0.5``, and 1
+        for "gaussian".
+      chunk: queries treated at a time (see `functional.attention.softmax_attention`).
+      implementation: "chunked", or "cudnn" for the fused kernel on GPUs.
+
+    Wang et al., "Non-local Neural Networks", CVPR 2018.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rank: int = 2,
+        mode: Mode = "embedded_gaussian",
+        inner_features: int | None = None,
+        sub_sample: bool = False,
+        scale: float | None = None,
+        chunk: int | None = None,
+        implementation: Literal["chunked", "cudnn"] = "chunked",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        check_rank(rank)
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode={mode!r}; expected one of {', '.join(get_args(Mode))}")
+        softmax = mode in ("embedded_gaussian", "gaussian")
+        if scale is not None and not softmax:
+            raise ValueError(f"scale={scale!r} with mode={mode!r}, which divides by the positions")
+        if implementation not in (("chunked", "cudnn") if softmax else ("chunked",)):
+            raise ValueError(
+                f"implementation={implementation!r}; expected 'chunked', or 'cudnn' with a softmax"
+            )
+        if inner_features is None:
+            check_multiple("features", features, reduction=2)
+            inner_features = features // 2
+        check_positive(features=features, inner_features=inner_features)
+        if chunk is not None:
+            check_positive(chunk=chunk)
+        options = dict(rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision)
+        options |= dict(use_bias=True, kernel_init=normal(0.01), rngs=rngs)
+        embedded = mode != "gaussian"
+        self.query = conv(features, inner_features, **options) if embedded else None
+        self.key = conv(features, inner_features, **options) if embedded else None
+        self.value = conv(features, inner_features, **options)
+        score = options | dict(use_bias=False)
+        self.score = conv(2 * inner_features, 1, **score) if mode == "concatenation" else None
+        self.expand = conv(inner_features, features, **options)
+        self.norm = BatchNorm(features, scale_init=zeros, dtype=dtype, param_dtype=param_dtype)
+        self.features = features
+        self.rank = rank
+        self.mode = mode
+        self.sub_sample = bool(sub_sample)
+        default = inner_features**-0.5 if embedded else 1.0
+        self.scale = default if scale is None else float(scale)
+        self.chunk = chunk
+        self.implementation = implementation
+        self.precision = precision
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_map(x, self.rank, self.features)
+        q, k, v, _ = self._operands(x)
+        chunked = dict(chunk=self.chunk, precision=self.precision)
+        if self.mode == "dot_product":
+            y = attention.dot_product_attention(q, k, v, precision=self.precision)
+        elif self.mode == "concatenation":
+            y = attention.concatenation_attention(*self._shares(q, k), v, **chunked)
+        else:
+            chunked |= dict(scale=self.scale, implementation=self.implementation)
+            y = attention.softmax_attention(q, k, v, **chunked)
+        y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1])))
+        return x.astype(y.dtype) + y
+
+    def attention_maps(self, x: jax.Array) -> jax.Array:
+        """Return all weights, ``[N, *spatial, *key positions]``, in float32 at least."""
+        check_map(x, self.rank, self.features)
+        q, k, _, positions = self._operands(x)
+        if self.mode == "dot_product":
+            weights = attention.dot_product_weights(q, k, precision=self.precision)
+        elif self.mode == "concatenation":
+            weights = attention.concatenation_weights(*self._shares(q, k))
+        else:
+            options = dict(scale=self.scale, precision=self.precision)
+            weights = attention.softmax_weights(q, k, **options)
+        return weights.reshape(*x.shape[:-1], *positions)
+
+    def _operands(self, x):
+        """Return queries, keys and values ``[N, positions, C]`` and the sizes of the key map."""
+        pooled = _pooled(x) if self.sub_sample else x
+        value = self.value(pooled)
+        if self.mode == "gaussian":
+            q, k = x.astype(value.dtype), pooled.astype(value.dtype)
+        else:
+            q, k = self.query(x), self.key(pooled)
+        flat = (a.reshape(a.shape[0], -1, a.shape[-1]) for a in (q, k, value))
+        return *flat, pooled.shape[1:-1]
+
+    def _shares(self, q, k):
+        """Return what queries and keys add to the linear form of their concatenation."""
+        kernel = self.score.kernel[...].reshape(2, -1).astype(q.dtype)
+        return (
+            jnp.einsum("nic,c->ni", a, half, precision=self.precision)
+            for a, half in zip((q, k), kernel, strict=True)
+        )
+
+
+def _pooled(x: jax.Array) -> jax.Array:
+    """Take the maximum of 2x2 positions: ``[N, *, H, W, C] -> [N, *, H//2, W//2, C]``.
+
+    A last odd row or column is left out, as published; a single one is kept.
+    """
+    for axis in (-3, -2):
+        half = x.shape[axis] // 2
+        if half:
+            axis = axis % x.ndim
+            even = lax.slice_in_dim(x, 0, 2 * half, axis=axis)
+            x = even.reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :]).max(axis + 1)
+    return x
+
+
+def non_local(
+    features: int, *, rank: int = 2, sub_sample: bool | None = None, rngs: nnx.Rngs, **options
+) -> NonLocal:
+    """Build the published block: keys and values are sub-sampled in videos, not in images.
+
+    ``options`` are those of `NonLocal`.
+    """
+    sub_sample = rank == 3 if sub_sample is None else sub_sample
+    return NonLocal(features, rank=rank, sub_sample=sub_sample, rngs=rngs, **options)
