@@ -70,7 +70,8 @@ def average_pool(x: jax.Array, strides: Sequence[int]) -> jax.Array:
         y = jnp.sum(_blocks(y, y.shape[axis] // stride, axis), axis=axis + 1)
         counts = np.full(y.shape[axis], stride)
         counts[-1] -= rest
-        y = y / jnp.asarray(counts, y.dtype).reshape(-1, *(1,) * (y.ndim - 1 - axis))
+        shape = [-1 if i == axis else 1 for i in range(y.ndim)]
+        y = y / jnp.asarray(counts, y.dtype).reshape(shape)
     return y.astype(x.dtype)
 
 

@@ -69,7 +69,7 @@ def _traced_draw(key, shape, dtype, std, block, blocks):
 
 def as_tuple(value: Size, rank: int, name: str) -> tuple[int, ...]:
     """Return ``value`` as ``rank`` positive integers, repeating a single one."""
-    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(values) != rank or not all(isinstance(v, int) and v >= 0 for v in values):
         raise ValueError(f"{name}={value!r}; expected a natural number or {rank} of them")
     return values
@@ -112,7 +112,7 @@ def conv(
         out_features,
         window,
         strides=as_tuple(strides, rank, "strides"),
-        padding=[(p, p) for p in as_tuple(padding, rank, "padding")],
+        padding=tuple((p, p) for p in as_tuple(padding, rank, "padding")),
         kernel_dilation=dilations,
         feature_group_count=groups,
         use_bias=use_bias,

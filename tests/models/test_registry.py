@@ -1,0 +1,71 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import spectral_flax as sf
+
+SMALL = dict(width=16, depths=(1, 1, 1, 1), num_classes=4)
+
+
+def test_names_are_sorted_and_match_patterns():
+    names = sf.list_models()
+    assert names == sorted(names)
+    assert {"resnet18", "ffc_resnet50", "ffc_resnext101_32x8d"} <= set(names)
+    assert all(name.startswith("ffc_resnet") for name in sf.list_models("ffc_resnet*"))
+    assert sf.list_models("no such model") == []
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: sf.create_model("resnet5O"), ValueError, "no model 'resnet5O'; closest: resnet50"),
+        (lambda: sf.create_model("resnet18", witdh=8), TypeError, "'witdh'; closest: width"),
+        (lambda: sf.card("resnet"), ValueError, "no model 'resnet'"),
+        (lambda: sf.create_model("ffc_resnet18", ratio=2), ValueError, r"ratio=2 lies outside \[0, 1\]"),
+        (lambda: sf.create_model("resnet18", stem="big"), ValueError, "stem='big'; expected"),
+        (lambda: sf.create_model("resnet18", num_classes=0), ValueError, "num_classes=0"),
+    ],
+)
+def test_wrong_names_and_options_name_their_neighbour(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_name_is_registered_once():
+    def resnet18(*, rngs):
+        return None
+
+    with pytest.raises(ValueError, match="'resnet18' is registered already"):
+        sf.register(sf.Card(paper=""))(resnet18)
+
+
+def test_an_abstract_model_holds_no_arrays():
+    leaves = jax.tree.leaves(nnx.state(sf.abstract_model("ffc_resnet18", **SMALL)))
+    assert leaves and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+
+def test_pure_functions_equal_the_module():
+    init, apply = sf.init_apply("ffc_resnet18", **SMALL)
+    key, x = jax.random.key(3), jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    variables = jax.jit(init)(key)
+    assert set(variables) == {"params", "batch_stats"}
+    model = sf.create_model("ffc_resnet18", rngs=nnx.Rngs(key), **SMALL)
+    logits, same = jax.jit(apply)(variables, x)
+    assert jax.tree.structure(same) == jax.tree.structure(variables)
+    model.eval()
+    np.testing.assert_allclose(logits, model(x), rtol=1e-4, atol=1e-4)
+    model.train()
+    logits, updated = jax.jit(apply, static_argnames="train")(variables, x, train=True)
+    np.testing.assert_allclose(logits, model(x), rtol=1e-4, atol=1e-4)
+    mean = updated["batch_stats"]["stem"]["norm"]["mean"]
+    np.testing.assert_allclose(mean, model.stem.norm.mean[...], rtol=1e-4, atol=1e-5)
+
+
+def test_variables_can_be_mapped_over_seeds():
+    init, apply = sf.init_apply("resnet18", **SMALL)
+    variables = jax.vmap(init)(jax.random.split(jax.random.key(0), 2))
+    logits, _ = jax.vmap(apply, (0, None))(variables, jnp.ones((1, 32, 32, 3)))
+    assert logits.shape == (2, 1, 4)
+    assert not np.allclose(logits[0], logits[1])
