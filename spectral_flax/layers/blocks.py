@@ -76,13 +76,18 @@ def block(
 def block_options(name: str) -> list[str]:
     """Return the names of the options that a block takes."""
     make, options_of = BLOCKS[name]
-    parameters = dict(inspect.signature(make).parameters)
+    parameters = _parameters(make)
     passed_on = [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
     if passed_on:
-        parameters |= inspect.signature(options_of).parameters
+        parameters |= _parameters(options_of)
     # A transform pair is what srl_fft and srl_lo themselves choose.
-    out = {"features", "rank", "rngs", "pair", *(p.name for p in passed_on)}
+    out = {"self", "features", "rank", "rngs", "pair", *(p.name for p in passed_on)}
     return [option for option in parameters if option not in out]
+
+
+def _parameters(make) -> dict[str, inspect.Parameter]:
+    # The metaclass of modules hides the signature of their constructor.
+    return dict(inspect.signature(make.__init__ if isinstance(make, type) else make).parameters)
 
 
 def _nearest(name, known):
