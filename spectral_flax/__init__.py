@@ -3,6 +3,7 @@
 
 from spectral_flax import functional, layers
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
+from spectral_flax.inpainting import inpaint
 from spectral_flax.models import (
     Card,
     abstract_model,
@@ -23,6 +24,7 @@ __all__ = [
     "create_model",
     "functional",
     "init_apply",
+    "inpaint",
     "layers",
     "list_models",
     "load_torch",

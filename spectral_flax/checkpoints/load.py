@@ -11,11 +11,15 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.checkpoints.rules.layouts import LEAF_NAMES, Layout, each, usual
-from spectral_flax.checkpoints.rules.tables import Rule, tables_for
+from spectral_flax.checkpoints.rules.tables import Rule, ignored_by, tables_for
 
 
 class CheckpointError(ValueError):
     """A checkpoint does not fit a model; the message lists every fault."""
+
+
+class UncoveredError(ValueError):
+    """A table of names says nothing of an array of the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +82,14 @@ def load_torch(
         if not any(_below(e.path, part) for e in entries):
             raise ValueError(f"skip={part!r} names no part of {type(model).__name__}")
     wanted = [e for e in entries if e not in skipped]
-    faults = _faults(wanted, skipped, mapping)
+    faults = _faults(wanted, skipped, _without_others(mapping, model, family))
     if faults:
         raise CheckpointError(
             f"the checkpoint does not fit this {type(model).__name__} ({family} names):\n" + faults
         )
     values = [(e, _converted(e, mapping)) for e in wanted]  # all before any is assigned
     for entry, value in values:
-        entry.variable[...] = value
+        entry.variable.set_value(value)  # not by item: an abstract model has no items
     used = [name for e in entries for name in e.names if name in mapping]
     ignored = sorted(set(mapping) - set(used))
     return Report(family, tuple(used), tuple(ignored), tuple(e.path for e in skipped))
@@ -96,12 +100,12 @@ def save_torch(model: nnx.Module, family: str | None = None) -> dict[str, np.nda
 
     ``family`` chooses among several published ways to name one architecture; None is the first.
     """
-    tables = dict(tables_for(model))
+    tables = dict(_covering_tables(model))
     family = next(iter(tables)) if family is None else family
     if family not in tables:
         raise ValueError(f"family={family!r}; expected one of {', '.join(tables)}")
     state: dict[str, np.ndarray] = {}
-    for entry in torch_entries(model, tables[family]):
+    for entry in tables[family]:
         state |= entry.to_torch()
     counters = [n.removesuffix("running_var") for n in state if n.endswith("running_var")]
     return state | {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in counters}
@@ -111,7 +115,7 @@ def torch_entries(model: nnx.Module, rules: Sequence[Rule]) -> list[Entry]:
     """Return where each array of ``model`` comes from by a table of rules.
 
     Raises:
-      ValueError: no rule covers an array.
+      UncoveredError: no rule covers an array.
     """
     compiled = [(re.compile(rule.path), rule) for rule in rules]
     entries = []
@@ -135,7 +139,7 @@ def torch_entries(model: nnx.Module, rules: Sequence[Rule]) -> list[Entry]:
             entries.append(Entry(dotted, variable, names[: len(shapes)], shapes, layout, owner))
             break
         else:
-            raise ValueError(f"no rule covers {dotted} of {type(model).__name__}")
+            raise UncoveredError(f"no rule covers {dotted} of {type(model).__name__}")
     return entries
 
 
@@ -169,15 +173,33 @@ def _unwrapped(source) -> dict[str, np.ndarray]:
     return {n: v for n, v in source.items() if not n.endswith("num_batches_tracked")}
 
 
+def _covering_tables(model) -> list[tuple[str, list[Entry]]]:
+    """Return the entries of the model by each family of names that covers it."""
+    tables, uncovered = [], []
+    for family, rules in tables_for(model):
+        try:
+            tables.append((family, torch_entries(model, rules)))
+        except UncoveredError as error:  # the names of a sibling architecture
+            uncovered.append(error)
+    if not tables:
+        raise uncovered[0]
+    return tables
+
+
 def _best_table(model, mapping) -> tuple[str, list[Entry]]:
     """Return the family whose names are closest to those of the mapping."""
-    tables = [(family, torch_entries(model, rules)) for family, rules in tables_for(model)]
 
-    def fit(table):
-        names = {name for entry in table[1] for name in entry.names}
-        return len(names & mapping.keys()) - len(names ^ mapping.keys())
+    def misfit(table):
+        ours = {name for entry in table[1] for name in entry.names}
+        return len(ours ^ _without_others(mapping, model, table[0]).keys())
 
-    return max(tables, key=fit)
+    return min(_covering_tables(model), key=misfit)
+
+
+def _without_others(mapping, model, family) -> dict[str, np.ndarray]:
+    """Return the entries that are not those of other modules published in the same file."""
+    ignored = ignored_by(model, family)
+    return {name: value for name, value in mapping.items() if not ignored.fullmatch(name)}
 
 
 def _faults(wanted: list[Entry], skipped: list[Entry], mapping) -> str:

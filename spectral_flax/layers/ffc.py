@@ -51,12 +51,13 @@ class FourierUnit(nnx.Module):
         )
         self.norm = BatchNorm(2 * out_features, **numerics)
         self.groups = groups
-        self.transform = dict(norm=norm, implementation=implementation)
+        self.transform_norm, self.implementation = norm, implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        s = fourier.rfft2(x, self.groups, **self.transform)
+        transform = dict(norm=self.transform_norm, implementation=self.implementation)
+        s = fourier.rfft2(x, self.groups, **transform)
         s = nnx.relu(self.norm(self.conv(s)))
-        return fourier.irfft2(s, x.shape[-2], self.groups, **self.transform)
+        return fourier.irfft2(s, x.shape[-2], self.groups, **transform)
 
 
 class SpectralTransform(nnx.Module):

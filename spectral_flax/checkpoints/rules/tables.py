@@ -2,7 +2,8 @@
 """Rules, and the registry of tables of them."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 from flax import nnx
 
@@ -45,14 +46,30 @@ def nested(rules: Sequence[Rule], path: str, name: str) -> list[Rule]:
     ]
 
 
-_TABLES: dict[type, list[tuple[str, tuple[Rule, ...]]]] = {}
+Rules = Sequence[Rule] | Callable[[nnx.Module], Sequence[Rule]]
 
 
-def register_rules(module_class: type, rules: Sequence[Rule], family: str = "") -> None:
-    """Add a table for a class; of several (published names differ) the best fitting is used."""
-    _TABLES.setdefault(module_class, []).append(
-        (family or module_class.__name__, tuple(rules))
-    )
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    family: str
+    rules: Rules
+    ignored: re.Pattern
+
+
+_TABLES: dict[type, list[_Table]] = {}
+
+
+def register_rules(
+    module_class: type, rules: Rules, family: str = "", ignored: str = "(?!)"
+) -> None:
+    """Add a table for a class; of several (published names differ) the best fitting is used.
+
+    ``rules`` may be a function of the module, where names depend on its options. Entries whose
+    whole name matches ``ignored`` belong to other parts of what was published (a discriminator
+    beside a generator): they are reported and left.
+    """
+    table = _Table(family or module_class.__name__, rules, re.compile(ignored))
+    _TABLES.setdefault(module_class, []).append(table)
 
 
 def tables_for(module: nnx.Module) -> list[tuple[str, tuple[Rule, ...]]]:
@@ -60,9 +77,17 @@ def tables_for(module: nnx.Module) -> list[tuple[str, tuple[Rule, ...]]]:
     if type(module) not in _TABLES:
         known = ", ".join(sorted(c.__name__ for c in _TABLES))
         raise ValueError(f"no table of PyTorch names for {type(module).__name__}; known: {known}")
-    return _TABLES[type(module)]
+    return [
+        (table.family, tuple(table.rules(module) if callable(table.rules) else table.rules))
+        for table in _TABLES[type(module)]
+    ]
 
 
-def all_tables() -> dict[type, list[tuple[str, tuple[Rule, ...]]]]:
+def ignored_by(module: nnx.Module, family: str) -> re.Pattern:
+    """Return the pattern of names that a family of published files holds for other modules."""
+    return next(t.ignored for t in _TABLES[type(module)] if t.family == family)
+
+
+def all_tables() -> dict[type, list[tuple[str, Rules]]]:
     """Return every registered table by class."""
-    return dict(_TABLES)
+    return {c: [(t.family, t.rules) for t in tables] for c, tables in _TABLES.items()}

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LaMa: inpainting of large holes with fast Fourier convolutions.
+
+Suvorov et al., "Resolution-robust Large Mask Inpainting with Fourier Convolutions", WACV 2022.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from spectral_flax.functional.fourier import Implementation
+from spectral_flax.layers.basic import BatchNorm, ConvNormAct, conv, kaiming_normal, zeros
+from spectral_flax.layers.ffc import FFC
+from spectral_flax.models.registry import Card, register
+
+_ACTIVATIONS = {"sigmoid": nnx.sigmoid, "tanh": jnp.tanh, None: lambda x: x}
+
+
+class UpNormAct(nnx.Module):
+    """Transposed 3x3 convolution, batch normalisation, ReLU: ``[N, H, W, I] -> [N, 2H, 2W, O]``."""
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs, **numerics):
+        self.conv = nnx.ConvTranspose(
+            in_features,
+            out_features,
+            (3, 3),
+            strides=(2, 2),
+            padding=((1, 2), (1, 2)),  # PyTorch's padding=1, output_padding=1
+            kernel_init=kaiming_normal,
+            bias_init=zeros,
+            rngs=rngs,
+            **numerics,
+        )
+        norm = {k: v for k, v in numerics.items() if k != "precision"}
+        self.norm = BatchNorm(out_features, **norm)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nnx.relu(self.norm(self.conv(x)))
+
+
+class ResidualFFC(nnx.Module):
+    """Two FFCs, normalised and rectified, beside the identity: ``[N, H, W, C]`` to the same."""
+
+    def __init__(self, features: int, **options):
+        self.conv1 = ConvNormAct(features, features, 3, **options)
+        self.conv2 = ConvNormAct(features, features, 3, **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + self.conv2(self.conv1(x))
+
+
+class Lama(nnx.Module):
+    """Generator of LaMa: ``[N, H, W, in_features] -> [N, H, W, out_features]``, H and W in eights.
+
+    A 7x7 convolution, ``downsampling`` halvings, residual blocks of FFCs, as many doublings, a 7x7
+    convolution. The input is the image (values in [0, 1]) times (1 - mask), then the mask (1 where
+    the image is missing). Convolutions pad by reflection.
+
+    Args:
+      blocks: residual blocks.
+      ratio: share of the global path in the residual blocks.
+      lfu: local Fourier units; no published generator has them.
+      width: features of the first convolution; each halving doubles them, up to ``max_features``.
+      output_activation: "sigmoid" (all published weights), "tanh" or None.
+      implementation: of the Fourier transforms.
+
+    Raises:
+      ValueError: an option is out of range, or H or W is not a multiple of ``2**downsampling``.
+    """
+
+    def __init__(
+        self,
+        *,
+        blocks: int = 9,
+        downsampling: int = 3,
+        ratio: float = 0.75,
+        lfu: bool = False,
+        width: int = 64,
+        max_features: int = 1024,
+        in_features: int = 4,
+        out_features: int = 3,
+        output_activation: str | None = "sigmoid",
+        implementation: Implementation = "auto",
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        if output_activation not in _ACTIVATIONS:
+            raise ValueError(
+                f"output_activation={output_activation!r}; expected 'sigmoid', 'tanh' or None"
+            )
+        for name, value, least in (("blocks", blocks, 0), ("downsampling", downsampling, 1)):
+            if value < least:
+                raise ValueError(f"{name}={value}; expected at least {least}")
+        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
+        plain = functools.partial(FFC, ratio_in=0, ratio_out=0, padding_mode="reflect")
+
+        def spectral(ratio_in):
+            return functools.partial(
+                FFC,
+                ratio_in=ratio_in,
+                ratio_out=ratio,
+                lfu=lfu,
+                padding_mode="reflect",
+                implementation=implementation,
+            )
+
+        widths = [min(width * 2**i, max_features) for i in range(downsampling + 1)]
+        self.stem = ConvNormAct(in_features, width, 7, layer=plain, **numerics)
+        layers = [plain] * (downsampling - 1) + [spectral(0)]
+        self.down = nnx.List(
+            ConvNormAct(i, o, 3, strides=2, layer=layer, **numerics)
+            for i, o, layer in zip(widths, widths[1:], layers, strict=False)
+        )
+        residual = functools.partial(ResidualFFC, widths[-1], layer=spectral(ratio), **numerics)
+        self.blocks = nnx.List(residual() for _ in range(blocks))
+        back = widths[::-1]
+        self.up = nnx.List(UpNormAct(i, o, **numerics) for i, o in itertools.pairwise(back))
+        self.head = plain(width, out_features, 7, use_bias=True, **numerics)
+        self.in_features = in_features
+        self.output_activation = output_activation
+
+    def features(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Return the feature maps by name: ``stem``, ``down1`` …, ``blocks``, ``up1`` … ."""
+        unit = 2 ** len(self.down)
+        if (
+            x.ndim != 4
+            or x.shape[-1] != self.in_features
+            or any(size < 1 or size % unit for size in x.shape[1:3])
+        ):
+            raise ValueError(
+                f"x has shape {x.shape}; expected [N, H, W, {self.in_features}] with H and W "
+                f"multiples of {unit} (sf.inpaint takes any size)"
+            )
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
+        x = self.stem(x)
+        maps = {"stem": x}
+        for i, down in enumerate(self.down, start=1):
+            x = down(x)
+            maps[f"down{i}"] = x
+        for block in self.blocks:
+            x = block(x)
+        maps["blocks"] = x
+        for i, up in enumerate(self.up, start=1):
+            x = up(x)
+            maps[f"up{i}"] = x
+        return maps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.features(x)[f"up{len(self.up)}"]
+        return _ACTIVATIONS[self.output_activation](self.head(x))
+
+
+class PatchDiscriminator(nnx.Module):
+    """Judge of patches: ``[N, H, W, in_features] -> [N, H', W', 1]``, a logit for each.
+
+    4x4 convolutions, the first ``layers`` of stride 2, with leaky ReLU and, but for the first and
+    the last, batch normalisation. Isola et al., CVPR 2017; Wang et al., pix2pixHD, CVPR 2018.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_features: int = 3,
+        width: int = 64,
+        layers: int = 4,
+        max_features: int = 512,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        if layers < 1:
+            raise ValueError(f"layers={layers}; expected at least 1")
+        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
+        window = dict(padding=2, use_bias=True)
+        leaky = functools.partial(nnx.leaky_relu, negative_slope=0.2)
+        widths = [min(width * 2**i, max_features) for i in range(layers + 1)]
+        strides = [2] * (layers - 1) + [1]
+        self.first = conv(in_features, width, 4, strides=2, **window, **numerics)
+        self.blocks = nnx.List(
+            ConvNormAct(i, o, 4, strides=s, activation=leaky, **window, **numerics)
+            for i, o, s in zip(widths, widths[1:], strides, strict=False)
+        )
+        self.last = conv(widths[-1], 1, 4, **window, **numerics)
+
+    def features(self, x: jax.Array) -> list[jax.Array]:
+        """Return the map of each layer, the logits last."""
+        maps = [nnx.leaky_relu(self.first(x), negative_slope=0.2)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return [*maps, self.last(maps[-1])]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.features(x)[-1]
+
+
+_CARD = Card(
+    paper="Suvorov et al., Resolution-robust Large Mask Inpainting with Fourier Convolutions, "
+    "WACV 2022",
+    code="advimman/lama",
+    licence="Apache-2.0",
+    input_size=(256, 256),
+    resize=256,
+    mean=(0.0, 0.0, 0.0),
+    std=(1.0, 1.0, 1.0),
+    note="Input: image · (1 - mask) and mask, 4 channels. Published weights were trained with "
+    "cuFFT's inverse of non-Hermitian spectra, which differs slightly from the one used here.",
+)
+
+
+@register(_CARD)
+def lama(
+    *,
+    blocks: int = 9,
+    ratio: float = 0.75,
+    lfu: bool = False,
+    width: int = 64,
+    output_activation: str | None = "sigmoid",
+    implementation: Implementation = "auto",
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    precision: lax.PrecisionLike = None,
+    rngs: nnx.Rngs,
+) -> Lama:
+    """LaMa-Fourier: ``[N, H, W, 4] -> [N, H, W, 3]``. Options as in `Lama`."""
+    return Lama(
+        blocks=blocks,
+        ratio=ratio,
+        lfu=lfu,
+        width=width,
+        output_activation=output_activation,
+        implementation=implementation,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        precision=precision,
+        rngs=rngs,
+    )
+
+
+@register(_CARD)
+def lama_big(
+    *,
+    blocks: int = 18,
+    ratio: float = 0.75,
+    lfu: bool = False,
+    width: int = 64,
+    output_activation: str | None = "sigmoid",
+    implementation: Implementation = "auto",
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    precision: lax.PrecisionLike = None,
+    rngs: nnx.Rngs,
+) -> Lama:
+    """Big LaMa, of 18 residual blocks: ``[N, H, W, 4] -> [N, H, W, 3]``. Options as in `Lama`."""
+    return Lama(
+        blocks=blocks,
+        ratio=ratio,
+        lfu=lfu,
+        width=width,
+        output_activation=output_activation,
+        implementation=implementation,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        precision=precision,
+        rngs=rngs,
+    )
