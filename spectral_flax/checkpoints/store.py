@@ -56,15 +56,26 @@ def load(source: str | os.PathLike, name: str | None = None, **options: Any) -> 
     A file that `save` wrote knows its model and options; for others ``name`` is needed.
     ``options`` override those of the file. Nothing is initialised at random.
     """
-    weights = read_weights(source)
+    return build(read_weights(source), name, options, source=source)[0]
+
+
+def build(
+    weights: Weights,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    source: str | os.PathLike = "the file",
+) -> tuple[nnx.Module, str, dict[str, Any]]:
+    """Return the filled model that ``weights`` belong to, its name and its options."""
     name = name or weights.model
     if name is None:
         raise ValueError(f"{source} does not say which model it holds; give its name")
     known = weights.options if name == weights.model else {}
-    model = abstract_model(name, **{**known, **options})
+    options = {**known, **(options or {})}
+    model = abstract_model(name, **options)
     load_weights(model, weights)
     _start_generators(model)
-    return model
+    return model, name, options
 
 
 def save(

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``spectral-flax convert``: weights from one format and naming into another, through the model."""
+
+import argparse
+
+from spectral_flax.checkpoints.store import build, read_weights, save
+from spectral_flax.checkpoints.weights import variables
+from spectral_flax.cli.options import add_options
+
+
+def add_command(commands) -> None:
+    """Add the command to the parser of all."""
+    parser = commands.add_parser("convert", help="convert weights", description=__doc__)
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help="a file (.pth, .pth.tar, .pyth, .ckpt, "
+        ".safetensors), a folder, or a repository of the Hub (owner/name)",
+    )
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        help="a file (.safetensors, or .pth for PyTorch), "
+        "a directory for Orbax (.orbax) or, without suffix, for the Hub",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="as in spectral-flax list; files of this library know theirs",
+    )
+    parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
+    add_options(parser)
+    parser.set_defaults(run=run)  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, fill the model, write."""
+    weights = read_weights(args.input, entry=args.entry)
+    model, name, options = build(weights, args.model, dict(args.options), source=args.input)
+    save(model, args.output, name=name, options=options)
+    arrays = variables(model)
+    count = sum(array.size for array in arrays.values())
+    print(f"{args.output}: {name}, {len(arrays)} arrays, {count / 1e6:.2f} M numbers")

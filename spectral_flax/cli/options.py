@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model options on the command line: ``-o ratio=0.5 -o blocks_after={2:(1,)}``."""
+
+import argparse
+import ast
+from typing import Any
+
+from spectral_flax.models.registry import Card, card
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--option``, which may be given many times."""
+    parser.add_argument(
+        "-o", "--option", dest="options", metavar="NAME=VALUE", type=_option, action="append",
+        default=[], help="an option of the model, such as ratio=0.5 or lfu=True; may be repeated",
+    )  # fmt: skip
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # a word: bfloat16
+        return name, value
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return height and width of ``224`` or ``256x192``."""
+    parts = text.split("x")
+    try:
+        height, width = (int(part) for part in (parts * 2 if len(parts) == 1 else parts))
+        if min(height, width) < 1:
+            raise ValueError
+    except ValueError:
+        message = f"{text!r} is not a size such as 224 or 256x192 (height x width)"
+        raise argparse.ArgumentTypeError(message) from None
+    return height, width
+
+
+def input_shape(about: Card, size: tuple[int, int] | None, frames: int | None, channels: int):
+    """Return the shape of one input: the card's, where nothing else is asked for."""
+    *time, height, width = about.input_size
+    if frames is not None and not time:
+        raise ValueError(f"--frames {frames} is for video models; this one takes images")
+    height, width = size or (height, width)
+    return (1, *([frames] if frames else time), height, width, channels)
+
+
+def card_of(name: str) -> Card:
+    """Return a model's card; ValueError with the closest names if there is none such."""
+    return card(name)

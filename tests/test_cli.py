@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spectral_flax.checkpoints.store import load, read_weights, save
+from spectral_flax.checkpoints.weights import variables
+from spectral_flax.cli import COMMANDS, main
+from spectral_flax.cli.images import prepare, read_image
+from spectral_flax.cli.predict import read_labels
+from spectral_flax.models.registry import Card, create_model, list_models
+
+OPTIONS = dict(width=8, depths=(1, 1), num_classes=4)
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    save(create_model("resnet18", **OPTIONS), path, name="resnet18", options=OPTIONS)
+    return path
+
+
+@pytest.fixture
+def photograph(tmp_path) -> str:
+    Image.fromarray(PIXELS).save(tmp_path / "photograph.jpg")
+    return str(tmp_path / "photograph.jpg")
+
+
+def fails(capsys, *arguments) -> str:
+    """Run a command that must fail; return what it says."""
+    assert main([str(argument) for argument in arguments]) == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["list"], ["profile"], ["convert"], ["predict"]])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    assert "usage: spectral-flax" in capsys.readouterr().out
+    assert len(COMMANDS) >= 4
+
+
+def test_list_prints_the_names_that_match(capsys):
+    assert main(["list", "ffc_resnet*"]) == 0
+    assert capsys.readouterr().out.split() == list_models("ffc_resnet*")
+
+
+def test_list_prints_cards_when_asked(capsys):
+    assert main(["list", "resnet18", "--long"]) == 0
+    assert "224x224" in capsys.readouterr().out
+
+
+def test_list_says_when_nothing_matches(capsys):
+    assert "no model matches 'vit*'" in fails(capsys, "list", "vit*")
+
+
+def test_profile_counts_a_model(capsys):
+    assert main(["profile", "resnet18", "--size", "224", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["resnet18"]
+    assert found["parameters"] == 11_689_512
+    assert found["multiply_adds"] == pytest.approx(1.814e9, rel=1e-3)
+
+
+def test_profile_takes_options_and_sizes(capsys):
+    assert main(["profile", "resnet18", "--size", "64x32", "-o", "num_classes=10", "--json"]) == 0
+    small = json.loads(capsys.readouterr().out)["resnet18"]
+    assert small["parameters"] == 11_689_512 - 990 * 513
+
+
+def test_profile_prints_layers(capsys):
+    assert main(["profile", "resnet18", "--size", "32", "--layers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert all(part in out for part in ("stem", "stage4", "head", "total", "11.690"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["profile"], "give the names of models"),
+        (["profile", "resnet50", "--table", "pose"], "give the names of models"),
+        (["profile", "resnet5"], "no model 'resnet5'; closest: resnet50"),
+        (["profile", "ffc_resnet18", "-o", "ratoi=1"], "has no option 'ratoi'; closest: ratio"),
+        (["profile", "resnet18", "--frames", "8"], "is for video models"),
+        (["profile", "resnet18", "--frames", "0"], "not a positive number"),
+    ],
+)
+def test_wrong_requests_for_a_profile_are_explained(arguments, told, capsys):
+    assert told in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--size", "0"], ["--size", "axb"], ["--size", "1x2x3"], ["-o", "ratio"]]
+)
+def test_malformed_arguments_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["profile", "resnet18", *arguments])
+    assert repr(arguments[1]) in capsys.readouterr().err
+
+
+def test_published_tables_stand_beside_our_counts(capsys, monkeypatch):
+    from spectral_flax.analysis import published
+
+    convention, rows = published.TABLES["imagenet"]
+    rows = (rows[0], published.Row("Other", "", (1, 8, 8, 3), "40.8", note="of its own paper"))
+    monkeypatch.setitem(published.TABLES, "imagenet", (convention, rows))
+    assert main(["profile", "--table", "imagenet"]) == 0
+    out = capsys.readouterr().out
+    assert "4.089" in out and "-0.3 %" in out and "Other: of its own paper" in out
+    assert main(["profile", "--table", "imagenet", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["published_gflops"] == 4.1 and rows[1]["gflops"] is None
+
+
+@pytest.mark.parametrize("target", ["model.pth", "model.orbax", "folder"])
+def test_convert_there_and_back_changes_nothing(target, weights, tmp_path, capsys):
+    there, back = tmp_path / target, tmp_path / "back.safetensors"
+    assert main(["convert", str(weights), str(there)]) == 0
+    assert "resnet18, " in capsys.readouterr().out
+    options = [part for n, v in OPTIONS.items() for part in ("-o", f"{n}={v}")]
+    named = ["--model", "resnet18", *options] if target == "model.pth" else []
+    assert main(["convert", str(there), str(back), *named]) == 0
+    before, after = (variables(load(path)) for path in (weights, back))
+    for name, array in before.items():
+        np.testing.assert_array_equal(after[name], array)
+
+
+def test_convert_explains_what_is_missing(weights, tmp_path, capsys):
+    assert main(["convert", str(weights), str(tmp_path / "x.pth")]) == 0
+    told = fails(capsys, "convert", tmp_path / "x.pth", tmp_path / "y.safetensors")
+    assert "does not say which model it holds" in told
+    told = fails(capsys, "convert", tmp_path / "x.pth", tmp_path / "y", "--model", "resnet18")
+    assert "fc.weight" in told and not (tmp_path / "y").exists()
+    assert "absent.pth" in fails(capsys, "convert", tmp_path / "absent.pth", tmp_path / "z")
+
+
+def test_predict_prints_the_best_classes(weights, photograph, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("tench\ncrane\nzebra\nräv\n")
+    command = ["predict", photograph, "--weights", str(weights)]
+    assert main([*command, "--labels", str(tmp_path / "labels.txt"), "--json"]) == 0
+    (best,) = json.loads(capsys.readouterr().out).values()
+    assert {found["label"] for found in best} == {"tench", "crane", "zebra", "räv"}
+    chances = [found["probability"] for found in best]
+    assert chances == sorted(chances, reverse=True) and sum(chances) == pytest.approx(1)
+    assert main([*command, "--top", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("class ") == 2 and "%" in out
+
+
+def test_predict_reads_the_good_images_and_names_the_bad(weights, photograph, tmp_path, capsys):
+    bad = tmp_path / "notes.jpg"
+    bad.write_text("not an image")
+    command = ["predict", str(bad), photograph, str(tmp_path / "absent.jpg")]
+    assert main([*command, "--weights", str(weights), "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert list(json.loads(out)) == [photograph]
+    assert "notes.jpg can not be read as an image" in err and "absent.jpg" in err
+
+
+def test_predict_compares_labels_with_classes(weights, photograph, tmp_path, capsys):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\n")
+    told = fails(capsys, "predict", photograph, "--weights", weights, "--labels", labels)
+    assert "labels.txt names 3 classes; resnet18 has 4" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "labels"),
+    [
+        ("l.txt", "a\nb c\n\nd\n", ["a", "b c", "", "d"]),
+        ("l.txt", "", []),
+        ("l.json", '["a", "b"]', ["a", "b"]),
+        ("l.json", '{"1": ["n02", "b"], "0": ["n01", "a"]}', ["a", "b"]),
+        ("l.json", '{"0": "a", "1": "b"}', ["a", "b"]),
+    ],
+)
+def test_labels_are_read_in_the_usual_forms(name, text, labels, tmp_path):
+    (tmp_path / name).write_text(text)
+    assert read_labels(tmp_path / name) == labels
+
+
+@pytest.mark.parametrize("text", ["{", "3", '{"a": "b"}', "[[]]"])
+def test_other_labels_are_refused(text, tmp_path):
+    (tmp_path / "l.json").write_text(text)
+    with pytest.raises(ValueError, match=r"l\.json holds no class names"):
+        read_labels(tmp_path / "l.json")
+
+
+CARD = Card(paper="", input_size=(32, 32), resize=36)
+
+
+def mode_of(mode: str) -> Image.Image:
+    image = Image.fromarray(PIXELS)
+    if mode == "I;16":
+        return Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+    if mode == "I":
+        return Image.fromarray(PIXELS[..., 0].astype(np.int32) * 257)
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "I"])
+def test_images_of_every_mode_are_read(mode, tmp_path):
+    path = tmp_path / ("image.tif" if mode in ("CMYK", "I") else "image.png")
+    mode_of(mode).save(path)
+    image = read_image(path)
+    assert image.mode == "RGB" and image.size == (60, 40)
+    if mode.startswith("I"):
+        np.testing.assert_array_equal(np.asarray(image)[..., 1], PIXELS[..., 0])
+    x = prepare(image, CARD)
+    assert x.shape == (32, 32, 3) and x.dtype == np.float32 and np.isfinite(x).all()
+
+
+def test_transparency_is_laid_on_white(tmp_path):
+    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "x.png")
+    assert np.asarray(read_image(tmp_path / "x.png")).min() == 255
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 7), (31, 400), (2000, 30)])
+def test_images_of_every_size_are_prepared(size):
+    assert prepare(Image.new("RGB", size, "red"), CARD).shape == (32, 32, 3)
+
+
+def test_the_card_says_how_an_image_is_normalised():
+    image = Image.new("RGB", (32, 32), (255, 51, 0))
+    x = prepare(image, Card(paper="", input_size=(32, 32), resize=32, mean=(0,) * 3, std=(1,) * 3))
+    np.testing.assert_allclose(x[5, 6], [1, 0.2, 0], atol=1e-6)
+    wide = dict(paper="", input_size=(32, 32), resize=32, channel_order="BGR")
+    x = prepare(image, Card(**wide, mean=(100, 110, 120), std=(1, 1, 1)))
+    np.testing.assert_allclose(x[5, 6], [-100, -59, 135], atol=1e-4)
+
+
+def test_a_photograph_is_scaled_by_its_shorter_side_and_cut_in_the_middle():
+    ramp = np.tile(3 * np.arange(80, dtype=np.uint8), (40, 1))
+    image = Image.fromarray(ramp).convert("RGB")
+    x = prepare(image, Card(paper="", input_size=(20, 20), resize=20, mean=(0,) * 3, std=(1,) * 3))
+    assert x.mean() * 255 / 3 == pytest.approx(39.5, abs=0.5)
+
+
+def test_read_weights_of_a_converted_file_are_under_our_names(weights):
+    assert read_weights(weights).names == "flax"
