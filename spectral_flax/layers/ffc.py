@@ -4,6 +4,8 @@
 Chi, Jiang and Mu, "Fast Fourier Convolution", NeurIPS 2020.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -66,7 +68,8 @@ class SpectralTransform(nnx.Module):
     Average pooling by the strides, 1x1 convolution to half the width, Fourier unit and local
     Fourier unit (on a quarter of the channels, their map cut in four) beside the identity, 1x1
     convolution of the sum. Any map size: a stride keeps ``ceil(size / stride)`` positions, and
-    odd sides are cut as in `fourier.split_quarters`.
+    odd sides are cut as in `fourier.split_quarters`. For videos (``rank=3``) the first convolution
+    covers ``temporal_kernel`` frames.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class SpectralTransform(nnx.Module):
         in_features: int,
         out_features: int,
         *,
+        temporal_kernel: int = 1,
         strides: Size = 1,
         groups: int = 1,
         lfu: bool = True,
@@ -85,8 +89,9 @@ class SpectralTransform(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width = out_features // 2
-        if width < 1 or (lfu and width % 4):
-            expected = "a multiple of 8 for the local Fourier unit" if lfu else "2 or more"
+        quarter = width // 4
+        if width < 1 or (lfu and quarter < 1):
+            expected = "8 or more for the local Fourier unit" if lfu else "2 or more"
             raise ValueError(f"out_features={out_features} of the global path; expected {expected}")
         options = dict(
             groups=groups,
@@ -96,11 +101,11 @@ class SpectralTransform(nnx.Module):
             precision=precision,
             rngs=rngs,
         )
-        self.reduce = ConvNormAct(in_features, width, **options)
-        self.fourier_unit = FourierUnit(width, width, implementation=implementation, **options)
-        self.local_fourier_unit = (
-            FourierUnit(width, width, implementation=implementation, **options) if lfu else None
-        )
+        window = (temporal_kernel, 1, 1)[-rank:]
+        self.reduce = ConvNormAct(in_features, width, window, **options)
+        unit = functools.partial(FourierUnit, implementation=implementation, **options)
+        self.fourier_unit = unit(width, width)
+        self.local_fourier_unit = unit(4 * quarter, width) if lfu else None
         self.expand = conv(width, out_features, **options)
         self.strides = as_tuple(strides, rank, "strides")
 
@@ -124,8 +129,8 @@ class FFC(nnx.Module):
 
     ``local_to_global=False`` and ``global_to_local=False`` cut the exchange between the paths (the
     paper's ablation). ``padding_mode="reflect"`` pads the convolutions by reflection. With groups,
-    every convolution is grouped, those of the spectral transform in half as many groups. Other
-    arguments as in `basic.conv`.
+    every convolution is grouped, those of the spectral transform in half as many groups. A kernel
+    that covers several frames of a video does so on every path. Other arguments as in `basic.conv`.
 
     Raises:
       ValueError: a ratio lies outside [0, 1] or, not being 0, leaves no channel to the global
@@ -186,6 +191,8 @@ class FFC(nnx.Module):
         )
         self.local_to_global = convolution(in_local, out_global) if local_to_global else None
         spectral = options | dict(groups=max(1, groups // 2), implementation=implementation)
+        if rank == 3:
+            spectral["temporal_kernel"] = as_tuple(kernel_size, rank, "kernel_size")[0]
         self.global_to_global = (
             SpectralTransform(in_global, out_global, lfu=lfu, **spectral)
             if in_global and out_global

@@ -93,11 +93,20 @@ class ResNet(nnx.Module):
       se: squeeze and excitation in every block.
       block, blocks_after: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape;
         one stands after each residual block that ``blocks_after`` names (stage → zero-based blocks).
+      input_size: (T,) H, W of the input that the blocks are built for: each is then also given
+        ``size``, that of its map. None: they are not.
       dilated: stages (3, 4) whose stride is replaced by dilation.
+      unstrided: stages whose stride is left out, without dilation.
       stem: "imagenet" (7x7 stride 2, pooling) or "small" (3x3 stride 1, for small images).
       width: features of the first stage's narrow convolutions; each stage doubles it.
+      stem_margin: padding of the pooling after the stem.
       rank: 2 for images, 3 for video.
       temporal: for video, frames that the first convolution of each block sees, by stage and block.
+      stem_frames: for video, frames that the stem's convolution sees.
+      frame_pooling: for video, every so many frames become one (their maximum) after stage 1.
+      head_window: None averages the whole last map. A number averages windows of that height and
+        width (and all frames) at every position; the head's results are averaged.
+      dropout: rate, between average and head.
       num_classes: None leaves the head out: the result is the pooled features.
 
     Raises:
@@ -116,11 +125,18 @@ class ResNet(nnx.Module):
         se: bool = False,
         block: Convolution | None = None,
         blocks_after: Mapping[int, Sequence[int]] | None = None,
+        input_size: Sequence[int] | None = None,
         dilated: Sequence[int] = (),
+        unstrided: Sequence[int] = (),
         stem: str = "imagenet",
+        stem_margin: int = 1,
         width: int = 64,
         rank: int = 2,
         temporal: Sequence[Sequence[int]] | None = None,
+        stem_frames: int = 1,
+        frame_pooling: int = 1,
+        head_window: int | None = None,
+        dropout: float = 0.0,
         in_features: int = 3,
         num_classes: int | None = 1000,
         dtype: DTypeLike | None = None,
@@ -134,14 +150,21 @@ class ResNet(nnx.Module):
             raise ValueError(f"stem={stem!r}; expected 'imagenet' or 'small'")
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes={num_classes}; expected at least 1, or None for no head")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}; expected a rate from 0 up to, not including, 1")
         places = _check_places(blocks_after or {}, depths, block)
         numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision)
-        self.rank, self.in_features, self.pooled = rank, in_features, stem == "imagenet"
+        self.rank, self.in_features = rank, in_features
+        self.pooled, self.stem_margin = stem == "imagenet", stem_margin
+        self.frame_pooling, self.head_window = frame_pooling, head_window
+        self.depths = tuple(depths)
+        self.dilated, self.unstrided = tuple(dilated), tuple(unstrided)
+        sizes = self.map_sizes(input_size) if places and input_size is not None else None
         kernel, stride = (7, 2) if self.pooled else (3, 1)
         self.stem = ConvNormAct(
             in_features,
             width,
-            _window(rank, kernel),
+            _window(rank, kernel, stem_frames),
             strides=_window(rank, stride),
             rank=rank,
             rngs=rngs,
@@ -154,7 +177,7 @@ class ResNet(nnx.Module):
             inner = planes * width_per_group // 64 * groups if bottleneck else planes
             out_features = planes * (4 if bottleneck else 1)
             ratio_out = ratio if stage < len(depths) else 0.0
-            stride = 1 if stage == 1 else 2
+            stride = 1 if stage == 1 or stage in unstrided else 2
             blocks = []
             for i in range(depth):
                 first_dilation = dilation  # the first block of a dilated stage keeps the one before
@@ -182,11 +205,12 @@ class ResNet(nnx.Module):
                 )
                 features, ratio_in = out_features, ratio_out
                 if i in places.get(stage, ()):
-                    inserted = block(features, rank=rank, rngs=rngs, **numerics)
+                    size = {} if sizes is None else {"size": sizes[stage - 1]}
+                    inserted = block(features, rank=rank, rngs=rngs, **size, **numerics)
                     self.inserted[f"stage{stage}_{i}"] = inserted
             setattr(self, f"stage{stage}", nnx.List(blocks))
-        self.depths = tuple(depths)
         self.num_features = features
+        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
         head = functools.partial(linear, features, rngs=rngs, **numerics)
         self.head = None if num_classes is None else head(num_classes)
 
@@ -200,10 +224,11 @@ class ResNet(nnx.Module):
             raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
         if 0 in x.shape[1:]:
             raise ValueError(f"x has shape {x.shape}; expected no empty spatial axis")
+        self.map_sizes(x.shape[1:-1])
         x = self.stem(x)
         maps = {"stem": x}
         if self.pooled:
-            margins = [(0, 0)] * (self.rank - 2) + [(1, 1), (1, 1)]
+            margins = [(p, p) for p in _window(self.rank, self.stem_margin, 0)]
             x = nnx.max_pool(x, _window(self.rank, 3), _window(self.rank, 2), margins)
         for stage, depth in enumerate(self.depths, start=1):
             blocks = getattr(self, f"stage{stage}")
@@ -212,17 +237,70 @@ class ResNet(nnx.Module):
                 if f"stage{stage}_{i}" in self.inserted:
                     x = self.inserted[f"stage{stage}_{i}"](x)
             maps[f"stage{stage}"] = x
+            if stage == 1 and self.frame_pooling > 1:
+                window = _window(self.rank, 1, self.frame_pooling)
+                x = nnx.max_pool(x, window, window)
         return maps
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.features(x)[f"stage{len(self.depths)}"]
-        x = x.mean(tuple(range(1, x.ndim - 1)))
-        return x if self.head is None else self.head(x)
+        if self.head_window is None:
+            x = x.mean(tuple(range(1, x.ndim - 1)))
+        else:
+            x = _window_means(x, self.head_window)
+        if self.dropout is not None:
+            x = self.dropout(x)
+        if self.head is not None:
+            x = self.head(x)
+        return x.mean(tuple(range(1, x.ndim - 1)))
+
+    def map_sizes(self, input_size: Sequence[int]) -> list[tuple[int, ...]]:
+        """Return the size of each stage's map, (T,) H, W, for an input of that size.
+
+        Raises:
+          ValueError: the input has too few axes, frames or pixels.
+        """
+        if len(input_size) != self.rank:
+            axes = "T, H, W" if self.rank == 3 else "H, W"
+            raise ValueError(f"input_size={tuple(input_size)}; expected {axes}")
+        *frames, height, width = input_size
+        size = [height, width]
+        if self.pooled:
+            margin = 2 * self.stem_margin - 3
+            size = [(_halved(n) + margin) // 2 + 1 for n in size]
+        sizes = []
+        for stage in range(1, len(self.depths) + 1):
+            if stage > 1 and stage not in (*self.dilated, *self.unstrided):
+                size = [_halved(n) for n in size]
+            if stage == 2:
+                frames = [n // self.frame_pooling for n in frames]
+            if min(*frames, *size) < 1:
+                raise ValueError(
+                    f"the input of size {tuple(input_size)} is too small: nothing is left of it in "
+                    f"stage {stage}"
+                )
+            sizes.append((*frames, *size))
+        return sizes
 
 
 def _window(rank: int, size: int, temporal: int = 1) -> tuple[int, ...]:
     """Return ``size`` for the axes of space and, for video, ``temporal`` for that of time."""
     return (temporal,) * (rank - 2) + (size, size)
+
+
+def _halved(size: int) -> int:
+    """Return what a convolution of stride 2, padded by half its window, leaves of a size."""
+    return (size + 1) // 2
+
+
+def _window_means(x: jax.Array, window: int) -> jax.Array:
+    """Average all frames and windows of space: ``[N, (T,) H, W, C] -> [N, H', W', C]``.
+
+    A map that is smaller than the window is one window.
+    """
+    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = y.mean(tuple(range(1, x.ndim - 3)))
+    return nnx.avg_pool(y, tuple(min(window, n) for n in y.shape[1:3])).astype(x.dtype)
 
 
 def _with_ratios(convolution: Convolution, ratio_in: float, ratio_out: float) -> Convolution:

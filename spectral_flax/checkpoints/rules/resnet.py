@@ -1,8 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of torchvision's ResNet and of the published FFC code."""
+"""Names of torchvision's ResNet and of the published code of FFC and bilinear attention."""
 
-from spectral_flax.checkpoints.rules.layouts import each, joined, linear_of_pointwise, spectrum
-from spectral_flax.checkpoints.rules.tables import Rule, nested, register_rules
+import functools
+from collections.abc import Sequence
+
+from spectral_flax.checkpoints.rules.layouts import (
+    Layout,
+    each,
+    joined,
+    linear_of_pointwise,
+    spectrum,
+)
+from spectral_flax.checkpoints.rules.tables import Rule, nested, register_rules, tables_for
 from spectral_flax.layers.basic import ConvNormAct
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
 from spectral_flax.models.resnet import ResNet
@@ -42,22 +51,24 @@ FFC_NORM_ACT = [
     Rule("norm", ("bn_l", "bn_g"), joined(-1, _output_sizes)),
 ]
 
-STEM_AND_HEAD = [
-    Rule(r"stem\.conv", "conv1"),
-    Rule(r"stem\.norm", "bn1"),
-    Rule("head", "fc"),
-]
 
-_BLOCK = r"stage(?P<stage>\d)\.(?P<block>\d+)"
+# [O, I, 1, 1, 1] for videos, [O, I] for images <-> (I, O)
+_head = Layout(
+    lambda arrays, _: arrays[0].reshape(arrays[0].shape[:2]).T if arrays[0].ndim > 1 else arrays[0],
+    lambda a, model: [
+        a.T.reshape(*a.T.shape, *(1,) * 3) if a.ndim > 1 and model.rank == 3 else a.T
+    ],
+)
 
-TORCHVISION = [
-    *STEM_AND_HEAD,
-    Rule(_BLOCK + r"\.conv(?P<conv>\d)\.conv", "layer{stage}.{block}.conv{conv}"),
-    Rule(_BLOCK + r"\.conv(?P<conv>\d)\.norm", "layer{stage}.{block}.bn{conv}"),
-    Rule(_BLOCK + r"\.shortcut\.conv", "layer{stage}.{block}.downsample.0"),
-    Rule(_BLOCK + r"\.shortcut\.norm", "layer{stage}.{block}.downsample.1"),
-    Rule(_BLOCK + r"\.se\.reduce", "layer{stage}.{block}.se.fc.0"),
-    Rule(_BLOCK + r"\.se\.expand", "layer{stage}.{block}.se.fc.2"),
+STEM = [Rule(r"stem\.conv", "conv1"), Rule(r"stem\.norm", "bn1")]
+
+RESIDUAL_BLOCK = [
+    Rule(r"conv(?P<conv>\d)\.conv", "conv{conv}"),
+    Rule(r"conv(?P<conv>\d)\.norm", "bn{conv}"),
+    Rule(r"shortcut\.conv", "downsample.0"),
+    Rule(r"shortcut\.norm", "downsample.1"),
+    Rule(r"se\.reduce", "se.fc.0"),
+    Rule(r"se\.expand", "se.fc.2"),
 ]
 
 
@@ -65,24 +76,47 @@ def _se_sizes(block) -> tuple[int, int]:
     return _output_sizes(block.conv3 or block.conv2)
 
 
-_SE = "layer{stage}.{block}.se_block."
-
-FFC_RESNET = [
-    *STEM_AND_HEAD,
-    *nested(FFC_NORM_ACT, _BLOCK + r"\.conv(?P<conv>\d)", "layer{stage}.{block}.conv{conv}"),
-    *nested(FFC_NORM_ACT, _BLOCK + r"\.shortcut", "layer{stage}.{block}.downsample"),
-    Rule(_BLOCK + r"\.se\.reduce", _SE + "conv1", linear_of_pointwise),
+FFC_RESIDUAL_BLOCK = [
+    *nested(FFC_NORM_ACT, r"conv(?P<conv>\d)", "conv{conv}"),
+    *nested(FFC_NORM_ACT, "shortcut", "downsample"),
+    Rule(r"se\.reduce", "se_block.conv1", linear_of_pointwise),
     Rule(
-        _BLOCK + r"\.se\.expand",
-        (_SE + "conv_a2l", _SE + "conv_a2g"),
+        r"se\.expand",
+        ("se_block.conv_a2l", "se_block.conv_a2g"),
         each(linear_of_pointwise, joined(-1, _se_sizes)),
         above=2,
     ),
 ]
 
+# The published code for videos names the parts of a block otherwise than that for images.
+_FAMILY_OF_RANK = {2: ("BAT", "SRL"), 3: ("BAT video", "BAT", "SRL")}
+
+
+def inserted_rules(model: ResNet, families: Sequence[str], path: str, name: str) -> list[Rule]:
+    """Return the rules of the inserted blocks by the first of ``families`` that they have."""
+    classes = {type(block): block for block in model.inserted.values()}
+    rules = []
+    for block in classes.values():
+        tables = dict(tables_for(block))
+        family = next((f for f in families if f in tables), next(iter(tables)))
+        rules += nested(tables[family], path, name)
+    return rules
+
+
+def _rules(residual_block: Sequence[Rule], model: ResNet) -> list[Rule]:
+    inserted = r"inserted\.stage(?P<stage>\d)_(?P<block>\d+)"
+    families = _FAMILY_OF_RANK[model.rank]
+    return [
+        *STEM,
+        *nested(residual_block, r"stage(?P<stage>\d)\.(?P<block>\d+)", "layer{stage}.{block}"),
+        *inserted_rules(model, families, inserted, "layer{stage}.nl{block}"),
+        Rule("head", "fc", _head),
+    ]
+
+
 register_rules(FourierUnit, FOURIER_UNIT)
 register_rules(SpectralTransform, SPECTRAL_TRANSFORM)
 register_rules(FFC, FFC_RULES)
 register_rules(ConvNormAct, FFC_NORM_ACT, "FFC_BN_ACT")
-register_rules(ResNet, TORCHVISION, "torchvision")
-register_rules(ResNet, FFC_RESNET, "FFC")
+register_rules(ResNet, functools.partial(_rules, RESIDUAL_BLOCK), "torchvision")
+register_rules(ResNet, functools.partial(_rules, FFC_RESIDUAL_BLOCK), "FFC")
