@@ -56,7 +56,7 @@ def last_step(workdir: Path) -> int:
 
 def arrays(workdir: Path) -> dict[str, np.ndarray]:
     """Read every array of the newest checkpoint, and its position in the data."""
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=99)
+    checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.steps()[0]
     record = checkpoints.record(step)
     items = {group: ocp.args.StandardRestore() for group in record.digests}

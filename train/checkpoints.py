@@ -6,8 +6,11 @@ the step, the position in the data, the config, and the CRC-32 of every leaf: Or
 a flipped byte without a word.
 """
 
+import gc
 import json
 import shutil
+import sys
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -38,12 +41,17 @@ class DamagedCheckpointError(Exception):
 
 
 class Checkpoints:
-    """The checkpoints in ``directory``, of which the newest ``keep`` stay."""
+    """The checkpoints in ``directory``, of which the newest ``keep`` stay; None: only read them.
 
-    def __init__(self, directory: Path, *, keep: int = 1, say: Callable[[str], None] = print):
+    Reading does no harm to a run that writes there at the same time.
+    """
+
+    def __init__(
+        self, directory: Path, *, keep: int | None = None, say: Callable[[str], None] = print
+    ):
         self.directory = directory.absolute()
         self.say = say
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None)
         self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def steps(self) -> list[int]:
@@ -121,6 +129,8 @@ class Checkpoints:
             except DamagedCheckpointError as error:
                 damaged.append(step)
                 self.say(f"the checkpoint of step {step} is damaged: {error}")
+            if damaged and damaged[-1] == step:
+                drop_failed_reads()
                 continue
             if damaged:
                 self._set_aside(damaged)
@@ -160,6 +170,20 @@ def _groups(state: TrainState) -> dict[str, Leaves]:
     }
 
 
+def drop_failed_reads() -> None:
+    """Collect what a failed restore left behind, without the complaints.
+
+    Orbax leaves coroutines of a closed event loop, whose end prints many tracebacks at any later
+    moment; the fault itself has been reported. The exception must be gone when this is called.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+
+
 def like_state(state: TrainState) -> dict[str, Leaves]:
     """Name the leaves of a whole training state by group, as they are stored."""
     return _groups(state)
@@ -191,4 +215,5 @@ def _compare_names(group: str, wanted: Leaves, stored: dict[str, int]) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].split(" See full TensorStore")[0][:200]

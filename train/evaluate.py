@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from train import mesh as meshes
-from train.checkpoints import Checkpoints, DamagedCheckpointError
+from train.checkpoints import Checkpoints, DamagedCheckpointError, drop_failed_reads
 from train.command_line import load
 from train.config import Config
 from train.data import Source, evaluation_batches, open_source
@@ -44,13 +44,14 @@ def evaluate_run(workdir: Path, *, step: int | None = None) -> tuple[int, dict[s
         raise UserError(f"{str(workdir)!r} holds no checkpoints; expected the workdir of a run")
     if step is not None and step not in steps:
         raise UserError(f"no checkpoint of step {step}; there are {sorted(steps)}")
-    checkpoints = Checkpoints(directory, keep=len(steps) + 1)
+    checkpoints = Checkpoints(directory)
     try:
         for candidate in sorted(steps, reverse=True) if step is None else [step]:
             try:
                 return candidate, *_evaluate_step(checkpoints, candidate)
             except DamagedCheckpointError as error:
                 print(f"the checkpoint of step {candidate} is damaged: {error}")
+            drop_failed_reads()
     finally:
         checkpoints.close()
     raise UserError(f"no sound checkpoint in {str(directory)!r}")

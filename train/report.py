@@ -19,11 +19,14 @@ class Metrics:
     """The lines of ``metrics.jsonl``: one for each logged step and split.
 
     A resumed run repeats the steps after its checkpoint, so lines past ``step`` are dropped on
-    opening, and so is a line that a kill cut short.
+    opening, and so is a line that a kill cut short. A run that begins puts an older file aside.
     """
 
     def __init__(self, path: Path, step: int):
         self.path = path
+        if step == 0 and path.exists() and path.stat().st_size:
+            number = 1 + len(list(path.parent.glob("metrics.before_*.jsonl")))
+            path.rename(path.with_name(f"metrics.before_{number}.jsonl"))
         self.entries: dict[tuple[int, str], Entry] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
@@ -70,7 +73,7 @@ class Report:
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.bar = Progress(
             MofNCompleteColumn(),
-            BarColumn(),
+            BarColumn(bar_width=16),
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[figures]}"),
             console=self.console,
@@ -80,6 +83,8 @@ class Report:
 
     def __enter__(self) -> "Report":
         self.bar.start()
+        if self.bar.disable and self.last_step < self.steps:
+            self.say("compiling the step")
         return self
 
     def __exit__(self, *exception) -> None:
@@ -97,10 +102,12 @@ class Report:
         now = time.perf_counter()
         speed = (step - self.last_step) * self.batch_size / (now - self.last_time)
         self.last_step, self.last_time = step, now
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-        self.bar.update(self.row, completed=step, figures=figures)
+        figures = [f"{name} {value:.4g}" for name, value in scalars.items()]
         if self.bar.disable:
-            self.say(f"step {step}/{self.steps}  {figures}  {speed:.0f} examples/s")
+            self.say("  ".join([f"step {step}/{self.steps}", *figures, f"{speed:.0f} examples/s"]))
+        else:  # what fits beside a bar on 80 columns
+            shown = "  ".join([*figures[:2], f"{speed:.0f}/s"])
+            self.bar.update(self.row, completed=step, figures=shown)
         seconds = round(now - self.began, 3)
         entry = {"step": step, "split": "train", **scalars}
         self.metrics.write(entry | {"examples_per_second": round(speed, 1), "seconds": seconds})

@@ -98,8 +98,16 @@ def test_eight_devices_and_one_take_the_same_steps(toy):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_the_step_on_eight_devices_gathers_nothing(toy):
-    step, state, batch = built(toy(mesh=Mesh(devices=8)))
+NETWORKS = {
+    "toy": {},
+    "ffc_resnet18": {"width": 32, "depths": (1, 1)},
+    "ffc_resnext50_32x4d": {"depths": (1, 1)},
+}
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_the_step_on_eight_devices_gathers_nothing(toy, model):
+    step, state, batch = built(toy(model=model, options=NETWORKS[model]))
     text = step.lower(state, batch).compile().as_text()
     assert "all-reduce" in text and "all-gather" not in text
 

@@ -14,7 +14,7 @@ from train.errors import UserError
 
 def arrays(workdir: Path, step: int = 12):
     """Return the checksum of every array of a checkpoint, and its position in the data."""
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=99)
+    checkpoints = Checkpoints(workdir / "checkpoints")
     record = checkpoints.record(step)
     checkpoints.close()
     return record.digests, record.position
@@ -70,6 +70,15 @@ def test_a_run_goes_on_with_another_number_of_devices(toy, tmp_path):
     loop.run(toy(mesh=Mesh(devices=2), steps=8))
     assert arrays(tmp_path / "run", 4)[0] == digests
     assert arrays(tmp_path / "run", 8)[1] == {"next_index": 8}
+
+
+def test_metrics_of_a_run_without_checkpoints_are_kept(toy, tmp_path):
+    (tmp_path / "run").mkdir()
+    old = '{"step": 3, "split": "train", "loss": 1.0}\n'
+    (tmp_path / "run" / "metrics.jsonl").write_text(old)
+    loop.run(toy(steps=2))
+    assert (tmp_path / "run" / "metrics.before_1.jsonl").read_text() == old
+    assert '"step": 3' not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize(
