@@ -60,6 +60,6 @@ def test_importing_the_library_loads_nothing_heavy():
     code = "import spectral_flax, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     modules = set(loaded.stdout.split())
-    heavy = {"tensorflow", "torch", "matplotlib", "grain", "optax", "PIL", "huggingface_hub"}
+    heavy = {"tensorflow", "torch", "matplotlib", "grain", "orbax", "PIL", "huggingface_hub"}
     assert "spectral_flax.models.resnet" in modules
     assert not modules & heavy

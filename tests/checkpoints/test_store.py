@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import pathlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -91,3 +93,8 @@ def test_generators_of_an_abstractly_built_model_can_draw():
     assign(noisy, {"linear.kernel": np.ones((2, 3)), "linear.bias": np.zeros(3)})
     _start_generators(noisy)
     assert noisy.dropout(noisy.linear(jnp.ones((4, 2)))).shape == (4, 3)
+
+
+def test_objects_left_unbuilt_are_reported():
+    path = pathlib.Path(__file__).parent / "torch_files" / "foreign_classes.ckpt"
+    assert "omegaconf.dictconfig.DictConfig" in read_weights(path).foreign

@@ -7,7 +7,6 @@ import pytest
 
 from spectral_flax.functional import bilinear
 
-
 # One compilation for each test: eagerly every operation would have its own.
 bilinear_product = jax.jit(bilinear.bilinear_product)
 temporal_product = jax.jit(bilinear.temporal_product)

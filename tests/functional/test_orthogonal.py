@@ -147,7 +147,7 @@ def test_a_matrix_that_is_not_orthogonal_gives_its_qr_factor():
 
 @pytest.mark.parametrize("matrix", [np.ones((2, 3)), np.ones(4), np.full((2, 2), np.nan)])
 def test_only_finite_square_matrices_have_reflectors(matrix):
-    with pytest.raises(ValueError, match="square|finite"):
+    with pytest.raises(ValueError, match=r"square|finite"):
         matrix_to_reflectors(matrix)
 
 

@@ -24,7 +24,9 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize("n, size", BINS)
 def test_each_bin_runs_from_the_floor_to_the_ceiling(n, size, pool, reduce):
     x = normal(2, n, 3)
-    bins = [x[:, int(np.floor(i * n / size)) : int(np.ceil((i + 1) * n / size))] for i in range(size)]
+    bins = [
+        x[:, int(np.floor(i * n / size)) : int(np.ceil((i + 1) * n / size))] for i in range(size)
+    ]
     expected = np.stack([reduce(np.asarray(b), 1) for b in bins], 1)
     np.testing.assert_allclose(pool(x, (size,), axes=(1,)), expected, rtol=1e-6, atol=1e-7)
 
@@ -66,7 +68,7 @@ def test_pooling_compiles_without_a_gather(pool, reduce):
 @pytest.mark.parametrize("pool, reduce", KINDS)
 @pytest.mark.parametrize("sizes", [(0, 1), (-2, 1), (1.5, 1)])
 def test_sizes_that_are_not_positive_integers_are_errors(sizes, pool, reduce):
-    with pytest.raises(ValueError, match="sizes is .*; expected positive integers"):
+    with pytest.raises(ValueError, match=r"sizes is .*; expected positive integers"):
         pool(normal(1, 4, 4, 2), sizes)
 
 
@@ -74,3 +76,24 @@ def test_sizes_that_are_not_positive_integers_are_errors(sizes, pool, reduce):
 def test_one_size_for_each_axis(pool, reduce):
     with pytest.raises(ValueError, match="differ in number"):
         pool(normal(1, 4, 4, 2), (2,))
+
+
+def test_axes_that_do_not_exist_are_errors():
+    with pytest.raises(ValueError, match=r"axes \(4,\) are not all axes of x, which has 4"):
+        adaptive_max_pool(normal(1, 4, 4, 2), (2,), axes=(4,))
+
+
+@pytest.mark.parametrize("method, reduce", [("average", np.mean), ("max", np.max)])
+@pytest.mark.parametrize("frames, window", [(1, 3), (2, 3), (5, 3), (5, 5), (4, 1)])
+def test_frames_are_pooled_with_the_neighbours_that_exist(frames, window, method, reduce):
+    x = normal(2, frames, 3, 2)
+    half = window // 2
+    near = [np.asarray(x)[:, max(t - half, 0) : t + half + 1] for t in range(frames)]
+    expected = np.stack([reduce(n, 1) for n in near], 1)
+    np.testing.assert_allclose(pooling.pool_frames(x, window, method), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("window, method", [(2, "max"), (0, "max"), (3, "sum")])
+def test_windows_are_odd_and_methods_known(window, method):
+    with pytest.raises(ValueError, match=r"window=|method="):
+        pooling.pool_frames(normal(1, 4, 2), window, method)

@@ -61,13 +61,9 @@ every_block = pytest.mark.parametrize("make, size", BLOCKS)
 CASES = {
     "bat_2d": lambda **o: bat(32, dropout=0, rngs=nnx.Rngs(0), **o),
     "bat_2d_unpooled": lambda **o: bat(16, grid=4, groups=2, rngs=nnx.Rngs(0), **o),
-    "bat_3d": lambda **o: bat(
-        32, rank=3, groups=4, temporal_groups=2, rngs=nnx.Rngs(0), **o
-    ),
+    "bat_3d": lambda **o: bat(32, rank=3, groups=4, temporal_groups=2, rngs=nnx.Rngs(0), **o),
     "bat_3d_spatial_only": lambda **o: bat(32, rank=3, groups=4, rngs=nnx.Rngs(0), **o),
-    "bat_3d_larger_grid": lambda **o: bat3d(
-        32, groups=4, temporal_groups=2, rngs=nnx.Rngs(0), **o
-    ),
+    "bat_3d_larger_grid": lambda **o: bat3d(32, groups=4, temporal_groups=2, rngs=nnx.Rngs(0), **o),
     "timm_bat_attn": lambda **o: bat(
         64, grid=8, groups=2, reduction=4, use_bias=False, rngs=nnx.Rngs(0), **o
     ),

@@ -67,7 +67,7 @@ def test_parameters_are_exactly_those_of_the_published_models(model, count):
 
 
 def test_ratio_zero_is_exactly_the_plain_network():
-    options = dict(width=16, num_classes=4, depths=(1, 1, 1, 1))
+    options = dict(width=32, num_classes=4, depths=(1, 1, 1, 1))
     plain = sf.create_model("resnet50", rngs=nnx.Rngs(0), **options)
     ffc = sf.create_model("ffc_resnet50", ratio=0, rngs=nnx.Rngs(0), **options)
     assert jax.tree.structure(nnx.state(plain)) == jax.tree.structure(nnx.state(ffc))
@@ -77,7 +77,7 @@ def test_ratio_zero_is_exactly_the_plain_network():
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (7, 97), (1, 1)], ids=str)
 def test_images_of_every_size_pass(size):
-    model = sf.create_model("ffc_resnet18", width=16, num_classes=4, depths=(1, 1, 1, 1))
+    model = sf.create_model("ffc_resnet18", width=32, num_classes=4, depths=(1, 1, 1, 1))
     model.eval()
     logits = jax.jit(lambda x: model(x))(np.zeros((1, *size, 3), np.float32))
     assert logits.shape == (1, 4) and np.isfinite(logits).all()
@@ -93,6 +93,6 @@ def test_images_of_every_size_pass(size):
     ],
 )
 def test_wrong_images_are_named(x, error, message):
-    model = sf.create_model("ffc_resnet18", width=16, num_classes=4, depths=(1, 1, 1, 1))
+    model = sf.create_model("ffc_resnet18", width=32, num_classes=4, depths=(1, 1, 1, 1))
     with pytest.raises(error, match=message):
         model(x)
