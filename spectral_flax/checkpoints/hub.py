@@ -103,7 +103,8 @@ def _choose(files: Sequence[str], where: str) -> str:
 def _read_file(path: pathlib.Path) -> Weights:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    return Weights(read_torch(path).tensors, names="torch")
+    found = read_torch(path)
+    return Weights(found.tensors, names="torch", foreign=found.foreign)
 
 
 def _with_config(weights: Weights, path: pathlib.Path) -> Weights:

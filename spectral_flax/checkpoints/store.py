@@ -38,7 +38,8 @@ def read_weights(source: str | os.PathLike, *, entry: str | None = None) -> Weig
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     if path.exists() or path.suffix in TORCH_SUFFIXES or not _is_repository(source):
-        return Weights(read_torch(path, entry=entry).tensors, names="torch")
+        found = read_torch(path, entry=entry)
+        return Weights(found.tensors, names="torch", foreign=found.foreign)
     return hub.read_hub(str(source))
 
 

@@ -17,13 +17,15 @@ class Weights:
     """Arrays by name, and the model they belong to where that is known.
 
     ``names`` tells whose names they are: "flax" for the dotted paths of this library's modules
-    (``stage1.0.conv1.conv.kernel``), "torch" for those of a published PyTorch model.
+    (``stage1.0.conv1.conv.kernel``), "torch" for those of a published PyTorch model. ``foreign``
+    are the classes of objects beside the arrays, which were left unbuilt.
     """
 
     tensors: Mapping[str, np.ndarray]
     names: str = "flax"
     model: str | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.names not in ("flax", "torch"):

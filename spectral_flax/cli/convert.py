@@ -40,4 +40,6 @@ def run(args: argparse.Namespace) -> None:
     save(model, args.output, name=name, options=options)
     arrays = variables(model)
     count = sum(array.size for array in arrays.values())
+    if weights.foreign:
+        print(f"left unbuilt in {args.input}: {', '.join(weights.foreign)}")
     print(f"{args.output}: {name}, {len(arrays)} arrays, {count / 1e6:.2f} M numbers")

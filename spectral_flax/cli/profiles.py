@@ -97,7 +97,7 @@ def _print_published(name: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_row_as_json(row, convention) for row in rows], indent=2))
         return
-    table, notes = Table(show_edge=False), []
+    table, notes = Table(show_edge=False), {}
     table.add_column("row", no_wrap=True)
     for column in ("GFLOPs", "paper", "differ", "params M", "paper", "differ"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -111,15 +111,15 @@ def _print_published(name: str, as_json: bool) -> None:
             gflops = _compared(found.gflops, row.gflops, TOLERANCE)
             table.add_row(row.label, *gflops, *_compared(found.parameters, row.parameters, 0.0))
         if note:
-            notes.append(f"{row.label}: {note}")
+            notes.setdefault(note, []).append(row.label)
     console = Console(highlight=False)
     console.print(table)
     unit = "2^30" if convention.unit == 2**30 else "10^9"
     console.print(
         f"G is {unit}; each product in non-local attention counts {convention.attention}, a "
         f"Fourier transform N log2 N. Red: GFLOPs differ by more than {TOLERANCE:.0%}, or "
-        "parameters in the last printed digit.",
-        *notes,
+        "parameters by more than a unit of the last printed digit.",
+        *(f"{', '.join(labels)}: {note}" for note, labels in notes.items()),
         sep="\n",
     )
 
