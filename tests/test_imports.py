@@ -46,7 +46,9 @@ def test_imports_point_one_way(package):
 
 def test_the_functional_core_knows_arrays_only():
     for path in files("functional"):
-        assert not {n for n in imported(path) if n.split(".")[0] in ("flax", "optax", "orbax")}, path
+        assert not {n for n in imported(path) if n.split(".")[0] in ("flax", "optax", "orbax")}, (
+            path
+        )
 
 
 def test_the_fft_is_called_in_one_file_only():
@@ -58,7 +60,9 @@ def test_the_fft_is_called_in_one_file_only():
 
 def test_importing_the_library_loads_nothing_heavy():
     code = "import spectral_flax, sys; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    )
     modules = set(loaded.stdout.split())
     heavy = {"tensorflow", "torch", "matplotlib", "grain", "orbax", "PIL", "huggingface_hub"}
     assert "spectral_flax.models.resnet" in modules

@@ -33,9 +33,11 @@ def convolution(
     """
     rank = x.ndim - 2
     strides = tuple(window_strides)
-    pairs = lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding) if isinstance(
-        padding, str
-    ) else tuple(tuple(p) for p in padding)
+    pairs = (
+        lax.padtype_to_pads(x.shape[1:-1], kernel.shape[:-2], strides, padding)
+        if isinstance(padding, str)
+        else tuple(tuple(p) for p in padding)
+    )
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
     pointwise = set(kernel.shape[:-2]) == {1} and not any(map(any, pairs)) and not dilated
     if pointwise and batch_group_count == 1:

@@ -135,7 +135,11 @@ def choose_implementation(sizes: tuple[int, ...], dtype: DTypeLike) -> Literal["
 def _forward(x, rank, groups, norm, implementation, dtype, precision):
     sizes = _spatial(x, rank, "x")
     _check_groups("channels of x", x.shape[-1], groups)
-    scale = {"ortho": 1 / math.sqrt(math.prod(sizes)), "backward": 1, "forward": 1 / math.prod(sizes)}
+    scale = {
+        "ortho": 1 / math.sqrt(math.prod(sizes)),
+        "backward": 1,
+        "forward": 1 / math.prod(sizes),
+    }
     implementation = _check(sizes, x.dtype, norm, implementation, dtype)
     if implementation == "matmul":
         compute = dtype or _float(x.dtype)

@@ -68,13 +68,17 @@ def test_all_faults_are_reported_at_once_and_nothing_changes():
 
 def test_a_head_of_another_size_is_left_alone_only_when_asked():
     model, state = small(num_classes=3), sf.save_torch(small(seed=1))
-    with pytest.raises(sf.CheckpointError, match=r"fc.weight is \[5, 512\]; the model needs \[3, 512\]"):
+    with pytest.raises(
+        sf.CheckpointError, match=r"fc.weight is \[5, 512\]; the model needs \[3, 512\]"
+    ):
         sf.load_torch(model, state)
     head = np.asarray(model.head.kernel[...])
     report = sf.load_torch(model, state, skip=("head",))
     np.testing.assert_array_equal(model.head.kernel[...], head)
     assert report.skipped == ("head.bias", "head.kernel")
-    np.testing.assert_array_equal(model.stem.conv.kernel[...][0, 0, 0], state["conv1.weight"][:, 0, 0, 0])
+    np.testing.assert_array_equal(
+        model.stem.conv.kernel[...][0, 0, 0], state["conv1.weight"][:, 0, 0, 0]
+    )
     with pytest.raises(ValueError, match="skip='heads' names no part of ResNet"):
         sf.load_torch(model, state, skip=("heads",))
 

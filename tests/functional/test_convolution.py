@@ -30,5 +30,7 @@ def test_every_form_is_the_convolution(rank, window, padding, dilation, strides,
 def test_bfloat16_stays_bfloat16(groups):
     x, kernel = jnp.ones((1, 4, 4, 8), jnp.bfloat16), jnp.ones((3, 3, 8 // groups, 8), jnp.bfloat16)
     padding = ((1, 1), (1, 1))
-    y = jax.jit(lambda x, k: convolution(x, k, (1, 1), padding, feature_group_count=groups))(x, kernel)
+    y = jax.jit(lambda x, k: convolution(x, k, (1, 1), padding, feature_group_count=groups))(
+        x, kernel
+    )
     assert y.dtype == jnp.bfloat16

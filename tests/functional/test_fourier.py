@@ -161,7 +161,11 @@ def test_quarters_hold_every_position_in_its_place(size):
         (lambda: irfft2(jnp.zeros((4, 3, 6)), 4, 2), ValueError, "3, do not divide into groups=2"),
         (lambda: irfft2(jnp.zeros((4, 3, 2)), 7), ValueError, "3 frequencies.*width=7"),
         (lambda: rfft2(jnp.zeros((4, 4, 1)), norm="orto"), ValueError, "norm='orto'; expected"),
-        (lambda: rfft2(jnp.zeros((4, 4, 1)), implementation="cufft"), ValueError, "expected 'auto'"),
+        (
+            lambda: rfft2(jnp.zeros((4, 4, 1)), implementation="cufft"),
+            ValueError,
+            "expected 'auto'",
+        ),
         (
             lambda: rfft2(jnp.zeros((4, 4, 1)), implementation="fft", dtype=jnp.bfloat16),
             ValueError,

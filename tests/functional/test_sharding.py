@@ -68,7 +68,9 @@ def test_gradients_inside_shard_map_are_those_outside(mesh, check_vma):
         return part(x, kernel)
 
     for ours, alone in zip(
-        jax.jit(jax.grad(mean_loss, (0, 1)))(X, KERNEL), jax.grad(loss, (0, 1))(X, KERNEL), strict=True
+        jax.jit(jax.grad(mean_loss, (0, 1)))(X, KERNEL),
+        jax.grad(loss, (0, 1))(X, KERNEL),
+        strict=True,
     ):
         np.testing.assert_allclose(ours, alone, rtol=1e-4, atol=1e-2)
 

@@ -66,7 +66,9 @@ def test_statistics_over_devices_are_those_of_the_whole_batch(mesh):
         out_specs=(spec("data"), spec()),
     )
     for ours, whole in zip(
-        jax.tree.leaves(jax.jit(spread)(state, x)), jax.tree.leaves(apply(state, x, None)), strict=True
+        jax.tree.leaves(jax.jit(spread)(state, x)),
+        jax.tree.leaves(apply(state, x, None)),
+        strict=True,
     ):
         np.testing.assert_allclose(ours, whole, atol=1e-5)
 

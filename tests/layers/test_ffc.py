@@ -91,7 +91,9 @@ def test_every_map_size_works(size, strides):
 
 
 def test_reflection_pads_by_reflection():
-    layer = evaluated(FFC(4, 4, 3, ratio_in=0, ratio_out=0, padding_mode="reflect", rngs=nnx.Rngs(0)))
+    layer = evaluated(
+        FFC(4, 4, 3, ratio_in=0, ratio_out=0, padding_mode="reflect", rngs=nnx.Rngs(0))
+    )
     x = draw(1, 5, 6, 4)
     padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
     plain = FFC(4, 4, 3, ratio_in=0, ratio_out=0, padding=0, rngs=nnx.Rngs(0))

@@ -46,7 +46,9 @@ def test_parameters_are_those_of_the_published_code(name):
     plain, without, with_lfu = PARAMETERS[name]
     assert parameters(name, ratio=0) == parameters(name.removeprefix("ffc_"))
     counts = [parameters(name, ratio=0)]
-    counts += [parameters(name, ratio=r, lfu=lfu) for lfu in (False, True) for r in (0.25, 0.5, 0.75)]
+    counts += [
+        parameters(name, ratio=r, lfu=lfu) for lfu in (False, True) for r in (0.25, 0.5, 0.75)
+    ]
     wanted = [plain, *without, *with_lfu]
     np.testing.assert_allclose(np.array(counts) / 1e6, wanted, atol=0.005 + 1e-9)
 
@@ -86,7 +88,11 @@ def test_images_of_every_size_pass(size):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (np.zeros((2, 32, 32), np.float32), ValueError, r"shape \(2, 32, 32\); expected \[N, H, W, 3\]"),
+        (
+            np.zeros((2, 32, 32), np.float32),
+            ValueError,
+            r"shape \(2, 32, 32\); expected \[N, H, W, 3\]",
+        ),
         (np.zeros((2, 32, 32, 1), np.float32), ValueError, r"expected \[N, H, W, 3\]"),
         (np.zeros((2, 32, 32, 3), np.uint8), TypeError, "uint8; expected a real floating"),
         (np.zeros((2, 0, 32, 3), np.float32), ValueError, "no empty spatial axis"),

@@ -23,7 +23,11 @@ def test_names_are_sorted_and_match_patterns():
         (lambda: sf.create_model("resnet5O"), ValueError, "no model 'resnet5O'; closest: resnet50"),
         (lambda: sf.create_model("resnet18", witdh=8), TypeError, "'witdh'; closest: width"),
         (lambda: sf.card("resnet"), ValueError, "no model 'resnet'"),
-        (lambda: sf.create_model("ffc_resnet18", ratio=2), ValueError, r"ratio=2 lies outside \[0, 1\]"),
+        (
+            lambda: sf.create_model("ffc_resnet18", ratio=2),
+            ValueError,
+            r"ratio=2 lies outside \[0, 1\]",
+        ),
         (lambda: sf.create_model("resnet18", stem="big"), ValueError, "stem='big'; expected"),
         (lambda: sf.create_model("resnet18", num_classes=0), ValueError, "num_classes=0"),
     ],
@@ -48,19 +52,26 @@ def test_an_abstract_model_holds_no_arrays():
 
 def test_pure_functions_equal_the_module():
     init, apply = sf.init_apply("ffc_resnet18", ratio=0.5, **SMALL)
-    key, x = jax.random.key(3), jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    variables = jax.jit(init)(key)
+    key, x = jax.random.key(3), jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    variables = init(key)
     assert set(variables) == {"params", "batch_stats"}
     model = sf.create_model("ffc_resnet18", rngs=nnx.Rngs(key), ratio=0.5, **SMALL)
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def call(state, x):
+        trained = nnx.merge(graphdef, state, copy=True)
+        evaluated = nnx.view(trained, use_running_average=True)
+        return evaluated(x), trained(x), trained.stem.norm.mean[...]
+
+    evaluated, trained, mean = call(state, x)
     logits, same = jax.jit(apply)(variables, x)
     assert jax.tree.structure(same) == jax.tree.structure(variables)
-    model.eval()
-    np.testing.assert_allclose(logits, model(x), rtol=1e-4, atol=1e-4)
-    model.train()
+    np.testing.assert_allclose(logits, evaluated, rtol=1e-4, atol=1e-4)
     logits, updated = jax.jit(apply, static_argnames="train")(variables, x, train=True)
-    np.testing.assert_allclose(logits, model(x), rtol=1e-4, atol=1e-4)
-    mean = updated["batch_stats"]["stem"]["norm"]["mean"]
-    np.testing.assert_allclose(mean, model.stem.norm.mean[...], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logits, trained, rtol=1e-3, atol=1e-3)
+    ours = updated["batch_stats"]["stem"]["norm"]["mean"]
+    np.testing.assert_allclose(ours, mean, rtol=1e-4, atol=1e-5)
 
 
 def test_variables_can_be_mapped_over_seeds():

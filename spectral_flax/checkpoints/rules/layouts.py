@@ -40,7 +40,9 @@ def single(from_torch, to_torch) -> Layout:
 
 
 # (O, I, *window) <-> (*window, I, O): convolutions of any rank, grouped or not, and linear layers.
-dense = single(lambda w: np.moveaxis(w, (0, 1), (-1, -2)), lambda w: np.moveaxis(w, (-1, -2), (0, 1)))
+dense = single(
+    lambda w: np.moveaxis(w, (0, 1), (-1, -2)), lambda w: np.moveaxis(w, (-1, -2), (0, 1))
+)
 
 same = single(lambda a: a, lambda a: a)
 

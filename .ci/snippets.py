@@ -1,0 +1,10 @@
+"""Run the Python blocks of a Markdown file, one after another, as a reader would paste them."""
+
+import pathlib
+import re
+import sys
+
+for path in sys.argv[1:]:
+    for block in re.findall(r"^```python\n(.*?)^```", pathlib.Path(path).read_text(), re.M | re.S):
+        print(f"--- {path}\n{block}", flush=True)
+        exec(compile(block, path, "exec"), {})
