@@ -125,9 +125,7 @@ def bilinear_product(
         y = jnp.matmul(joint, y.reshape(*batch, groups, n * m, -1), precision=precision)
     else:
         y = jnp.matmul(p, y.reshape(*batch, groups, n, -1), precision=precision)
-        y = jnp.matmul(
-            q[..., None, :, :], y.reshape(*batch, groups, n, m, -1), precision=precision
-        )
+        y = jnp.matmul(q[..., None, :, :], y.reshape(*batch, groups, n, m, -1), precision=precision)
     y = y.reshape(*batch, groups, n, m, t, u, features // groups)
     to_map = [*lead, *(len(batch) + i for i in (1, 3, 2, 4, 0, 5))]
     y = y.transpose(to_map).reshape(*batch, n * t, m * u, features)

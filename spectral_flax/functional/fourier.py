@@ -115,9 +115,9 @@ def split_quarters(x: jax.Array) -> jax.Array:
 
 
 def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Repeat a map 2 x 2 times: ``[..., ceil(height/2), ceil(width/2), C] -> [..., height, width, C]``.
+    """Repeat a map: ``[..., ceil(height/2), ceil(width/2), C] -> [..., height, width, C]``.
 
-    The last row or column is cut off where a side is odd: the positions that `split_quarters` added.
+    It stands 2 x 2 times in the result. The last row or column is cut off where a side is odd: the positions that `split_quarters` added.
     """
     if x.shape[-3:-1] != (-(-height // 2), -(-width // 2)):
         raise ValueError(
@@ -128,7 +128,7 @@ def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def choose_implementation(sizes: tuple[int, ...], dtype: DTypeLike) -> Literal["fft", "matmul"]:
-    """Return what "auto" means for a transform over ``sizes``: the FFT, on every platform so far."""
+    """Return what "auto" means for a transform over ``sizes``: so far always the FFT."""
     return "fft"
 
 
@@ -243,7 +243,7 @@ def _angles(n: int, frequencies: int) -> np.ndarray:
 
 
 def _complex_table(n: int, sign: int) -> np.ndarray:
-    """Table ``[real/imaginary in, n, real/imaginary out, n]`` of multiplication by exp(±i angle)."""
+    """Table ``[re/im in, n, re/im out, n]`` of the multiplication by exp(±i angle)."""
     cos, sin = np.cos(_angles(n, n)), sign * np.sin(_angles(n, n))
     return np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)])
 

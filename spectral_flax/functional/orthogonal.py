@@ -39,7 +39,7 @@ def apply_reflectors(
 ) -> jax.Array:
     """Multiply an axis of ``x`` by `orthogonal_matrix` without forming it.
 
-    ``[n, k], [..., n, ...] -> [..., n, ...]``, in the dtype of ``x`` (computed in float32 at least).
+    ``[n, k], [..., n, ...] -> [..., n, ...]``, in the dtype of ``x``, computed in float32 at least.
     For k well below n; with ``transpose`` by the inverse matrix.
 
     Raises:

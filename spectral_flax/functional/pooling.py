@@ -4,6 +4,7 @@
 import functools
 import operator
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,32 @@ def average_pool(x: jax.Array, strides: Sequence[int]) -> jax.Array:
     return y.astype(x.dtype)
 
 
+def pool_frames(
+    x: jax.Array, window: int, method: Literal["average", "max"] = "average"
+) -> jax.Array:
+    """Pool each frame with its neighbours: ``[N, T, ...] -> [N, T, ...]``.
+
+    ``window`` frames, an odd number, centred on each; those that do not exist are left out.
+
+    Raises:
+      ValueError: ``window`` is even or not positive, or the method is unknown.
+    """
+    if not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise ValueError(f"window={window!r}; expected a positive odd number")
+    if method not in ("average", "max"):
+        raise ValueError(f"method={method!r}; expected 'average' or 'max'")
+    frames, half = x.shape[1], window // 2
+    outside = jnp.asarray(0 if method == "average" else -jnp.inf, x.dtype)
+    padded = lax.pad(x, outside, [(half, half, 0) if i == 1 else (0, 0, 0) for i in range(x.ndim)])
+    shifted = (lax.slice_in_dim(padded, i, i + frames, axis=1) for i in range(window))
+    if method == "max":
+        return functools.reduce(jnp.maximum, shifted)
+    index = np.arange(frames)
+    count = np.minimum(index + half, frames - 1) - np.maximum(index - half, 0) + 1
+    share = jnp.asarray(1 / count, x.dtype).reshape(1, frames, *(1,) * (x.ndim - 2))
+    return functools.reduce(jnp.add, shifted) * share
+
+
 def _plan(x, sizes, axes):
     """Pairs of size and non-negative axis, the strongest reductions first: they save most work."""
     if len(sizes) != len(axes):
@@ -82,6 +109,8 @@ def _plan(x, sizes, axes):
     for size in sizes:
         if not isinstance(size, int | np.integer) or size < 1:
             raise ValueError(f"sizes is {tuple(sizes)}; expected positive integers")
+    if any(not -x.ndim <= axis < x.ndim for axis in axes):
+        raise ValueError(f"axes {tuple(axes)} are not all axes of x, which has {x.ndim}")
     axes = [operator.index(axis) % x.ndim for axis in axes]
     return sorted(zip(sizes, axes, strict=True), key=lambda p: p[0] / max(x.shape[p[1]], 1))
 

@@ -129,7 +129,7 @@ def _explicit_batch_sharding(args, batch):
     return result
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _partitioned(op: _Multilinear):
     """Return the operation with its partitioning rule: the batch, and nothing else, is split."""
     call = custom_partitioning(op.fun)

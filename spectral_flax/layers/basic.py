@@ -48,7 +48,7 @@ def ones(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
 def _draw(key, shape, dtype, std):
     """Draw block by block, so that arrays of all shapes share two compiled samplers.
 
-    JAX compiles a sampler for each shape, which takes longer than anything else in building a model.
+    JAX compiles a sampler for each shape: the longest part of building a model.
     """
     count = math.prod(shape)
     block = 1 << (14 if count <= 1 << 16 else 18)
@@ -137,7 +137,10 @@ def linear(
     precision: lax.PrecisionLike = None,
     rngs: nnx.Rngs,
 ) -> nnx.Linear:
-    """Build a linear layer ``[..., in_features] -> [..., out_features]`` of kernel variance 1/(3 I)."""
+    """Build a linear layer: ``[..., in_features] -> [..., out_features]``.
+
+    The kernel is drawn with variance 1 / (3 * in_features) unless ``kernel_init`` says otherwise.
+    """
     return nnx.Linear(
         in_features,
         out_features,

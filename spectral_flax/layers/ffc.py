@@ -229,7 +229,7 @@ class FFC(nnx.Module):
 
 
 def split_channels(features: int, ratio: float, name: str = "ratio") -> int:
-    """Return how many of ``features`` channels are global: ``int(ratio * features)``, as published."""
+    """Return the number of global channels: ``int(ratio * features)``, as published."""
     if not 0 <= ratio <= 1:
         raise ValueError(f"{name}={ratio} lies outside [0, 1]")
     count = int(features * ratio)

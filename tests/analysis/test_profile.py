@@ -41,7 +41,8 @@ def test_a_convolution_costs_its_kernel_at_every_output(kernel, strides, groups)
 
 
 def test_a_transposed_convolution_costs_its_kernel_at_every_input():
-    layer = nnx.ConvTranspose(8, 16, (4, 4), (2, 2), padding="SAME", rngs=nnx.Rngs(0))
+    shape = dict(kernel_size=(4, 4), strides=(2, 2), padding="SAME")
+    layer = nnx.eval_shape(lambda: nnx.ConvTranspose(8, 16, **shape, rngs=nnx.Rngs(0)))
     assert profile(layer, (1, 5, 6, 8)).total.weights == 5 * 6 * 8 * 16 * 4 * 4
 
 
@@ -159,14 +160,10 @@ def test_another_method_can_be_profiled():
 COUNTED = {
     ("resnet18", ()): (11.69, 1.81),
     ("resnet50", ()): (25.56, 4.09),
-    ("resnet152", ()): (60.19, 11.51),
     ("resnext50_32x4d", ()): (25.03, 4.23),
     ("ffc_resnet18", (0.5, True)): (11.32, 1.60),
     ("ffc_resnet34", (0.25, False)): (21.42, 3.54),
-    ("ffc_resnet50", (0.25, False)): (26.10, 4.18),
-    ("ffc_resnet50", (0.25, True)): (26.72, 4.21),
-    ("ffc_resnet50", (0.75, True)): (35.93, 5.17),
-    ("ffc_resnext50_32x4d", (0.5, True)): (30.75, 5.02),
+    ("ffc_resnet18", (0.75, False)): (10.61, 1.31),
 }
 
 

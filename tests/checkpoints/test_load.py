@@ -106,5 +106,5 @@ def test_single_layers_round_trip(layer):
 
 
 def test_a_module_without_published_names_says_so():
-    with pytest.raises(ValueError, match="no table of PyTorch names for Linear; known:.*ResNet"):
+    with pytest.raises(ValueError, match=r"no table of PyTorch names for Linear; known:.*ResNet"):
         sf.load_torch(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), {})

@@ -5,6 +5,7 @@ import pytest
 
 from spectral_flax.models.registry import MODELS
 from train.command_line import load
+from train.config import Mesh
 
 TOY_CONFIG = Path(__file__).with_name("toy_config.py")
 
@@ -20,7 +21,9 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setitem(MODELS, "toy", None)  # entered by the config, removed again by pytest
     config = load(TOY_CONFIG)
 
+    defaults = {"workdir": str(tmp_path / "run"), "mesh": Mesh(devices=1)}  # one compiles faster
+
     def changed(**changes):
-        return dataclasses.replace(config, **{"workdir": str(tmp_path / "run")} | changes)
+        return dataclasses.replace(config, **defaults | changes)
 
     return changed

@@ -107,7 +107,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("model", NETWORKS)
 def test_the_step_on_eight_devices_gathers_nothing(toy, model):
-    step, state, batch = built(toy(model=model, options=NETWORKS[model]))
+    step, state, batch = built(toy(model=model, options=NETWORKS[model], mesh=Mesh(devices=8)))
     text = step.lower(state, batch).compile().as_text()
     assert "all-reduce" in text and "all-gather" not in text
 
@@ -166,8 +166,11 @@ def test_a_non_finite_loss_stops_and_names_its_step(toy, tmp_path):
     [
         ({"model": "toi"}, "no model 'toi'"),
         ({"options": {"widht": 3}}, "no option 'widht'; closest: width"),
-        ({"batch_size": 12}, "batch-size is 12; expected a multiple of the 8 devices.*8 or 16"),
-        ({"eval_batch_size": 9}, "eval-batch-size is 9"),
+        (
+            {"batch_size": 12, "mesh": Mesh()},
+            "batch-size is 12; expected a multiple of the 8 devices.*8 or 16",
+        ),
+        ({"eval_batch_size": 9, "mesh": Mesh()}, "eval-batch-size is 9"),
         ({"mesh": Mesh(devices=99)}, "devices is 99; there are 8"),
     ],
 )

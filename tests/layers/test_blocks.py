@@ -1,0 +1,200 @@
+"""Laws that hold for every block of the table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from collectives import copied, count, split
+from flax import nnx
+
+from spectral_flax.layers.blocks import BLOCKS, block, block_options
+
+C = 32
+SIZES = {2: (9, 11), 3: (4, 9, 7)}
+VARIANTS = [(name, rank) for name in BLOCKS for rank in (2, 3) if (name, rank) != ("bat3d", 2)]
+every_block = pytest.mark.parametrize("name, rank", VARIANTS)
+AT_FIRST_THE_IDENTITY = ("nl", "a2", "cgnl", "cgnl_rbf", "glore", "srl_fft")
+
+
+def normal(*shape, seed=0, dtype=np.float32):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def make(name, rank, size=None, **options):
+    size = SIZES[rank] if size is None else size
+    if name.startswith("bat"):
+        options = dict(dropout=0.0, **options)
+    return block(name, C, rank=rank, size=size[-2:], rngs=nnx.Rngs(0), **options)
+
+
+def opened(module):
+    """The module in evaluation mode with its gates and zero scales at 0.5."""
+    for path, p in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        if path[-1] in ("gate", "gamma", "scale"):
+            p[...] = jnp.full_like(p[...], 0.5)
+    return nnx.view(module, raise_if_not_found=False, use_running_average=True, deterministic=True)
+
+
+def pure(module):
+    graphdef, state = nnx.split(module)
+    return lambda x: nnx.merge(graphdef, state, copy=True)(x)
+
+
+def apply(module, x):
+    return jax.jit(pure(module))(x)
+
+
+@every_block
+def test_a_block_keeps_shape_and_dtype_and_every_parameter_gets_a_gradient(name, rank):
+    module = opened(make(name, rank)) if name != "nl" else make(name, rank)
+    for path, p in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        if path[-1] in ("gate", "gamma", "scale"):
+            p[...] = jnp.full_like(p[...], 0.5)
+    x = normal(2, *SIZES[rank], C)
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            y = nnx.merge(graphdef, params, rest, copy=True)(x)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    gradients, y = gradient(params)
+    assert y.shape == x.shape and y.dtype == jnp.float32
+    for path, g in nnx.to_flat_state(gradients):
+        assert np.isfinite(g[...]).all() and np.any(g[...]), path
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("name", AT_FIRST_THE_IDENTITY)
+def test_a_new_block_is_the_identity(name, rank):
+    x = normal(2, *SIZES[rank], C)
+    np.testing.assert_array_equal(apply(make(name, rank), x), x)
+
+
+@every_block
+def test_each_example_is_treated_alone(name, rank):
+    module = opened(make(name, rank))
+    x = normal(2, *SIZES[rank], C)
+    both = np.asarray(apply(module, x))
+    for i in range(2):
+        np.testing.assert_allclose(apply(module, x[i : i + 1])[0], both[i], atol=1e-4)
+
+
+@every_block
+def test_vmap_over_batches_is_a_loop_over_them(name, rank):
+    module = opened(make(name, rank))
+    x = normal(2, 1, *SIZES[rank], C)
+    y = jax.jit(jax.vmap(pure(module)))(x)
+    np.testing.assert_allclose(y[:, 0], apply(module, x[:, 0]), atol=1e-4)
+
+
+@every_block
+def test_bfloat16_goes_in_and_comes_out(name, rank):
+    x = normal(2, *SIZES[rank], C)
+    y = apply(opened(make(name, rank, dtype=jnp.bfloat16)), x.astype(jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    y, full = np.asarray(y, np.float32), np.asarray(apply(opened(make(name, rank)), x))
+    assert np.abs(y - full).max() < 0.05 * np.abs(full).max() + 0.05
+
+
+@pytest.mark.parametrize("size", [(13, 7), (7, 17), (8, 8)], ids=str)
+@pytest.mark.parametrize("name", [name for name in BLOCKS if name != "bat3d"])
+def test_any_size_of_an_image_will_do(name, size):
+    x = normal(1, *size, C)
+    y = apply(opened(make(name, 2, size)), x)
+    assert y.shape == x.shape and np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("size", [(5, 7, 13), (4, 11, 8)], ids=str)
+@pytest.mark.parametrize("name", BLOCKS)
+def test_any_size_of_a_video_will_do(name, size):
+    x = normal(1, *size, C)
+    y = apply(opened(make(name, 3, size)), x)
+    assert y.shape == x.shape and np.isfinite(y).all()
+
+
+@pytest.mark.parametrize("name", [n for n in BLOCKS if not n.startswith("bat")])
+def test_a_single_position_will_do(name):
+    x = normal(2, 1, 1, C)
+    assert np.isfinite(apply(opened(make(name, 2, (1, 1))), x)).all()
+
+
+@every_block
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_devices_never_gather_each_others_examples(mesh, name, rank, backward):
+    graphdef, params, rest = nnx.split(make(name, rank), nnx.Param, ...)
+    x = split(mesh, np.ones((8, *SIZES[rank], C), np.float32))
+
+    def loss(params, rest, x):
+        return jnp.sum(jnp.sin(nnx.merge(graphdef, params, rest, copy=True)(x)))
+
+    function = jax.value_and_grad(loss, argnums=(0, 2)) if backward else loss
+    assert count(function, copied(mesh, params), copied(mesh, rest), x) == 0
+
+
+@pytest.mark.parametrize("mode", ["embedded_gaussian", "concatenation"])
+def test_nor_does_chunked_attention(mesh, mode):
+    module = make("nl", 2, chunk=20, mode=mode)
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+    x = split(mesh, np.ones((8, 9, 11, C), np.float32))
+
+    def loss(params, rest, x):
+        return jnp.sum(jnp.sin(nnx.merge(graphdef, params, rest, copy=True)(x)))
+
+    gradient = jax.grad(loss, argnums=(0, 2))
+    assert count(gradient, copied(mesh, params), copied(mesh, rest), x) == 0
+
+
+@every_block
+def test_an_image_block_refuses_videos_and_the_reverse(name, rank):
+    module = make(name, rank)
+    wrong = normal(2, *SIZES[5 - rank], C)
+    with pytest.raises(ValueError, match=r"built for \[N, (T, )?H, W, C\]"):
+        module(wrong)
+
+
+@every_block
+def test_other_channels_and_integers_are_refused(name, rank):
+    module = make(name, rank)
+    with pytest.raises(ValueError, match=f"{C + 1} channels; .* {C}"):
+        module(normal(1, *SIZES[rank], C + 1))
+    with pytest.raises(TypeError, match="int32; expected a real floating"):
+        module(jnp.ones((1, *SIZES[rank], C), jnp.int32))
+
+
+def test_an_unknown_block_names_its_neighbour():
+    with pytest.raises(ValueError, match="'srl_ftf'; closest: srl_fft"):
+        block("srl_ftf", C, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_an_unknown_option_names_its_neighbour(name):
+    with pytest.raises(TypeError, match="'precison'; closest: precision"):
+        make(name, 3, precison="highest")
+
+
+def test_size_is_asked_for_where_it_is_needed():
+    with pytest.raises(ValueError, match=r"size=None; .*\(H, W\)"):
+        block("srl_lo", C, rngs=nnx.Rngs(0))
+    assert block("nl", C, rngs=nnx.Rngs(0)).features == C
+
+
+def test_the_video_block_is_for_videos():
+    with pytest.raises(ValueError, match="rank=2; bat3d is for video"):
+        block("bat3d", C, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_options_are_those_of_the_block(name):
+    options = block_options(name)
+    assert {"dtype", "param_dtype", "precision"} <= set(options)
+    assert not {"self", "rngs", "rank", "features", "pair", "options"} & set(options)
+
+
+def test_the_name_alone_chooses_the_published_block():
+    assert make("nl", 3).sub_sample and not make("nl", 2).sub_sample
+    assert make("cgnl", 2).gamma is None and make("cgnl_rbf", 2).gamma == 1e-4
+    assert make("rcca", 2, recurrences=3).recurrences == 3
