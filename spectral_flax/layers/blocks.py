@@ -21,10 +21,11 @@ from spectral_flax.layers.spectral import SpectralResidual, srl_fft, srl_lo
 
 
 class Block(NamedTuple):
-    """A constructor, and the class whose options it passes on."""
+    """A constructor, the class whose options it passes on, and those that it sets itself."""
 
     make: Callable[..., nnx.Module]
     options_of: type[nnx.Module]
+    set_options: tuple[str, ...] = ()
 
 
 BLOCKS = {
@@ -34,8 +35,8 @@ BLOCKS = {
     "cgnl_rbf": Block(compact_non_local_rbf, CompactNonLocal),
     "rcca": Block(RecurrentCrissCross, RecurrentCrissCross),
     "glore": Block(GraphReasoning, GraphReasoning),
-    "srl_fft": Block(srl_fft, SpectralResidual),
-    "srl_lo": Block(srl_lo, SpectralResidual),
+    "srl_fft": Block(srl_fft, SpectralResidual, ("pair",)),
+    "srl_lo": Block(srl_lo, SpectralResidual, ("pair", "spectrum_size")),
     "bat": Block(bat, BilinearAttention),
     "bat3d": Block(bat3d, BilinearAttention),
 }
@@ -75,19 +76,22 @@ def block(
 
 def block_options(name: str) -> list[str]:
     """Return the names of the options that a block takes."""
-    make, options_of = BLOCKS[name]
+    make, options_of, set_options = BLOCKS[name]
     parameters = _parameters(make)
     passed_on = [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
     if passed_on:
         parameters |= _parameters(options_of)
-    # A transform pair is what srl_fft and srl_lo themselves choose.
-    out = {"self", "features", "rank", "rngs", "pair", *(p.name for p in passed_on)}
+    out = {"features", "rank", "rngs", *set_options, *(p.name for p in passed_on)}
     return [option for option in parameters if option not in out]
 
 
-def _parameters(make) -> dict[str, inspect.Parameter]:
-    # The metaclass of modules hides the signature of their constructor.
-    return dict(inspect.signature(make.__init__ if isinstance(make, type) else make).parameters)
+def _parameters(make):
+    if not inspect.isclass(make):
+        return dict(inspect.signature(make).parameters)
+    # The metaclass of NNX modules hides the signature of the class itself.
+    parameters = dict(inspect.signature(make.__init__).parameters)
+    del parameters["self"]
+    return parameters
 
 
 def _nearest(name, known):

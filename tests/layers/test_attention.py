@@ -123,14 +123,13 @@ def test_so_do_the_other_blocks_that_see_no_axes(make):
     order = np.random.default_rng(1).permutation(15)
     permuted = lambda a: np.asarray(a).reshape(2, 15, c)[:, order].reshape(2, 3, 5, c)
     y = apply(block, jnp.asarray(permuted(x)))
-    np.testing.assert_allclose(y, permuted(apply(block, x)), atol=1e-5)
+    np.testing.assert_allclose(y, permuted(apply(block, x)), atol=1e-6 * np.abs(y).max())
 
 
 @pytest.mark.parametrize("sub_sample", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_chunks_change_neither_output_nor_gradients(mode, sub_sample):
     options = dict(mode=mode, sub_sample=sub_sample)
-    x = normal(2, 5, 7, 6, dtype=np.float64)
     results = []
     with jax.enable_x64(True):
         x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 7, 6)))
@@ -170,6 +169,7 @@ def test_a_frame_of_a_video_sees_the_others():
 def test_criss_cross_attention_reaches_every_pixel_in_two_steps(times, whole):
     block = CrissCrossAttention(8, rngs=nnx.Rngs(0))
     block.gamma[...] = jnp.ones(())
+    block.query.kernel[...] = 0.1 * block.query.kernel[...]  # so that no weight underflows
 
     def pixel(x):
         for _ in range(times):
@@ -196,6 +196,8 @@ def test_criss_cross_attention_treats_frames_alone():
     )
     for block in (video, image):
         block.attention.gamma[...] = jnp.ones(())
+        kernel = block.attention.query.kernel
+        kernel[...] = 0.1 * kernel[...]
     image_state = jax.tree.map(lambda a, b: a.reshape(b.shape), nnx.state(video), nnx.state(image))
     nnx.update(image, image_state)
     y = apply(image, x.reshape(6, 4, 5, 32)).reshape(x.shape)
