@@ -4,12 +4,13 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax.checkpoints.hints import hints
 from spectral_flax.checkpoints.rules.layouts import LEAF_NAMES, Layout, each, usual
 from spectral_flax.checkpoints.rules.tables import Rule, ignored_by, tables_for
 
@@ -75,18 +76,22 @@ def load_torch(
     Raises:
       CheckpointError: entries are missing, left over or of the wrong shape; all are listed.
     """
-    mapping = _unwrapped(source)
-    family, entries = _best_table(model, mapping)
+    tables = _covering_tables(model)
+    known = {name for _, entries in tables for entry in entries for name in entry.names}
+    mapping = _unwrapped(source, known)
+    family, entries = _best_table(model, tables, mapping)
     skipped = [e for e in entries if any(_below(e.path, part) for part in skip)]
     for part in skip:
         if not any(_below(e.path, part) for e in entries):
             raise ValueError(f"skip={part!r} names no part of {type(model).__name__}")
     wanted = [e for e in entries if e not in skipped]
-    faults = _faults(wanted, skipped, _without_others(mapping, model, family))
+    relevant = _without_others(mapping, model, family)
+    faults = _faults(wanted, skipped, relevant)
     if faults:
-        raise CheckpointError(
-            f"the checkpoint does not fit this {type(model).__name__} ({family} names):\n" + faults
-        )
+        title = f"the checkpoint does not fit this {type(model).__name__} ({family} names):"
+        expected = {n: s for e in entries for n, s in zip(e.names, e.shapes, strict=True)}
+        found = {name: tuple(np.shape(value)) for name, value in relevant.items()}
+        raise CheckpointError("\n".join([title, *hints(expected, found), *faults]))
     values = [(e, _converted(e, mapping)) for e in wanted]  # all before any is assigned
     for entry, value in values:
         entry.variable.set_value(value)  # not by item: an abstract model has no items
@@ -95,10 +100,13 @@ def load_torch(
     return Report(family, tuple(used), tuple(ignored), tuple(e.path for e in skipped))
 
 
-def save_torch(model: nnx.Module, family: str | None = None) -> dict[str, np.ndarray]:
+def save_torch(
+    model: nnx.Module, path: str | os.PathLike | None = None, *, family: str | None = None
+) -> dict[str, np.ndarray]:
     """Return the state dict of ``model`` under the published PyTorch names.
 
-    ``family`` chooses among several published ways to name one architecture; None is the first.
+    With a ``path`` it is also written there, as a file for ``torch.load``. ``family`` chooses among
+    several published ways to name one architecture; None is the first.
     """
     tables = dict(_covering_tables(model))
     family = next(iter(tables)) if family is None else family
@@ -108,7 +116,12 @@ def save_torch(model: nnx.Module, family: str | None = None) -> dict[str, np.nda
     for entry in tables[family]:
         state |= entry.to_torch()
     counters = [n.removesuffix("running_var") for n in state if n.endswith("running_var")]
-    return state | {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in counters}
+    state |= {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in counters}
+    if path is not None:
+        from spectral_flax.checkpoints.torch_writer import write_torch
+
+        write_torch(path, state)
+    return state
 
 
 def torch_entries(model: nnx.Module, rules: Sequence[Rule]) -> list[Entry]:
@@ -162,14 +175,21 @@ def _below(path: str, part: str) -> bool:
     return path == part or path.startswith(f"{part}.")
 
 
-def _unwrapped(source) -> dict[str, np.ndarray]:
-    """Return the tensors by name, without a ``module.`` prefix and without step counters."""
+def _unwrapped(source, known: Set[str]) -> dict[str, np.ndarray]:
+    """Return the tensors by name, without step counters and without a wrapper's prefix.
+
+    A prefix (``module.``) is a first part that all names share and none of the ``known`` has.
+    """
     if not isinstance(source, Mapping):
         from spectral_flax.checkpoints.torch_file import read_torch
 
         source = read_torch(source).tensors
-    if source and all(name.startswith("module.") for name in source):
-        source = {name.removeprefix("module."): value for name, value in source.items()}
+    known_parts = {name.partition(".")[0] for name in known}
+    while source and all("." in name for name in source):
+        parts = {name.partition(".")[0] for name in source}
+        if len(parts) > 1 or parts <= known_parts:
+            break
+        source = {name.partition(".")[2]: value for name, value in source.items()}
     return {n: v for n, v in source.items() if not n.endswith("num_batches_tracked")}
 
 
@@ -186,14 +206,14 @@ def _covering_tables(model) -> list[tuple[str, list[Entry]]]:
     return tables
 
 
-def _best_table(model, mapping) -> tuple[str, list[Entry]]:
+def _best_table(model, tables, mapping) -> tuple[str, list[Entry]]:
     """Return the family whose names are closest to those of the mapping."""
 
     def misfit(table):
         ours = {name for entry in table[1] for name in entry.names}
         return len(ours ^ _without_others(mapping, model, table[0]).keys())
 
-    return min(_covering_tables(model), key=misfit)
+    return min(tables, key=misfit)
 
 
 def _without_others(mapping, model, family) -> dict[str, np.ndarray]:
@@ -202,7 +222,7 @@ def _without_others(mapping, model, family) -> dict[str, np.ndarray]:
     return {name: value for name, value in mapping.items() if not ignored.fullmatch(name)}
 
 
-def _faults(wanted: list[Entry], skipped: list[Entry], mapping) -> str:
+def _faults(wanted: list[Entry], skipped: list[Entry], mapping) -> list[str]:
     expected = {n: s for e in wanted for n, s in zip(e.names, e.shapes, strict=True)}
     known = expected.keys() | {name for e in skipped for name in e.names}
     lines = [f"  missing: {n} {list(s)}" for n, s in expected.items() if n not in mapping]
@@ -216,7 +236,7 @@ def _faults(wanted: list[Entry], skipped: list[Entry], mapping) -> str:
         for name, shape in expected.items()
         if name in mapping and tuple(np.shape(mapping[name])) != shape
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _converted(entry: Entry, mapping):
