@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and peak temporary memory of every block against its formula written out.
+
+Images ``[8, 28, 28, 256]``, videos ``[2, 4, 28, 28, 256]``, forward and forward + backward, and
+the memory of non-local attention at 128 x 128 positions. Outputs and gradients of both forms
+are compared before anything is measured. Aims: bilinear attention at least twice as fast as by
+Kronecker products; non-local attention in a tenth of the memory of its full map.
+
+Run: python -m benchmarks.blocks [--blocks nl bat] [--repeats 10] [--small]
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks.published_forms import plain
+from spectral_flax.layers.blocks import BLOCKS, block
+
+
+def functions(module, form):
+    """Return forward, and forward + backward, of parameters and a map."""
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+
+    def forward(params, x):
+        merged = nnx.merge(graphdef, params, rest, copy=True)
+        return (plain(merged) if form == "plain" else merged)(x)
+
+    def backward(params, x):
+        return jax.grad(lambda *a: jnp.sum(jnp.sin(forward(*a))), argnums=(0, 1))(params, x)
+
+    return {"forward": forward, "forward + backward": backward}, params
+
+
+def seconds(compiled, arguments, repeats):
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments))
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def make(name, features, rank, size):
+    options = dict(dropout=0.0) if name.startswith("bat") else {}
+    module = block(name, features, rank=rank, size=size[-2:], rngs=nnx.Rngs(0), **options)
+    for path, p in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+        if path[-1] in ("gate", "gamma", "scale"):
+            p[...] = jnp.full_like(p[...], 0.5)
+    return nnx.view(module, raise_if_not_found=False, use_running_average=True)
+
+
+def measure(name, shape, repeats):
+    module = make(name, shape[-1], len(shape) - 2, shape[1:-1])
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)
+    rows, results = [], {}
+    for form in ("ours", "plain"):
+        calls, params = functions(module, form)
+        for what, call in calls.items():
+            compiled = jax.jit(call).lower(params, x).compile()
+            results[form, what] = compiled(params, x)
+            rows.append(
+                {
+                    "block": name,
+                    "shape": list(shape),
+                    "form": form,
+                    "what": what,
+                    "ms": 1e3 * seconds(compiled, (params, x), repeats),
+                    "MiB": compiled.memory_analysis().temp_size_in_bytes / 2**20,
+                }
+            )
+    for what in ("forward", "forward + backward"):
+        ours, other = (jax.tree.leaves(results[form, what]) for form in ("ours", "plain"))
+        # Gradients that vanish in theory (of a key's bias) are compared with the largest one.
+        scale = max(float(jnp.abs(leaf).max()) for leaf in other)
+        worst = max(float(jnp.abs(a - b).max()) for a, b in zip(ours, other, strict=True))
+        if not worst < 1e-3 * scale:
+            raise SystemExit(f"{name} {what}: the forms differ by {worst / scale:.1e}")
+    return rows
+
+
+def non_local_memory(side):
+    """Return temporary MiB of a non-local block at side x side positions, of both forms."""
+    module = make("nl", 64, 2, (side, side))
+    x = jax.ShapeDtypeStruct((1, side, side, 64), jnp.float32)
+    row = {"side": side}
+    for form in ("ours", "plain"):
+        calls, params = functions(module, form)
+        for what, call in calls.items():
+            analysis = jax.jit(call).lower(params, x).compile().memory_analysis()
+            row[f"{form} {what}"] = analysis.temp_size_in_bytes / 2**20
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blocks", nargs="+", choices=list(BLOCKS), default=list(BLOCKS))
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--small", action="store_true", help="a quick run of the command itself")
+    given = parser.parse_args()
+    side, features, batch = (14, 32, 1) if given.small else (28, 256, 8)
+    shapes = [(batch, side, side, features), (max(1, batch // 4), 4, side, side, features)]
+    rows = []
+    print(f"{'block':9}{'shape':24}{'what':20}{'ms':>9}{'plain':>9}{'ratio':>7}"
+          f"{'MiB':>9}{'plain':>9}{'ratio':>7}")  # fmt: skip
+    for name in given.blocks:
+        for shape in shapes[1:] if name == "bat3d" else shapes:
+            new = measure(name, shape, given.repeats)
+            rows += new
+            for ours, other in zip(new[:2], new[2:], strict=True):
+                print(
+                    f"{name:9}{shape!s:24}{ours['what']:20}"
+                    f"{ours['ms']:9.2f}{other['ms']:9.2f}{other['ms'] / ours['ms']:7.2f}"
+                    f"{ours['MiB']:9.1f}{other['MiB']:9.1f}{other['MiB'] / ours['MiB']:7.2f}"
+                )
+    memory = non_local_memory(48 if given.small else 128)
+    print("non-local, one map of 64 channels, temporary MiB:", json.dumps(memory))
+    device = jax.devices()[0]
+    result = {
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "rows": rows,
+        "non_local_memory": memory,
+    }
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    if not given.small:
+        (results / "blocks.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
