@@ -99,7 +99,8 @@ def draw_maps(
         )
     if len(images) != len(weights) or not 0 <= example < len(images):
         raise ValueError(
-            f"example={example} of {len(images)} images and {len(weights)} maps; expected one of both"
+            f"example={example} of {len(images)} images and {len(weights)} maps; "
+            "expected one that both have"
         )
     frames, weights = images[example], weights[example]
     if images.ndim == 4:
@@ -125,6 +126,7 @@ def _as_bytes(image):
     image = image.astype(np.float64)
     if not (np.isfinite(image).all() and image.min() >= -1e-6 and image.max() <= 1 + 1e-6):
         raise ValueError(
-            f"the image is {image.min():.3g} to {image.max():.3g}; expected floats from 0 to 1 or uint8"
+            f"the image is {image.min():.3g} to {image.max():.3g}; "
+            "expected floats from 0 to 1, or uint8"
         )
     return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)

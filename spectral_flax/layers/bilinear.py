@@ -66,7 +66,9 @@ class BilinearTransform(nnx.Module):
             check_positive(temporal_groups=temporal_groups)
             check_multiple("features", features, temporal_groups=temporal_groups)
             if rank == 2:
-                raise ValueError(f"temporal_groups={temporal_groups} needs rank=3; an image has no time")
+                raise ValueError(
+                    f"temporal_groups={temporal_groups} needs rank=3; an image has no time"
+                )
         if normalization not in ("sigmoid", "softmax"):
             raise ValueError(f"normalization={normalization!r}; expected 'sigmoid' or 'softmax'")
         options = dict(
@@ -213,8 +215,8 @@ class BilinearAttention(nnx.Module):
 def bat(features: int, *, rank: int = 2, rngs: nnx.Rngs, **options) -> BilinearAttention:
     """Build the published block for images, or for videos frame by frame.
 
-    Images: 4 groups, sigmoids divided by their sum. Videos: 8 groups, softmax. ``options`` are those
-    of `BilinearAttention`.
+    Images: 4 groups, sigmoids divided by their sum. Videos: 8 groups, softmax. ``options`` are
+    those of `BilinearAttention`.
     """
     published = dict(groups=4) if rank == 2 else dict(groups=8, normalization="softmax")
     return BilinearAttention(features, rank=rank, rngs=rngs, **(published | options))

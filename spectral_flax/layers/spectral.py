@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spectral residual blocks: a transform pair with something cheap and pointwise in between."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -12,6 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional import orthogonal, pairs
+from spectral_flax.functional.pooling import pool_frames
 from spectral_flax.layers.basic import BatchNorm, Initializer, conv, kaiming_normal, ones, zeros
 from spectral_flax.layers.checks import check_map, check_multiple, check_positive
 
@@ -82,7 +82,8 @@ class HouseholderPair(nnx.Module):
 
     def __call__(self) -> pairs.Orthogonal:
         reflectors = (getattr(self, f"{name}_reflectors")[...] for name in _axis_names(self.sizes))
-        return pairs.Orthogonal(tuple(map(orthogonal.orthogonal_matrix, reflectors)), self.precision)
+        matrices = tuple(orthogonal.orthogonal_matrix(v) for v in reflectors)
+        return pairs.Orthogonal(matrices, self.precision)
 
 
 class RetractedPair(nnx.Module):
@@ -231,7 +232,7 @@ class SpectralResidual(nnx.Module):
         s = self.norm(self.conv(s))
         s = nnx.relu(s) if self.spectrum_relu is None else self.spectrum_relu(s)
         if self.temporal_pooling is not None:
-            s = _pool_frames(s, self.temporal_kernel, self.temporal_pooling)
+            s = pool_frames(s, self.temporal_kernel, self.temporal_pooling)
         return s
 
 
@@ -285,14 +286,17 @@ def srl_lo(
     rngs: nnx.Rngs,
     **options,
 ) -> SpectralResidual:
-    """Build the learned orthogonal block for maps of ``size`` H, W: 2 groups, no gate, as published.
+    """Build the learned orthogonal block for maps of ``size``: 2 groups and no gate, as published.
 
-    The matrices are products of reflections, or with ``orthogonal="qr"`` as published (see
-    `RetractedPair`). For video as `srl_fft`; with ``transform_time`` ``size`` is T, H, W.
+    ``size`` is H, W. The matrices are products of reflections, or with ``orthogonal="qr"`` as
+    published (see `RetractedPair`). For video as `srl_fft`; with ``transform_time`` ``size`` is
+    T, H, W.
     """
     kinds = {"householder": HouseholderPair, "qr": RetractedPair}
     if orthogonal not in kinds:
-        raise ValueError(f"orthogonal={orthogonal!r}; expected one of {', '.join(map(repr, kinds))}")
+        raise ValueError(
+            f"orthogonal={orthogonal!r}; expected one of {', '.join(map(repr, kinds))}"
+        )
     size = tuple(size)
     if len(size) != _pair_rank(rank, transform_time):
         raise ValueError(f"size={size}; expected {'T, ' * (len(size) == 2)}H, W for this block")
@@ -344,21 +348,3 @@ def _retracted(matrix: jax.Array) -> jax.Array:
 def _(primals, tangents):
     # The published code replaces the stored values outside the graph: no gradient of the QR.
     return _retracted(*primals), tangents[0]
-
-
-def _pool_frames(s: jax.Array, window: int, method: str) -> jax.Array:
-    """Pool ``window`` neighbouring frames at stride 1, of those that exist: ``[N, T, ...]``."""
-    frames, half = s.shape[1], window // 2
-    low = jnp.zeros((), s.dtype) if method == "average" else jnp.asarray(-jnp.inf, s.dtype)
-    padded = lax.pad(s, low, [(half, half, 0) if i == 1 else (0, 0, 0) for i in range(s.ndim)])
-    shifted = [lax.slice_in_dim(padded, i, i + frames, axis=1) for i in range(window)]
-    combine: Callable = jnp.add if method == "average" else jnp.maximum
-    total = shifted[0]
-    for other in shifted[1:]:
-        total = combine(total, other)
-    if method == "max":
-        return total
-    index = np.arange(frames)
-    count = np.minimum(index + half, frames - 1) - np.maximum(index - half, 0) + 1
-    share = jnp.asarray(1 / count, s.dtype)
-    return total * share.reshape(1, frames, *(1,) * (s.ndim - 2))
