@@ -229,7 +229,7 @@ class _Machine:
             target.items.extend(pairs)
         elif isinstance(target, dict):
             for key, value in pairs:
-                target[_checked_key(key)] = value
+                target[checked_key(key)] = value
         else:
             raise ValueError(f"its pickle sets items of a {type(target).__name__}")
 
@@ -298,7 +298,7 @@ def _named(module: str, attribute: str) -> Global:
     return Global(f"{_PYTHON2.get(module, module)}.{attribute}")
 
 
-def _checked_key(key: Any) -> Any:
+def checked_key(key: Any) -> Any:
     """Return a dictionary key whose hash costs neither recursion nor crafted collisions."""
     scalar = str | bytes | bool | float | None | Global | Foreign
     parts = key if isinstance(key, tuple) and len(key) <= 16 else (key,)

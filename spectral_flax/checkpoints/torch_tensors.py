@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from spectral_flax.checkpoints.pickle_data import Foreign, Global
+from spectral_flax.checkpoints.pickle_data import Foreign, Global, checked_key
 
 DTYPES = {
     **{"float64": np.float64, "float32": np.float32, "float16": np.float16, "bool": np.bool_},
@@ -121,7 +121,7 @@ def _from_type(args: tuple) -> Any:
 
 def _ordered(args: tuple) -> dict:
     pairs = args[0] if args else ()
-    return {key: value for key, value in pairs if isinstance(key, str | int)}
+    return {checked_key(key): value for key, value in pairs}
 
 
 BUILDERS = {
