@@ -129,13 +129,12 @@ class Checkpoints:
             except DamagedCheckpointError as error:
                 damaged.append(step)
                 self.say(f"the checkpoint of step {step} is damaged: {error}")
-            if damaged and damaged[-1] == step:
-                drop_failed_reads()
-                continue
-            if damaged:
-                self._set_aside(damaged)
-                self.say(f"going on from the one before it, step {step}")
-            return record, groups
+            else:
+                if damaged:
+                    self._set_aside(damaged)
+                    self.say(f"going on from the one before it, step {step}")
+                return record, groups
+            drop_failed_reads()
         if damaged:
             raise UserError(
                 f"every checkpoint in {self.directory} is damaged; to start from the beginning, "
