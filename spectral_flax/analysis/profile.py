@@ -199,8 +199,8 @@ class _Counter:
             keep = False
             self._keep(eqn, path, times)
         if name == "scan":
-            consts, times = eqn.params["num_consts"], times * eqn.params["length"]
-            return self._loop(inner[0], flags, consts, eqn.params["num_carry"], path, times, keep)
+            body, times = inner[0], times * eqn.params["length"]
+            return self._loop(body, flags, *_loop_parts(eqn, body), path, times, keep)
         if name == "while":  # how often is not known before it runs: counted once
             outer, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
             body, flags = eqn.params["body_jaxpr"].jaxpr, flags[outer:]
@@ -273,6 +273,18 @@ def _inner(eqn) -> Iterator[Any]:
             jaxpr = getattr(item, "jaxpr", item)
             if hasattr(jaxpr, "eqns") and hasattr(jaxpr, "invars"):
                 yield jaxpr
+
+
+def _loop_parts(eqn, body) -> tuple[int, int]:
+    """Return how many constants and carried values a scan has.
+
+    What it maps over or stacks has an axis more outside than in the body; JAX 0.10 and 0.12 have
+    no parameter for this in common.
+    """
+    outside, inside = (*eqn.invars, *eqn.outvars), (*body.invars, *body.outvars)
+    same = [a.aval.ndim == b.aval.ndim for a, b in zip(outside, inside, strict=True)]
+    carry = sum(same[len(eqn.invars) :])
+    return sum(same[: len(eqn.invars)]) - carry, carry
 
 
 def _convolution(eqn) -> int:
