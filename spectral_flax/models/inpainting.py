@@ -14,33 +14,12 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional.fourier import Implementation
-from spectral_flax.layers.basic import BatchNorm, ConvNormAct, conv, kaiming_normal, zeros
+from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.ffc import FFC
+from spectral_flax.layers.transposed import TransposedConvNormAct
 from spectral_flax.models.registry import Card, register
 
 _ACTIVATIONS = {"sigmoid": nnx.sigmoid, "tanh": jnp.tanh, None: lambda x: x}
-
-
-class UpNormAct(nnx.Module):
-    """Transposed 3x3 convolution, batch normalisation, ReLU: ``[N, H, W, I] -> [N, 2H, 2W, O]``."""
-
-    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs, **numerics):
-        self.conv = nnx.ConvTranspose(
-            in_features,
-            out_features,
-            (3, 3),
-            strides=(2, 2),
-            padding=((1, 2), (1, 2)),  # PyTorch's padding=1, output_padding=1
-            kernel_init=kaiming_normal,
-            bias_init=zeros,
-            rngs=rngs,
-            **numerics,
-        )
-        norm = {k: v for k, v in numerics.items() if k != "precision"}
-        self.norm = BatchNorm(out_features, **norm)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return nnx.relu(self.norm(self.conv(x)))
 
 
 class ResidualFFC(nnx.Module):
@@ -121,7 +100,11 @@ class Lama(nnx.Module):
         residual = functools.partial(ResidualFFC, widths[-1], layer=spectral(ratio), **numerics)
         self.blocks = nnx.List(residual() for _ in range(blocks))
         back = widths[::-1]
-        self.up = nnx.List(UpNormAct(i, o, **numerics) for i, o in itertools.pairwise(back))
+        placed = dict(padding=1, output_padding=1, use_bias=True)
+        self.up = nnx.List(
+            TransposedConvNormAct(i, o, 3, **placed, **numerics)
+            for i, o in itertools.pairwise(back)
+        )
         self.head = plain(width, out_features, 7, use_bias=True, **numerics)
         self.in_features = in_features
         self.output_activation = output_activation

@@ -5,6 +5,7 @@ from spectral_flax.checkpoints.rules import (  # noqa: F401  (they register tabl
     attention,
     bilinear,
     inpainting,
+    pose,
     resnet,
     spectral,
 )

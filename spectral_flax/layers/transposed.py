@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transposed convolutions with PyTorch's placement."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+from spectral_flax.layers.basic import BatchNorm, Initializer, kaiming_normal, zeros
+
+
+def transposed_conv(
+    in_features: int,
+    out_features: int,
+    kernel_size: int,
+    *,
+    strides: int = 2,
+    padding: int = 0,
+    output_padding: int = 0,
+    use_bias: bool = False,
+    kernel_init: Initializer = kaiming_normal,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    precision: lax.PrecisionLike = None,
+    rngs: nnx.Rngs,
+) -> nnx.ConvTranspose:
+    """Build a transposed convolution ``[N, H, W, in_features] -> [N, H', W', out_features]``.
+
+    H' is ``(H - 1) * strides - 2 * padding + kernel_size + output_padding``. The gradient of a
+    convolution, and so a convolution of the map spread out by ``strides``, padded to match.
+    """
+    if not 0 <= padding < kernel_size:
+        raise ValueError(f"padding={padding}; expected at least 0, less than kernel_size")
+    before = kernel_size - 1 - padding
+    return nnx.ConvTranspose(
+        in_features,
+        out_features,
+        (kernel_size,) * 2,
+        strides=(strides,) * 2,
+        padding=((before, before + output_padding),) * 2,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=zeros,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        precision=precision,
+        rngs=rngs,
+    )
+
+
+class TransposedConvNormAct(nnx.Module):
+    """Transposed convolution, batch normalisation, ReLU: ``[N, H, W, I] -> [N, H', W', O]``.
+
+    Arguments as in `transposed_conv`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        **options,
+    ):
+        types = dict(dtype=dtype, param_dtype=param_dtype)
+        self.conv = transposed_conv(in_features, out_features, kernel_size, **types, **options)
+        self.norm = BatchNorm(out_features, **types)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nnx.relu(self.norm(self.conv(x)))
