@@ -133,7 +133,8 @@ def test_convert_explains_what_is_missing(weights, tmp_path, capsys):
     told = fails(capsys, "convert", tmp_path / "x.pth", tmp_path / "y.safetensors")
     assert "does not say which model it holds" in told
     told = fails(capsys, "convert", tmp_path / "x.pth", tmp_path / "y", "--model", "resnet18")
-    assert "fc.weight" in told and not (tmp_path / "y").exists()
+    assert "missing: layer1.1.conv1.weight" in told and not (tmp_path / "y").exists()
+    assert len(told.splitlines()) == 21 and " more" in told.splitlines()[-1]
     assert "absent.pth" in fails(capsys, "convert", tmp_path / "absent.pth", tmp_path / "z")
 
 

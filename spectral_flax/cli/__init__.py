@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from spectral_flax.cli import convert, models, predict, profiles
 
 COMMANDS = (models, profiles, convert, predict)
+MAX_LINES = 20  # of an error message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,10 +17,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return args.run(args) or 0
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"spectral-flax {args.command}: {error}", file=sys.stderr)
+        print(f"spectral-flax {args.command}: {_shortened(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _shortened(message: str) -> str:
+    """Cut off the end of a list of faults; whole models may be missing from a checkpoint."""
+    lines = message.splitlines()
+    more = [f"  and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    return "\n".join(lines[:MAX_LINES] + more)
 
 
 def make_parser() -> argparse.ArgumentParser:
