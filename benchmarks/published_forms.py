@@ -119,7 +119,8 @@ def spectral(block: SpectralResidual, x):
 def _multiplied_out(reflectors):
     matrix = jnp.eye(len(reflectors))
     for v in reflectors.T:
-        matrix = matrix - jnp.outer(matrix @ v, 2 * v / (v @ v))
+        length = jnp.maximum(v @ v, 1e-30)  # a zero vector reflects nothing
+        matrix = matrix - jnp.outer(matrix @ v, 2 * v / length)
     return matrix
 
 
