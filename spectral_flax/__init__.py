@@ -2,6 +2,7 @@
 """Networks that see the whole image at once, in JAX and Flax NNX."""
 
 from spectral_flax import functional, layers
+from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
 from spectral_flax.inpainting import inpaint
 from spectral_flax.models import (
@@ -23,6 +24,7 @@ __all__ = [
     "card",
     "create_model",
     "functional",
+    "inflate",
     "init_apply",
     "inpaint",
     "layers",

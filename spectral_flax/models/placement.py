@@ -92,7 +92,9 @@ def _build(block, options, features, *, rank, size, **given):
     transformed = size if options.get("transform_time") else size[-2:]
     if block == "srl_fft" and options.pop("spectrum_relu", False):
         options["spectrum_size"] = transformed
-    if block == "bat3d":  # the published four frames, or the fewer that there are
+    if block in ("bat", "bat3d"):  # published: 7 x 7 positions, 4 frames; or the fewer there are
+        options.setdefault("grid", min(7, *size[-2:]))
+    if block == "bat3d":
         options.setdefault("temporal_grid", min(4, size[0]))
     size = options.pop("size", transformed)
     return blocks.block(block, features, rank=rank, size=size, **options, **given)

@@ -92,7 +92,7 @@ class ResNet(nnx.Module):
         stage; ``ratio=0`` is the plain network.
       se: squeeze and excitation in every block.
       block, blocks_after: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape;
-        one stands after each residual block that ``blocks_after`` names (stage → zero-based blocks).
+        one stands after each residual block that ``blocks_after`` names (stage → zero-based ones).
       input_size: (T,) H, W of the input that the blocks are built for: each is then also given
         ``size``, that of its map. None: they are not.
       dilated: stages (3, 4) whose stride is replaced by dilation.

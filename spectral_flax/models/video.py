@@ -54,21 +54,20 @@ def video_resnet(
 
     For any T from 2 on; of an odd number of frames the last is dropped after stage 1.
 
-    Args:
-      backbone: a ResNet of `image.BACKBONES`.
-      temporal: whether convolutions see neighbouring frames (I3D) or not (C2D).
-      ratio: the share of global channels of the FFCs; 0 is the plain network.
-      lfu, local_to_global, global_to_local, implementation: as in `FFC`.
-      block: the name of a block of `layers.blocks.BLOCKS`, or None.
-      blocks_after: the residual blocks (stage → zero-based) after which it stands; None is where it
-        was published (see `placement`).
-      block_options: options of the block; None is as published.
-      input_size: T, H, W of the clips that blocks of fixed map size are built for.
-      head_window: as published, the head is applied to averages over windows of the last map, 7
-        positions high and wide, and its results averaged; None averages the whole map.
-      stem_margin: padding of the pooling after the stem: 0 as published here, 1 in PyTorchVideo and
-        SlowFast.
-      depths: residual blocks of each stage; None is that of the backbone.
+    - ``backbone``: a ResNet of `image.BACKBONES`.
+    - ``temporal``: whether convolutions see neighbouring frames (I3D) or not (C2D).
+    - ``ratio``: the share of global channels of the FFCs; 0 is the plain network.
+    - ``lfu``, ``local_to_global``, ``global_to_local``, ``implementation``: as in `FFC`.
+    - ``block``: the name of a block of `layers.blocks.BLOCKS`, or None.
+    - ``blocks_after``: the residual blocks (stage → zero-based) after which it stands; None is where
+      it was published (see `placement`).
+    - ``block_options``: options of the block; None is as published.
+    - ``input_size``: T, H, W of the clips that blocks of fixed map size are built for.
+    - ``head_window``: as published, the head is applied to averages over windows of the last map, 7
+      positions high and wide, and its results averaged; None averages the whole map.
+    - ``stem_margin``: padding of the pooling after the stem: 0 as published here, 1 in PyTorchVideo
+      and SlowFast.
+    - ``depths``: residual blocks of each stage; None is that of the backbone.
 
     Other options as in `ResNet`.
     """

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of an image model into the video model of the same shape."""
+
+import fnmatch
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+
+from spectral_flax.checkpoints.load import CheckpointError
+
+
+class Inflation(NamedTuple):
+    """What `inflate` did, by paths of the video model's arrays."""
+
+    copied: tuple[str, ...]
+    inflated: tuple[str, ...]
+    skipped: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self):
+        text = f"copied {len(self.copied)} arrays, inflated {len(self.inflated)}"
+        for what, paths in (("left as they were", self.skipped), ("not used", self.unused)):
+            if paths:
+                text += f"; {what}: {', '.join(paths)}"
+        return text
+
+
+def inflate(
+    image_model: nnx.Module, video_model: nnx.Module, *, skip: Sequence[str] = ()
+) -> Inflation:
+    """Fill ``video_model``, in place, with the weights of ``image_model``; return a report.
+
+    A kernel that has an axis of T frames more gets T copies, divided by T: on a clip that does not
+    change it gives what the image kernel gives (Carreira and Zisserman, CVPR 2017). All else is
+    copied, batch statistics included. ``skip`` names parts of the video model that keep their
+    values, by prefix or glob: ``"head"``, ``"inserted.*.transform.rows"``. Weights of the image
+    model that have no counterpart must be skipped too. Arrays get the dtype of the video model's.
+
+    Raises:
+      CheckpointError: an array of the video model has no counterpart in the image model, or one of
+        another shape, or the reverse; all are listed, and nothing is changed.
+      ValueError: ``skip`` names nothing.
+    """
+    source, target = _arrays(image_model), _arrays(video_model)
+    for part in skip:
+        if not any(_below(path, part) for path in source | target):
+            raise ValueError(f"skip={part!r} names no part of either model")
+    skipped = {path for path in source | target if any(_below(path, part) for part in skip)}
+    faults, values, inflated = [], {}, []
+    for path, variable in target.items():
+        if path in skipped:
+            continue
+        if path not in source:
+            faults.append(f"  missing in the image model: {path} {list(variable.shape)}")
+            continue
+        value, shape = jnp.asarray(source[path][...]), tuple(variable.shape)
+        if value.ndim >= 3 and value.shape == shape[1:]:
+            frames = shape[0]
+            value = jnp.broadcast_to(value / frames, shape)
+            inflated.append(path)
+        if value.shape != shape:
+            faults.append(f"  shape: {path} is {list(value.shape)}; the video needs {list(shape)}")
+        values[path] = value.astype(variable.dtype)
+    unused = [path for path in source if path not in target]
+    faults += [f"  no place in the video model: {path}" for path in unused if path not in skipped]
+    if faults:
+        names = f"{type(image_model).__name__} does not fit this {type(video_model).__name__}"
+        raise CheckpointError(f"the image model {names}:\n" + "\n".join(faults))
+    for path, value in values.items():
+        target[path].set_value(value)
+    copied = tuple(path for path in values if path not in inflated)
+    kept = tuple(path for path in target if path in skipped)
+    return Inflation(copied, tuple(inflated), kept, tuple(unused))
+
+
+def _arrays(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """Return the parameters and batch statistics themselves by dotted path."""
+    wanted = (nnx.Param, nnx.BatchStat)
+    return {
+        ".".join(map(str, path)): node
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, wanted)
+    }
+
+
+def _below(path: str, part: str) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in (part, f"{part}.*"))

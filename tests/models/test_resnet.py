@@ -1,0 +1,155 @@
+"""The residual network itself: blocks, shapes, head, and what it refuses."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from spectral_flax.models.resnet import ResNet
+
+SHALLOW = dict(depths=(1, 1, 1, 1), width=8, num_classes=5)
+
+
+class Marker(nnx.Module):
+    """A block that adds a constant and remembers the size it was built for."""
+
+    def __init__(self, features, *, rank, size=None, rngs, **_):
+        self.features, self.size = features, size
+
+    def __call__(self, x):
+        return x + 1
+
+
+def build(**options) -> ResNet:
+    options = SHALLOW | options
+    model = ResNet(options.pop("depths"), **options, rngs=nnx.Rngs(0))
+    model.eval()
+    return model
+
+
+def clip(*shape):
+    return jax.random.normal(jax.random.key(1), shape)
+
+
+def run(model, x, method="__call__"):
+    graphdef, state = nnx.split(model)
+    return jax.jit(lambda state, x: getattr(nnx.merge(graphdef, state), method)(x))(state, x)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 47), (224, 192), (1, 1)], ids=str)
+def test_map_sizes_are_those_of_the_features_of_an_image(size):
+    model = build()
+    maps = jax.eval_shape(model.features, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    assert set(maps) == {"stem", "stage1", "stage2", "stage3", "stage4"}
+    assert model.map_sizes(size) == [maps[f"stage{i}"].shape[1:-1] for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("margin", [0, 1])
+@pytest.mark.parametrize("size", [(8, 64, 64), (5, 33, 47), (4, 112, 112), (2, 224, 256)], ids=str)
+def test_map_sizes_are_those_of_the_features_of_a_clip(size, margin):
+    model = build(rank=3, frame_pooling=2, stem_margin=margin)
+    maps = jax.eval_shape(model.features, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    frames = [maps[f"stage{i}"].shape[1] for i in (1, 2)]
+    assert frames == [size[0], size[0] // 2]
+    assert model.map_sizes(size) == [maps[f"stage{i}"].shape[1:-1] for i in (1, 2, 3, 4)]
+
+
+def test_map_sizes_know_of_dilation():
+    model = build(dilated=(3, 4))
+    maps = jax.eval_shape(model.features, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+    assert model.map_sizes((64, 64))[-1] == maps["stage4"].shape[1:-1] == (8, 8)
+
+
+def test_a_block_stands_after_each_named_residual_block_and_knows_its_map():
+    places = {2: (0,), 3: (0,)}
+    model = build(block=Marker, blocks_after=places, input_size=(96, 64), bottleneck=False)
+    assert set(model.inserted) == {"stage2_0", "stage3_0"}
+    assert model.inserted["stage2_0"].size == (12, 8)
+    assert model.inserted["stage3_0"].features == 32
+    x = clip(1, 32, 32, 3)
+    marked, unmarked = (run(m, x, "features") for m in (model, build(bottleneck=False)))
+    np.testing.assert_allclose(marked["stage1"], unmarked["stage1"])
+    np.testing.assert_allclose(marked["stage2"], unmarked["stage2"] + 1)
+
+
+def test_windows_of_the_head_that_cover_the_map_are_the_plain_mean():
+    options = dict(rank=3, frame_pooling=2)
+    x = clip(1, 4, 32, 32, 3)
+    whole, windows = build(**options), build(**options, head_window=7)
+    np.testing.assert_allclose(run(whole, x), run(windows, x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_head_is_averaged_over_all_windows_of_the_last_map():
+    model = build(rank=3, head_window=2, depths=(1, 1))
+    x = clip(2, 2, 24, 24, 3)
+    last = np.asarray(run(model, x, "features")["stage2"])
+    assert last.shape[1:4] == (2, 3, 3)
+    corners = [last[:, :, i : i + 2, j : j + 2].mean((1, 2, 3)) for i in (0, 1) for j in (0, 1)]
+    kernel, bias = (np.asarray(p[...]) for p in (model.head.kernel, model.head.bias))
+    expected = np.mean([corner @ kernel + bias for corner in corners], axis=0)
+    np.testing.assert_allclose(run(model, x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_no_classes_leave_the_pooled_features():
+    model = build(num_classes=None, rank=3, head_window=2, depths=(1, 1))
+    assert run(model, clip(2, 2, 32, 32, 3)).shape == (2, model.num_features)
+
+
+def test_dropout_stands_before_the_head_in_training_only():
+    model = build(dropout=0.5, stem="small", depths=(1,))
+    x = clip(1, 8, 8, 3)
+    np.testing.assert_array_equal(model(x), model(x))
+    model.set_attributes(deterministic=False)
+    assert np.abs(model(x) - model(x)).max() > 0
+
+
+def test_a_dilated_network_keeps_the_parameters_of_the_plain_one():
+    shapes = lambda model: jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(model)))
+    assert shapes(build(dilated=(4,))) == shapes(build())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(ratio=1.5), "ratio=1.5"),
+        (dict(stem="large"), "stem='large'"),
+        (dict(num_classes=0), "num_classes=0"),
+        (dict(dropout=1.0), "dropout=1.0"),
+        (dict(blocks_after={2: (0,)}), "no block"),
+        (dict(block=Marker, blocks_after={5: (0,)}), "stage 5"),
+        (dict(block=Marker, blocks_after={2: (1,)}), "number 1 of stage 2"),
+        (dict(block=Marker, blocks_after={2: (0,)}, input_size=(8, 64, 64)), "expected H, W"),
+    ],
+)
+def test_impossible_options_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "error", "message"),
+    [
+        ((1, 64, 64, 3), ValueError, "N, T, H, W, 3"),
+        ((1, 8, 64, 64, 1), ValueError, "N, T, H, W, 3"),
+        ((1, 1, 64, 64, 3), ValueError, "too small"),
+        ((1, 8, 3, 64, 3), ValueError, "too small"),
+        ((1, 0, 64, 64, 3), ValueError, "empty"),
+    ],
+)
+def test_a_clip_that_does_not_fit_is_refused(shape, error, message):
+    model = build(rank=3, frame_pooling=2, stem_margin=0)
+    with pytest.raises(error, match=message):
+        model(jnp.zeros(shape))
+
+
+def test_integers_are_refused():
+    with pytest.raises(TypeError, match="floating"):
+        build()(jnp.zeros((1, 64, 64, 3), jnp.uint8))
+
+
+def test_a_partial_of_a_layer_may_be_the_block():
+    block = functools.partial(Marker)
+    assert len(build(block=block, blocks_after={1: (0,)}).inserted) == 1

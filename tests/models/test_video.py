@@ -1,0 +1,184 @@
+"""Video classifiers: published sizes and numbers, laws of clips, and what is refused."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from collectives import copied, count, split
+from flax import nnx
+from parity_checks import check_parity
+
+import spectral_flax as sf
+from spectral_flax.models.video import temporal_kernels
+
+NARROW = dict(width=8, num_classes=5)
+
+
+def parameters(name, **options) -> int:
+    model = sf.abstract_model(name, **options)
+    return sum(math.prod(p.shape) for p in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def run(model, x):
+    model.eval()
+    graphdef, state = nnx.split(model)
+    return np.asarray(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, x))
+
+
+def clip(*shape):
+    return jax.random.normal(jax.random.key(1), shape)
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "options"),
+    [
+        ("c2d_resnet50", "c2d_resnet50", {}),
+        ("c2d_resnet50_bat3d", "c2d_resnet50_bat3d", {}),
+        ("i3d_resnet50_nl", "i3d_resnet50_nl", {}),
+    ],
+)
+def test_published_models_give_the_published_numbers(case, name, options):
+    check_parity(case, functools.partial(sf.abstract_model, name, **options))
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("c2d_resnet50", 24_327_632),
+        ("c2d_resnet50_bat3d", 29_190_232),
+        ("c2d_resnet50_bat", 24_327_632 + 4_852_040),
+        ("i3d_resnet50_nl", 35_401_936),
+    ],
+)
+def test_parameters_are_the_published_number(name, published):
+    assert parameters(name) == published
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("c2d_resnet50_nl", 31.7),
+        ("i3d_resnet50_bat", 32.9),
+        ("ffc_c2d_resnet50", 24.9),
+        ("ffc_c2d_resnet50_nl", 32.2),
+        ("ffc_i3d_resnet50_nl", 35.9),
+    ],
+)
+def test_parameters_round_to_the_published_millions(name, millions):
+    assert round(parameters(name) / 1e6, 1) == millions
+
+
+def test_temporal_kernels_are_the_published_ones():
+    assert temporal_kernels((3, 4, 6, 3), True) == [
+        [3, 3, 3],
+        [3, 1, 3, 1],
+        [3, 1, 3, 1, 3, 1],
+        [1, 3, 1],
+    ]
+    assert temporal_kernels((2, 2, 2, 2), False) == [[3, 3]] * 4
+
+
+def test_every_kind_and_depth_has_every_block_by_name():
+    names = set(sf.list_models())
+    for ffc in ("", "ffc_"):
+        for kind in ("c2d", "i3d"):
+            for depth in (18, 34, 50, 101):
+                for block in ("", "_nl", "_bat", "_bat3d", "_srl_fft", "_srl_lo", "_glore"):
+                    assert f"{ffc}{kind}_resnet{depth}{block}" in names
+
+
+@pytest.mark.parametrize("size", [(4, 112, 112), (16, 256, 256), (64, 128, 160)], ids=str)
+@pytest.mark.parametrize(
+    "name", ["i3d_resnet50_bat3d", "c2d_resnet18_srl_lo", "ffc_i3d_resnet18_nl"]
+)
+def test_clips_of_all_published_sizes_fit(name, size):
+    model = sf.abstract_model(name, input_size=size, width=32, num_classes=5)
+    graphdef, state = nnx.split(nnx.view(model, deterministic=True, use_running_average=True))
+    x = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    forward = lambda state, x: nnx.merge(graphdef, state, copy=True).features(x)
+    maps = jax.eval_shape(forward, state, x)
+    assert set(maps) == {"stem", "stage1", "stage2", "stage3", "stage4"}
+    assert maps["stage1"].shape[1] == size[0] and maps["stage4"].shape[1] == size[0] // 2
+    assert all(m.shape[0] == 2 for m in maps.values())
+
+
+@pytest.mark.parametrize("name", ["i3d_resnet18_bat3d", "ffc_i3d_resnet18_nl"])
+def test_clips_of_a_batch_do_not_see_each_other(name):
+    size = (4, 32, 32)
+    ffc = dict(ratio=0.5) if name.startswith("ffc") else {}
+    model = sf.create_model(name, depths=(1, 1, 1), input_size=size, **NARROW, **ffc)
+    x = clip(2, *size, 3)
+    alone = np.concatenate([run(model, x[:1]), run(model, x[1:])])
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    np.testing.assert_allclose(run(model, x), alone, rtol=1e-4, atol=1e-5)
+
+
+def test_c2d_sees_no_order_of_the_pairs_of_frames_and_i3d_does():
+    x = clip(1, 8, 32, 32, 3)
+    shuffled = x[:, np.array([4, 5, 0, 1, 6, 7, 2, 3])]
+    for name, sees in (("c2d_resnet18", False), ("i3d_resnet18", True)):
+        model = sf.create_model(name, depths=(1, 1), **NARROW)
+        difference = np.abs(run(model, x) - run(model, shuffled)).max()
+        assert (difference > 1e-4) == sees
+
+
+def test_c2d_of_a_still_clip_is_the_image_network():
+    options = dict(depths=(1, 1), **NARROW)
+    image = sf.create_model("resnet18", **options)
+    video = sf.create_model("c2d_resnet18", stem_margin=1, head_window=None, **options)
+    sf.inflate(image, video)
+    x = clip(2, 32, 32, 3)
+    still = jnp.broadcast_to(x[:, None], (2, 4, 32, 32, 3))
+    np.testing.assert_allclose(run(video, still), run(image, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["i3d_resnet18_bat3d", "ffc_i3d_resnet18_srl_fft"])
+def test_no_activations_are_gathered_on_a_data_parallel_mesh(name, mesh):
+    size = (4, 32, 32)
+    ffc = dict(ratio=0.5) if name.startswith("ffc") else {}
+    shallow = dict(depths=(1, 1), blocks_after={1: (0,)}, width=16, num_classes=5, input_size=size)
+    model = sf.create_model(name, **shallow, **ffc)
+    model.set_attributes(deterministic=True)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(params, rest, x):
+        return nnx.merge(graphdef, params, rest, copy=True)(x).sum()
+
+    x = split(mesh, jnp.ones((8, *size, 3)))
+    params, rest = copied(mesh, params), copied(mesh, rest)
+    assert count(jax.value_and_grad(loss), params, rest, x) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["c2d_resnet50_nl", "i3d_resnet18_bat3d", "ffc_i3d_resnet50_srl_fft", "c2d_resnet18_srl_lo"],
+)
+def test_a_state_dict_goes_out_and_comes_back(name):
+    wide = dict(width=32, num_classes=5)
+    model = sf.create_model(name, rngs=nnx.Rngs(1), depths=(1, 1, 2, 1), **wide)
+    other = sf.create_model(name, rngs=nnx.Rngs(2), depths=(1, 1, 2, 1), **wide)
+    state = sf.save_torch(model)
+    assert state["fc.weight"].shape == (5, model.num_features, 1, 1, 1)
+    assert state["conv1.weight"].shape[2:] == (5 if "i3d" in name else 1, 7, 7)
+    sf.load_torch(other, state)
+    again = sf.save_torch(other)
+    for entry, value in state.items():
+        np.testing.assert_allclose(again[entry], value, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("c2d_resnet50_bat4d", {}, ValueError, "closest: .*c2d_resnet50_bat3d"),
+        ("c2d_resnet18", dict(temporal=True), TypeError, "no option 'temporal'"),
+        ("c2d_resnet18_srl_lo", dict(input_size=(224, 224)), ValueError, "expected T, H, W"),
+        ("c2d_resnet18_bat", dict(input_size=(1, 224, 224)), ValueError, "too small"),
+        ("c2d_resnet18_bat", dict(block_options=dict(temporal_grit=1)), TypeError, "temporal_grid"),
+    ],
+)
+def test_impossible_options_are_named(name, options, error, message):
+    with pytest.raises(error, match=message):
+        sf.create_model(name, **(dict(width=8) | options))
