@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Architectures, by name."""
 
-from spectral_flax.models import image, inpainting, pose, video  # noqa: F401  (register models)
+from spectral_flax.models import image, inpainting, pose, segmentation, video  # noqa: F401  (register models)
 from spectral_flax.models.registry import (
     Card,
     abstract_model,

@@ -7,6 +7,7 @@ from spectral_flax.checkpoints.rules import (  # noqa: F401  (they register tabl
     inpainting,
     pose,
     resnet,
+    segmentation,
     spectral,
 )
 from spectral_flax.checkpoints.rules.tables import Rule, nested, register_rules, tables_for
