@@ -61,8 +61,8 @@ def image_resnet(
       code's default is 0.5, its tables' is 0.25.
     - ``lfu``, ``local_to_global``, ``global_to_local``, ``implementation``: as in `FFC`.
     - ``block``: the name of a block of `layers.blocks.BLOCKS`, or None.
-    - ``blocks_after``: the residual blocks (stage → zero-based) after which it stands; None is where
-      it was published (see `placement`).
+    - ``blocks_after``: the residual blocks (stage → zero-based) after which it stands; None is
+      where it was published (see `placement`).
     - ``block_options``: options of the block; None is as published.
     - ``input_size``: H, W of the images that blocks of fixed map size are built for.
     - ``depths``: residual blocks of each stage; None is that of the backbone.

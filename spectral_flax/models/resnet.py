@@ -215,7 +215,7 @@ class ResNet(nnx.Module):
         self.head = None if num_classes is None else head(num_classes)
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Return the feature maps by name: ``stem``, ``stage1``, …"""
+        """Return the feature maps by name: ``stem``, ``stage1`` and so on."""
         if x.ndim != self.rank + 2 or x.shape[-1] != self.in_features:
             axes = ["N", "T", "H", "W"] if self.rank == 3 else ["N", "H", "W"]
             expected = ", ".join([*axes, str(self.in_features)])

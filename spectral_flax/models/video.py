@@ -59,8 +59,8 @@ def video_resnet(
     - ``ratio``: the share of global channels of the FFCs; 0 is the plain network.
     - ``lfu``, ``local_to_global``, ``global_to_local``, ``implementation``: as in `FFC`.
     - ``block``: the name of a block of `layers.blocks.BLOCKS`, or None.
-    - ``blocks_after``: the residual blocks (stage → zero-based) after which it stands; None is where
-      it was published (see `placement`).
+    - ``blocks_after``: the residual blocks (stage → zero-based) after which it stands; None is
+      where it was published (see `placement`).
     - ``block_options``: options of the block; None is as published.
     - ``input_size``: T, H, W of the clips that blocks of fixed map size are built for.
     - ``head_window``: as published, the head is applied to averages over windows of the last map, 7
