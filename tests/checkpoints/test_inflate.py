@@ -76,7 +76,7 @@ def test_a_head_of_another_size_is_left_alone_only_if_asked():
 
 def test_parts_of_bilinear_blocks_that_differ_are_skipped_by_a_glob():
     image, video = pair("resnet18_bat", "c2d_resnet18_bat3d")
-    with pytest.raises(CheckpointError, match="missing in the image model: .*frames"):
+    with pytest.raises(CheckpointError, match=r"missing in the image model: .*frames"):
         sf.inflate(image, video)
     report = sf.inflate(image, video, skip=("inserted.*.transform",))
     assert all(".transform." in path for path in report.skipped)

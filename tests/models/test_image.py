@@ -31,6 +31,7 @@ def parameters(name, **options) -> int:
         ("tv_resnext101_32x8d", "resnext101_32x8d"),
         ("nl_resnet50", "resnet50_nl"),
         ("bat_resnet50", "resnet50_bat"),
+        ("cgnl_net_resnet50_cgnl", "resnet50_cgnl"),
     ],
 )
 def test_published_models_give_the_published_numbers(case, name):

@@ -38,6 +38,9 @@ def clip(*shape):
         ("c2d_resnet50", "c2d_resnet50", {}),
         ("c2d_resnet50_bat3d", "c2d_resnet50_bat3d", {}),
         ("i3d_resnet50_nl", "i3d_resnet50_nl", {}),
+        ("ptv_c2d_r50", "c2d_resnet50", dict(stem_margin=1)),
+        ("ptv_i3d_r50", "i3d_resnet50", dict(stem_margin=1)),
+        ("slowfast_i3d_nln_r50", "i3d_resnet50_nl", dict(stem_margin=1)),
     ],
 )
 def test_published_models_give_the_published_numbers(case, name, options):
@@ -167,6 +170,17 @@ def test_a_state_dict_goes_out_and_comes_back(name):
     again = sf.save_torch(other)
     for entry, value in state.items():
         np.testing.assert_allclose(again[entry], value, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["torchvision", "PyTorchVideo", "SlowFast"])
+def test_each_family_of_names_is_told_from_the_others(family):
+    options = dict(depths=(1, 2, 2, 1), **NARROW)
+    model = sf.create_model("c2d_resnet50_nl", rngs=nnx.Rngs(1), **options)
+    other = sf.create_model("c2d_resnet50_nl", rngs=nnx.Rngs(2), **options)
+    state = sf.save_torch(model, family=family)
+    assert sf.load_torch(other, state).family == family
+    x = clip(1, 2, 32, 32, 3)
+    np.testing.assert_array_equal(run(model, x), run(other, x))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from spectral_flax.checkpoints.rules import (  # noqa: F401  (they register tabl
     resnet,
     segmentation,
     spectral,
+    video,
 )
 from spectral_flax.checkpoints.rules.tables import Rule, nested, register_rules, tables_for
 

@@ -2,6 +2,7 @@
 """Names of torchvision's ResNet and of the published code of FFC and bilinear attention."""
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 from spectral_flax.checkpoints.rules.layouts import (
@@ -103,6 +104,22 @@ def inserted_rules(model: ResNet, families: Sequence[str], path: str, name: str)
     return rules
 
 
+def _in_sequence(model: ResNet) -> list[Rule]:
+    """Return torchvision's names where an inserted block counts as one of its stage (CGNL)."""
+    if model.rank != 2 or not model.inserted:
+        return []
+    rules = list(STEM)
+    for stage, depth in enumerate(model.depths, start=1):
+        number = itertools.count()
+        for block in range(depth):
+            name = f"layer{stage}.{next(number)}"
+            rules += nested(RESIDUAL_BLOCK, rf"stage{stage}\.{block}", name)
+            if (key := f"stage{stage}_{block}") in model.inserted:
+                name = f"layer{stage}.{next(number)}"
+                rules += inserted_rules(model, ("SRL",), rf"inserted\.{key}", name)
+    return [*rules, Rule("head", "fc")]
+
+
 def _rules(residual_block: Sequence[Rule], model: ResNet) -> list[Rule]:
     inserted = r"inserted\.stage(?P<stage>\d)_(?P<block>\d+)"
     families = _FAMILY_OF_RANK[model.rank]
@@ -120,3 +137,4 @@ register_rules(FFC, FFC_RULES)
 register_rules(ConvNormAct, FFC_NORM_ACT, "FFC_BN_ACT")
 register_rules(ResNet, functools.partial(_rules, RESIDUAL_BLOCK), "torchvision")
 register_rules(ResNet, functools.partial(_rules, FFC_RESIDUAL_BLOCK), "FFC")
+register_rules(ResNet, _in_sequence, "CGNL")
