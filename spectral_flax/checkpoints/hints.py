@@ -55,7 +55,7 @@ _OPTIONS = {
     "ratio": ("has ratio {}", str),
     "width": ("has width {}", str),
     "in_features": ("is for {} input channels", str),
-    "num_classes": ("has a head of {} classes", str),
+    "num_classes": ("has {}", lambda n: f"a head of {n} classes" if n else "no head"),
     "blocks_after": ("has blocks after {}", str),
     "block_options": ("has blocks with {}", str),
 }
@@ -85,7 +85,7 @@ def hints(expected: Shapes, found: Shapes) -> list[str]:
         if not isinstance(value, bool):
             says += f", the model {mine}"
         if option == "num_classes":
-            advice = f"create the model with num_classes={value}, or skip=('head',) leaves ours"
+            advice = f"create the model with num_classes={value}, or load with skip=('head',)"
         else:
             advice = f"create the model with {option}={value!r}"
         lines.append(f"{says}; {advice}")

@@ -70,7 +70,8 @@ def load_torch(
 
     ``source`` is a mapping of names to arrays, or the path of a file. Every array of the model
     must be found, with its shape, and every entry be used, or nothing is changed. ``skip`` names
-    parts of our model (``"head"``) that keep their values whatever the file holds for them.
+    parts of our model (``"head"``) that keep their values, or are not there, whatever the file
+    holds for them.
     Arrays are converted to the dtype of the model's.
 
     Raises:
@@ -81,15 +82,22 @@ def load_torch(
     mapping = _unwrapped(source, known)
     family, entries = _best_table(model, tables, mapping)
     skipped = [e for e in entries if any(_below(e.path, part) for part in skip)]
+    rules = [rule for rule in dict(tables_for(model))[family] if rule.path in skip]
     for part in skip:
-        if not any(_below(e.path, part) for e in entries):
+        if not any(_below(e.path, part) for e in entries) and part not in {r.path for r in rules}:
             raise ValueError(f"skip={part!r} names no part of {type(model).__name__}")
     wanted = [e for e in entries if e not in skipped]
-    relevant = _without_others(mapping, model, family)
+    # A model may have been built without the part (num_classes=None) that the file has.
+    left = [name for rule in rules for name in rule.names]
+    relevant = {
+        name: value
+        for name, value in _without_others(mapping, model, family).items()
+        if not any(_below(name, part) for part in left)
+    }
     faults = _faults(wanted, skipped, relevant)
     if faults:
         title = f"the checkpoint does not fit this {type(model).__name__} ({family} names):"
-        expected = {n: s for e in entries for n, s in zip(e.names, e.shapes, strict=True)}
+        expected = {n: s for e in wanted for n, s in zip(e.names, e.shapes, strict=True)}
         found = {name: tuple(np.shape(value)) for name, value in relevant.items()}
         raise CheckpointError("\n".join([title, *hints(expected, found), *faults]))
     values = [(e, _converted(e, mapping)) for e in wanted]  # all before any is assigned

@@ -196,3 +196,14 @@ def test_a_head_of_another_size_is_left_alone_only_if_asked():
     report = sf.load_torch(model, state, skip=("head",))
     assert report.skipped == ("head.bias", "head.kernel")
     np.testing.assert_array_equal(model.head.kernel[...], before)
+
+
+def test_a_network_without_a_head_loads_weights_with_one_if_asked():
+    model = sf.create_model("resnet18", width=8, num_classes=None)
+    state = sf.save_torch(sf.create_model("resnet18", **NARROW))
+    with pytest.raises(
+        CheckpointError, match=r"head of 5 classes, the model None.*skip=\('head',\)"
+    ):
+        sf.load_torch(model, state)
+    report = sf.load_torch(model, state, skip=("head",))
+    assert {"fc.weight", "fc.bias"} <= set(report.ignored) and not report.skipped

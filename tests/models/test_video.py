@@ -119,6 +119,16 @@ def test_clips_of_a_batch_do_not_see_each_other(name):
     np.testing.assert_allclose(run(model, x), alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("ratio_in", "ratio_out"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
+def test_a_temporal_ffc_sees_neighbouring_frames_on_every_path(ratio_in, ratio_out):
+    ratios = dict(ratio_in=ratio_in, ratio_out=ratio_out)
+    layer = sf.layers.FFC(8, 8, (3, 1, 1), rank=3, lfu=False, **ratios, rngs=nnx.Rngs(0))
+    layer.set_attributes(use_running_average=True, raise_if_not_found=False)
+    x = clip(1, 5, 4, 4, 8)
+    changed = np.abs(layer(x) - layer(x.at[:, 0].add(1.0))).max((0, 2, 3))
+    assert np.all(changed[:2] > 1e-4) and np.all(changed[2:] < 1e-5)
+
+
 def test_c2d_sees_no_order_of_the_pairs_of_frames_and_i3d_does():
     x = clip(1, 8, 32, 32, 3)
     shuffled = x[:, np.array([4, 5, 0, 1, 6, 7, 2, 3])]
