@@ -223,7 +223,8 @@ class BatchNorm(nnx.Module):
             var = lax.pmean(var, self.axis_name)
         for running, batch in (self.mean, mean), (self.var, var * (count / max(count - 1, 1))):
             batch = lax.stop_gradient(batch).astype(running[...].dtype)
-            running[...] = self.momentum * running[...] + (1 - self.momentum) * batch
+            # Not item assignment, which costs Flax a search of the whole trace for each layer.
+            running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
         return mean, var
 
 
