@@ -4,12 +4,12 @@
 from spectral_flax import functional, layers
 from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
+from spectral_flax.checkpoints.store import create_model, load, read_weights, save
 from spectral_flax.inpainting import inpaint
 from spectral_flax.models import (
     Card,
     abstract_model,
     card,
-    create_model,
     init_apply,
     list_models,
     register,
@@ -29,7 +29,10 @@ __all__ = [
     "inpaint",
     "layers",
     "list_models",
+    "load",
     "load_torch",
+    "read_weights",
     "register",
+    "save",
     "save_torch",
 ]

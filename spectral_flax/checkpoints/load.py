@@ -13,6 +13,7 @@ from flax import nnx
 from spectral_flax.checkpoints.hints import hints
 from spectral_flax.checkpoints.rules.layouts import LEAF_NAMES, Layout, each, usual
 from spectral_flax.checkpoints.rules.tables import Rule, ignored_by, tables_for
+from spectral_flax.checkpoints.torch_file import read_torch
 
 
 class CheckpointError(ValueError):
@@ -25,16 +26,24 @@ class UncoveredError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `load_torch` did: entries used, entries ignored, and our arrays left as they were."""
+    """What `load_torch` did: entries used, entries ignored, and our arrays left as they were.
+
+    ``foreign`` names the classes of objects in the file that are no tensors; none was built.
+    """
 
     family: str
     loaded: tuple[str, ...]
     ignored: tuple[str, ...]
     skipped: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
 
     def __str__(self):
         text = f"loaded {len(self.loaded)} entries ({self.family} names)"
-        for what, names in (("ignored", self.ignored), ("left as they were", self.skipped)):
+        for what, names in (
+            ("ignored", self.ignored),
+            ("left as they were", self.skipped),
+            ("objects not built", self.foreign),
+        ):
             if names:
                 text += f"; {what}: {', '.join(names)}"
         return text
@@ -77,6 +86,10 @@ def load_torch(
     Raises:
       CheckpointError: entries are missing, left over or of the wrong shape; all are listed.
     """
+    foreign: tuple[str, ...] = ()
+    if not isinstance(source, Mapping):
+        file = read_torch(source)
+        source, foreign = file.tensors, tuple(file.foreign)
     tables = _covering_tables(model)
     known = {name for _, entries in tables for entry in entries for name in entry.names}
     mapping = _unwrapped(source, known)
@@ -105,7 +118,8 @@ def load_torch(
         entry.variable.set_value(value)  # not by item: an abstract model has no items
     used = [name for e in entries for name in e.names if name in mapping]
     ignored = sorted(set(mapping) - set(used))
-    return Report(family, tuple(used), tuple(ignored), tuple(e.path for e in skipped))
+    left_alone = tuple(e.path for e in skipped)
+    return Report(family, tuple(used), tuple(ignored), left_alone, foreign)
 
 
 def save_torch(
@@ -188,10 +202,6 @@ def _unwrapped(source, known: Set[str]) -> dict[str, np.ndarray]:
 
     A prefix (``module.``) is a first part that all names share and none of the ``known`` has.
     """
-    if not isinstance(source, Mapping):
-        from spectral_flax.checkpoints.torch_file import read_torch
-
-        source = read_torch(source).tensors
     known_parts = {name.partition(".")[0] for name in known}
     while source and all("." in name for name in source):
         parts = {name.partition(".")[0] for name in source}

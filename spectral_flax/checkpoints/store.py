@@ -16,6 +16,7 @@ from spectral_flax.checkpoints.safetensors_file import read_safetensors, write_s
 from spectral_flax.checkpoints.torch_file import read_torch
 from spectral_flax.checkpoints.torch_writer import write_torch
 from spectral_flax.checkpoints.weights import Weights, assign, variables
+from spectral_flax.models import registry
 from spectral_flax.models.registry import abstract_model
 
 TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".ckpt", ".bin", ".tar")
@@ -41,6 +42,37 @@ def read_weights(source: str | os.PathLike, *, entry: str | None = None) -> Weig
         found = read_torch(path, entry=entry)
         return Weights(found.tensors, names="torch", foreign=found.foreign)
     return hub.read_hub(str(source))
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: str | os.PathLike | None = None,
+    skip: Sequence[str] = (),
+    rngs: nnx.Rngs | None = None,
+    **options: Any,
+) -> nnx.Module:
+    """Build the model ``name``; ``options`` are the arguments of its function.
+
+    ``pretrained`` is anything `read_weights` reads: a file, a folder or a repository on the Hub;
+    without it weights are random. ``skip`` names parts of the model (``("head",)``) that stay random
+    whatever the weights hold for them.
+
+    Raises:
+      ValueError: no such model, or an option has an impossible value.
+      TypeError: no such option.
+      CheckpointError: the weights do not fit; all faults are listed.
+    """
+    if pretrained is None:
+        if skip:
+            raise ValueError(f"skip={tuple(skip)} but pretrained=None: nothing is loaded")
+        return registry.create_model(name, rngs=rngs, **options)
+    weights = read_weights(pretrained)
+    if not skip and rngs is None:  # no array is drawn only to be overwritten
+        return build(weights, name, options, source=pretrained)[0]
+    model = registry.create_model(name, rngs=rngs, **weights.options | options)
+    load_weights(model, weights, skip=skip)
+    return model
 
 
 def load_weights(model: nnx.Module, weights: Weights, *, skip: Sequence[str] = ()) -> None:

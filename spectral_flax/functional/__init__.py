@@ -1,6 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pure functions on arrays: no Flax, no state, no options but their arguments."""
 
+from spectral_flax.functional import keypoints, pairs
+from spectral_flax.functional.attention import (
+    compact_attention,
+    concatenation_attention,
+    criss_cross_attention,
+    dot_product_attention,
+    double_attention,
+    gather_nodes,
+    scatter_nodes,
+    softmax_attention,
+)
+from spectral_flax.functional.bilinear import bilinear_product, reproject, temporal_product
 from spectral_flax.functional.convolution import convolution
 from spectral_flax.functional.fourier import (
     irfft2,
@@ -10,19 +22,46 @@ from spectral_flax.functional.fourier import (
     split_quarters,
     tile_quarters,
 )
+from spectral_flax.functional.orthogonal import (
+    apply_reflectors,
+    matrix_to_reflectors,
+    orthogonal_matrix,
+    qr_retraction,
+    random_orthogonal,
+    random_reflectors,
+)
 from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max_pool, average_pool
 from spectral_flax.functional.sharding import batch_parallel
 
 __all__ = [
     "adaptive_average_pool",
     "adaptive_max_pool",
+    "apply_reflectors",
     "average_pool",
     "batch_parallel",
+    "bilinear_product",
+    "compact_attention",
+    "concatenation_attention",
     "convolution",
+    "criss_cross_attention",
+    "dot_product_attention",
+    "double_attention",
+    "gather_nodes",
     "irfft2",
     "irfft3",
+    "keypoints",
+    "matrix_to_reflectors",
+    "orthogonal_matrix",
+    "pairs",
+    "qr_retraction",
+    "random_orthogonal",
+    "random_reflectors",
+    "reproject",
     "rfft2",
     "rfft3",
+    "scatter_nodes",
+    "softmax_attention",
     "split_quarters",
+    "temporal_product",
     "tile_quarters",
 ]

@@ -1,16 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flax NNX layers: parameters and a functional call or two each."""
 
+from spectral_flax.layers.attention import (
+    CompactNonLocal,
+    CrissCrossAttention,
+    DoubleAttention,
+    GraphReasoning,
+    RecurrentCrissCross,
+    compact_non_local_rbf,
+)
 from spectral_flax.layers.basic import BatchNorm, ConvNormAct, SqueezeExcite, conv, linear
+from spectral_flax.layers.bilinear import (
+    AttentionMaps,
+    BilinearAttention,
+    BilinearTransform,
+    bat,
+    bat3d,
+)
+from spectral_flax.layers.blocks import BLOCKS, block, block_options
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
+from spectral_flax.layers.non_local import NonLocal, non_local
+from spectral_flax.layers.spectral import (
+    HouseholderPair,
+    RetractedPair,
+    SpectralResidual,
+    SpectrumReLU,
+    srl_fft,
+    srl_lo,
+)
 
 __all__ = [
+    "BLOCKS",
     "FFC",
+    "AttentionMaps",
     "BatchNorm",
+    "BilinearAttention",
+    "BilinearTransform",
+    "CompactNonLocal",
     "ConvNormAct",
+    "CrissCrossAttention",
+    "DoubleAttention",
     "FourierUnit",
+    "GraphReasoning",
+    "HouseholderPair",
+    "NonLocal",
+    "RecurrentCrissCross",
+    "RetractedPair",
+    "SpectralResidual",
     "SpectralTransform",
+    "SpectrumReLU",
     "SqueezeExcite",
+    "bat",
+    "bat3d",
+    "block",
+    "block_options",
+    "compact_non_local_rbf",
     "conv",
     "linear",
+    "non_local",
+    "srl_fft",
+    "srl_lo",
 ]

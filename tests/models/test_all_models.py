@@ -1,0 +1,111 @@
+"""What every registered model promises, on a narrow copy of it.
+
+Everything here is traced, not compiled: what a model computes is compared with published numbers
+elsewhere; that each name builds, maps its input to its output, lists its features, trains every
+parameter and keeps its dtype is a matter of its program.
+"""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import spectral_flax as sf
+from spectral_flax.models.registry import MODELS
+
+NAMES = sf.list_models()
+# With few blocks a stage, networks that differ in depth alone are one and the same program.
+OTHER_DEPTHS = ("resnet26", "resnet34", "resnet101", "resnet152", "resnext101")
+PROGRAMS = [n for n in NAMES if "_" not in n or not any(depth in n for depth in OTHER_DEPTHS)]
+
+
+def options_of(name: str) -> dict:
+    """Options that make the model narrow and shallow, of those that it has."""
+    known = inspect.signature(MODELS[name]).parameters
+    options = dict(width=32, depths=(1, 2, 2, 1), ratio=0.5, num_classes=3, encoder_width=32)
+    return {k: v for k, v in options.items() if k in known}
+
+
+@functools.cache
+def traced(name: str, dtype=None):
+    """The narrow model in shapes, and the shape of an input for it."""
+    model = sf.abstract_model(name, **options_of(name), dtype=dtype)
+    shape = (2, *sf.card(name).input_size, getattr(model, "in_features", 3))
+    return model, jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def pure(model, **mode):
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def apply(params, rest, x):
+        module = nnx.merge(graphdef, params, rest, copy=True)
+        module = nnx.view(module, raise_if_not_found=False, **mode)
+        return module(x), nnx.state(module, nnx.Not(nnx.Param)), module.features(x)
+
+    return apply, params, rest
+
+
+EVALUATION = dict(use_running_average=True, deterministic=True)
+TRAINING = dict(use_running_average=False, deterministic=False)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_model_maps_its_input_and_lists_its_features(name):
+    model, x = traced(name)
+    apply, params, rest = pure(model, **EVALUATION)
+    y, _, features = jax.eval_shape(apply, params, rest, x)
+    assert y.dtype == jnp.float32 and y.shape[0] == 2
+    if "num_classes" in options_of(name) and y.ndim == 2:
+        assert y.shape[-1] == 3
+    assert len(features) >= 3
+    assert all(f.shape[0] == 2 and f.ndim == x.ndim for f in features.values())
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_training_reaches_every_parameter_and_statistic_and_bfloat16_stays(name):
+    model, x = traced(name, jnp.bfloat16)
+    apply, params, rest = pure(model, **TRAINING)
+
+    def step(params, rest, x):
+        def loss(params):
+            y, statistics, features = apply(params, rest, x)
+            return jnp.square(y.astype(jnp.float32)).sum(), (statistics, y, features)
+
+        gradients, (statistics, y, features) = jax.grad(loss, has_aux=True)(params)
+        return (gradients, statistics), (y, features)
+
+    jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(params, rest, x)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(shapes[1]))
+    learned = jax.tree_util.tree_leaves_with_path(shapes[0])
+    floating = {jax.tree_util.keystr(p): a for p, a in learned if a.dtype.name.startswith("float")}
+    assert all(a.dtype == jnp.float32 for a in floating.values())
+    inputs = len(jax.tree.leaves((params, rest)))
+    moved = reached(jaxpr.jaxpr, [False] * inputs + [True])
+    names = [jax.tree_util.keystr(p) for p, _ in learned]
+    still = [n for n, m in zip(names, moved, strict=False) if not m and n in floating]
+    assert not still
+
+
+def reached(jaxpr, inputs: list[bool]) -> list[bool]:
+    """Which outputs of a program depend on the marked inputs; calls are followed, loops assumed."""
+    marked = dict(zip(jaxpr.invars, inputs, strict=True))
+    of = lambda v: not isinstance(v, jax.extend.core.Literal) and marked.get(v, False)
+    for equation in jaxpr.eqns:
+        arguments = [of(v) for v in equation.invars]
+        inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+        inner = getattr(inner, "jaxpr", inner)
+        if inner is not None and len(inner.invars) == len(arguments):
+            results = reached(inner, arguments)
+        else:
+            results = [any(arguments)] * len(equation.outvars)
+        marked |= dict(zip(equation.outvars, results, strict=False))
+    return [of(v) for v in jaxpr.outvars]
+
+
+def test_every_card_says_where_a_model_is_from():
+    for name in NAMES:
+        card = sf.card(name)
+        assert card.paper and len(card.mean) == len(card.std) == 3, name
