@@ -69,13 +69,23 @@ def inserted_blocks(
     options = _published_options(block, layers, rank) | dict(options or {})
     if blocks_after is None:
         blocks_after = published_places(block, depths, rank)
-    return dict(block=functools.partial(_build, block, options), blocks_after=blocks_after)
+    build = functools.partial(_build, block, options)
+    return dict(block=build, blocks_after=_as_places(blocks_after))
 
 
 def block_options(block: str) -> list[str]:
     """Return the names of the options of a block in a network."""
     known = [option for option in blocks.block_options(block) if option not in _GIVEN]
     return [*known, "spectrum_relu"] if block == "srl_fft" else known
+
+
+def _as_places(blocks_after: Mapping) -> dict[int, tuple[int, ...]]:
+    try:  # keys that went through JSON are text
+        return {int(stage): tuple(indices) for stage, indices in blocks_after.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"blocks_after={blocks_after!r}; expected residual blocks by stage, as {{2: (1, 3)}}"
+        ) from None
 
 
 def _published_options(block: str, layers: int, rank: int) -> dict[str, Any]:

@@ -152,6 +152,8 @@ class ResNet(nnx.Module):
             raise ValueError(f"num_classes={num_classes}; expected at least 1, or None for no head")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}; expected a rate from 0 up to, not including, 1")
+        if not depths or min(depths) < 1:
+            raise ValueError(f"depths={tuple(depths)}; expected at least one block in each stage")
         places = _check_places(blocks_after or {}, depths, block)
         numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision)
         self.rank, self.in_features = rank, in_features

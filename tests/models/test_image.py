@@ -1,6 +1,7 @@
 """Image classifiers: published sizes and numbers, blocks by name, and what is refused."""
 
 import functools
+import json
 import math
 
 import jax
@@ -103,6 +104,12 @@ def test_a_suffix_is_the_block_option():
     assert shapes(named) == shapes(sf.abstract_model("resnet18", block="bat", **NARROW))
 
 
+def test_places_that_went_through_json_are_understood():
+    places = json.loads(json.dumps({2: (0,), 3: (1,)}))
+    model = sf.abstract_model("resnet18_nl", blocks_after=places, **NARROW)
+    assert set(model.inserted) == {"stage2_0", "stage3_1"}
+
+
 @pytest.mark.parametrize(("name", "rate"), [("resnet34_bat", 0.0), ("resnet50_bat", 0.2)])
 def test_dropout_of_bilinear_blocks_is_for_networks_deeper_than_34(name, rate):
     model = sf.abstract_model(name, **NARROW)
@@ -143,6 +150,9 @@ def test_ratio_zero_is_the_plain_network():
         ("resnet18", dict(block_options=dict(grid=7)), ValueError, "no block"),
         ("resnet18_bat", dict(block_options=dict(grit=7)), TypeError, "closest: grid"),
         ("resnet18_bat", dict(block_options=dict(dtype=None)), TypeError, "no option 'dtype'"),
+        ("resnet18_bat", dict(blocks_after={2: 1}), ValueError, "blocks_after=.2: 1."),
+        ("resnet18_bat", dict(blocks_after=(1, 3)), ValueError, "residual blocks by stage"),
+        ("resnet18", dict(depths=(2, 0, 2)), ValueError, "at least one block"),
         ("resnet18_bat", dict(blocks_after={2: (2,)}), ValueError, "number 2 of stage 2"),
         ("resnet18_bat", dict(input_size=(8, 224, 224)), ValueError, "expected H, W"),
         ("resnet18_nl", dict(depths=(1, 1)), ValueError, "blocks_after"),
