@@ -20,6 +20,12 @@ class Data:
 
     name: str = "mnist5k"
     """Data set, one of those in train/data.py."""
+    path: str | None = None
+    """Folder of the data set, for those that are neither made nor kept in the repository."""
+    size: tuple[int, int] | None = None
+    """Height and width of the examples, where a data set leaves them open."""
+    boxes: str | None = None
+    """File of a detector's boxes to test poses in; None: the annotated boxes."""
     shift: int = 2
     """Move each training image by up to this many pixels along each axis, at random."""
     threads: int = 2
@@ -48,6 +54,8 @@ class Optimizer:
     """Weight decay."""
     decay: Literal["all", "kernels"] = "all"
     """What decays: all parameters, or kernels only (no biases, no normalisation)."""
+    factors: tyro.conf.Fixed[dict[str, float]] = dataclasses.field(default_factory=dict)
+    """Learning rates of parts of the model, by dotted name, relative to that of the rest."""
     clip_norm: float | None = None
     """Scale the gradient down to this global norm when it is longer; None: never."""
 
@@ -82,8 +90,10 @@ class Config:
     """Model to train; `spectral-flax list` names them all."""
     options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the model; on the command line --options.NAME VALUE, for any option it has."""
-    task: Literal["classification"] = "classification"
+    task: Literal["classification", "segmentation", "inpainting", "pose"] = "classification"
     """What is learnt: decides loss, metrics and the shape of a batch."""
+    task_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Options of the task, such as weights of its losses; set in the config file."""
     label_smoothing: float = 0.0
     """Part of the target spread evenly over all classes."""
     epochs: float = 10.0
@@ -118,7 +128,16 @@ class Config:
 
 # A saved run goes on only if these are unchanged: another value would make its parameters, its
 # optimiser state or its position in the data mean something else.
-IDENTITY = ("model", "options", "task", "batch_size", "seed", "data.name", "optimizer.name")
+IDENTITY = (
+    "model",
+    "options",
+    "task",
+    "task_options",
+    "batch_size",
+    "seed",
+    "data.name",
+    "optimizer.name",
+)
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -188,6 +207,7 @@ def check(config: Config) -> Config:
             c.mesh.devices is None or c.mesh.devices >= 1,
             "at least 1",
         ),
+        ("task-options", c.task_options, _is_literal(c.task_options), "Python literals only"),
         ("options", c.options, _is_literal(c.options), "Python literals only"),
     ]
     faults = [

@@ -8,6 +8,7 @@ number, kept in the checkpoint.
 
 import dataclasses
 import difflib
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,7 +17,7 @@ import grain
 import jax
 import numpy as np
 
-from train.config import Config
+from train.config import Config, Data
 from train.errors import UserError
 
 Example = dict[str, Any]
@@ -70,13 +71,30 @@ def mnist5k(split: Split) -> Arrays:
 
 SOURCES: dict[str, Callable[[Split], Source]] = {"mnist5k": mnist5k}
 
+# Data sets of other tasks: the module whose ``open_split(name, split, data)`` opens them.
+TASK_SOURCES = {
+    "ellipses": "train.segmentation.data",
+    "image_mask_folders": "train.segmentation.data",
+    "textures": "train.inpainting.data",
+    "image_folder": "train.inpainting.data",
+    "stick_figures": "train.pose.data",
+    "coco_keypoints": "train.pose.data",
+}
 
-def open_source(name: str, split: Split) -> Source:
-    """Open the data set ``name``."""
-    if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES) or sorted(SOURCES)
-        raise UserError(f"there is no data set {name!r}; closest: {', '.join(near)}")
-    return SOURCES[name](split)
+
+def open_source(name: str, split: Split, data: Data | None = None) -> Source:
+    """Open the data set ``name``; ``data`` holds what else a config says of it.
+
+    Sources may have a method ``augment(example, generator)`` for training examples.
+    """
+    if name in SOURCES:
+        return SOURCES[name](split)
+    if name in TASK_SOURCES:
+        module = importlib.import_module(TASK_SOURCES[name])
+        return module.open_split(name, split, data or Data(name=name))
+    known = [*SOURCES, *TASK_SOURCES]
+    near = difflib.get_close_matches(name, known) or sorted(known)
+    raise UserError(f"there is no data set {name!r}; closest: {', '.join(near)}")
 
 
 def training_batches(config: Config, source: Source) -> Iterator[Example]:
@@ -86,7 +104,10 @@ def training_batches(config: Config, source: Source) -> Iterator[Example]:
             f"--batch-size is {config.batch_size}; the data set has {len(source)} examples"
         )
     examples = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None)
-    if config.data.shift:
+    augment = getattr(source, "augment", None)
+    if augment is not None:
+        examples = examples.random_map(augment)
+    elif config.data.shift:
         examples = examples.random_map(RandomShift(config.data.shift))
     return iter(
         _own(examples)

@@ -17,7 +17,7 @@ from train.optimizers import make_optimizer, make_schedule, peak_learning_rate
 from train.report import Report
 from train.signals import EXIT_CODES, NAMES, StopSignals
 from train.state import TrainState, make_model, make_state, split
-from train.step import make_eval_step, make_train_step
+from train.step import evaluated, make_eval_step, make_train_step
 from train.tasks import make_task
 
 
@@ -42,7 +42,9 @@ def _run(config: Config, command: str, workdir: Path, stop: StopSignals) -> dict
     check_batch(mesh, "eval-batch-size", config.eval_batch_size)
 
     # Data
-    source, held_out = (open_source(config.data.name, split) for split in ("train", "test"))
+    source, held_out = (
+        open_source(config.data.name, split, config.data) for split in ("train", "test")
+    )
     batches = training_batches(config, source)
     steps = config.steps or max(1, round(config.epochs * len(source) / config.batch_size))
 
@@ -111,6 +113,10 @@ def _run(config: Config, command: str, workdir: Path, stop: StopSignals) -> dict
             checkpoints.wait()
             result = figures(state)
             report.evaluation(int(state.step), result)
+            picture = getattr(task, "picture", None)
+            if picture is not None:
+                model = evaluated(network.merge(state.params, state.rest))
+                picture(model, held_out, workdir / "results.png")
         report.end()
         return result
     finally:

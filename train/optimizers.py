@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimisers and learning-rate schedules, by optax."""
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from train.config import Config, Optimizer, Schedule
+from train.errors import UserError
 
 
 def peak_learning_rate(config: Config) -> float:
@@ -48,8 +51,42 @@ def make_optimizer(optimizer: Optimizer, learning_rate: optax.Schedule):
     else:
         rules = [optax.scale_by_adam(optimizer.momentum, optimizer.second_momentum), decayed]
     if optimizer.clip_norm is not None:
-        rules.insert(0, optax.clip_by_global_norm(optimizer.clip_norm))
+        rules.insert(0, clip_parts(optimizer.clip_norm, tuple(optimizer.factors)))
+    if optimizer.factors:
+        rules.append(scale_parts(optimizer.factors))
     return optax.chain(*rules, optax.scale_by_learning_rate(learning_rate))
+
+
+def clip_parts(norm: float, parts: Sequence[str]) -> optax.GradientTransformation:
+    """Clip the gradient of each of the parts by itself, and that of all the rest together."""
+    clip = optax.clip_by_global_norm(norm)
+    if not parts:
+        return clip
+
+    def update(updates, params=None):
+        clipped = {}
+        for part in (*parts, ""):
+            names = [n for n in updates if n not in clipped and f"{n}.".startswith(part)]
+            mine = {n: updates[n] for n in names}
+            clipped |= clip.update(mine, clip.init(mine))[0]
+        return {name: clipped[name] for name in updates}
+
+    return optax.stateless(update)
+
+
+def scale_parts(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiply the updates of the parts of a model, given by the dotted names of modules."""
+
+    def factor(name: str) -> float:
+        return next((f for part, f in factors.items() if f"{name}.".startswith(f"{part}.")), 1.0)
+
+    def scale(updates, params=None):
+        unknown = [p for p in factors if not any(f"{n}.".startswith(f"{p}.") for n in updates)]
+        if unknown:
+            raise UserError(f"--optimizer.factors names {unknown}; the model has no such part")
+        return {name: update * factor(name) for name, update in updates.items()}
+
+    return optax.stateless(scale)
 
 
 def kernels(params):

@@ -52,18 +52,18 @@ def make_train_step(
     )
 
 
+def evaluated(model: nnx.Module) -> nnx.Module:
+    """Return the model in evaluation mode, sharing its arrays."""
+    mode = dict(deterministic=True, use_running_average=True)
+    return nnx.view(model, raise_if_not_found=False, **mode)
+
+
 def make_eval_step(
     network: Network, task: Task, mesh: jax.sharding.Mesh
 ) -> Callable[[Leaves, Leaves, Batch], Scalars]:
     """Compile the sums of the task's metrics over a batch, with the model in evaluation mode."""
 
     def eval_step(params: Leaves, rest: Leaves, batch: Batch) -> Scalars:
-        model = nnx.view(
-            network.merge(params, rest),
-            deterministic=True,
-            use_running_average=True,
-            raise_if_not_found=False,
-        )
-        return task.metrics(model, batch)
+        return task.metrics(evaluated(network.merge(params, rest)), batch)
 
     return jax.jit(eval_step, out_shardings=state_sharding(mesh, 0))

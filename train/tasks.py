@@ -2,6 +2,7 @@
 """What is learnt. A task is a value: its loss, its metrics and the shape of its batches."""
 
 import dataclasses
+import importlib
 from typing import Any, Protocol
 
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 
 from train.config import Config
 from train.data import Source
+from train.errors import UserError
 
 Batch = dict[str, jax.Array]
 Scalars = dict[str, jax.Array]
@@ -91,7 +93,19 @@ class Classification:
 
 
 def make_task(config: Config, source: Source) -> Task:
-    """Build the task that ``config`` names for the data of ``source``."""
+    """Build the task that ``config`` names for the data of ``source``.
+
+    Other tasks live in ``train/TASK/task.py``, which also says what their options are. A task may
+    draw its results: ``picture(model, source, path)``, called when a run is done.
+    """
+    if config.task != "classification":
+        module = importlib.import_module(f"train.{config.task}.task")
+        try:
+            return module.make(config, source)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the task {config.task!r}: {error}") from error
+    if config.task_options:
+        raise UserError(f"task_options={config.task_options}; classification has none")
     return Classification(
         num_classes=source.num_classes,
         image_shape=source.image_shape,

@@ -1,0 +1,35 @@
+"""LaMa-Fourier on photographs, by the published recipe, 40 epochs of 25000 batches.
+
+Published: compared by FID on Places, which needs a network of its own; here: not run yet.
+The folder holds train/ and test/ with images in any sub-folders. As published: losses, masks,
+optimisers, crops of 256, gradients of norm 1. Otherwise: augmentation is crops and mirroring only
+(published: perspective, affine, optical and colour distortions), generator and discriminator move
+in one step with one clipped gradient, batches are of 80 (published: 10 on each of several GPUs),
+and the perceptual loss (published weight 30) needs an encoder's weights:
+task_options["encoder"] = dict(model="resnet50", weights=FILE, options=dict(dilated=(3, 4))).
+Run: python -m train configs/places_lama.py --data.path FOLDER
+Big LaMa: --model lama_big
+"""
+
+from train.config import Config, Data, Optimizer, Schedule
+
+config = Config(
+    task="inpainting",
+    model="lama",
+    data=Data(name="image_folder", size=(256, 256)),
+    batch_size=80,
+    eval_batch_size=80,
+    steps=1_000_000,
+    optimizer=Optimizer(
+        name="adamw",
+        learning_rate=1e-3,
+        reference_batch=None,
+        weight_decay=0.0,
+        factors={"discriminator": 0.1},
+        clip_norm=1.0,
+    ),
+    schedule=Schedule(name="constant", warmup=0.0),
+    log_every=100,
+    eval_every=25_000,
+    save_every=5_000,
+)

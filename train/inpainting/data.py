@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images to tear holes into: textures made on the spot, and folders of photographs."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from spectral_flax.inpainting import read_image
+from train.config import Data
+from train.data import Example, Split
+from train.errors import UserError
+from train.inpainting.masks import Mixed, scaled
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def open_split(name: str, split: Split, data: Data) -> "Textures | Photographs":
+    """Open a data set of this module."""
+    if name == "textures":
+        return Textures(split, data.size or (64, 64))
+    if data.path is None or data.size is None:
+        raise UserError(f"the data set {name!r} needs --data.path FOLDER and --data.size H W")
+    return Photographs(Path(data.path) / split, split, tuple(data.size))
+
+
+class Torn:
+    """What these data sets share: the hole is part of the example, drawn anew in training."""
+
+    num_classes = 0
+    mean = (0.0, 0.0, 0.0)
+    std = (1.0, 1.0, 1.0)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return (*self.size, 3)
+
+    @property
+    def holes(self) -> Mixed:
+        return scaled(min(self.size))
+
+    def augment(self, example: Example, rng: np.random.Generator) -> Example:
+        """Mirror at random and tear another hole."""
+        image = example["image"][:, ::-1] if rng.random() < 0.5 else example["image"]
+        return example | {"image": np.ascontiguousarray(image), "mask": self._hole(rng)}
+
+    def _hole(self, rng: np.random.Generator) -> np.ndarray:
+        return self.holes(*self.size, rng).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Textures(Torn):
+    """Periodic textures, 1000 to train on and 100 to test: sums of waves, stripes and bricks.
+
+    What belongs into a hole repeats what is around it, with a period that may exceed the reach of
+    small convolutions.
+    """
+
+    split: Split
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return 1000 if self.split == "train" else 100
+
+    def __getitem__(self, index: int) -> Example:
+        rng = np.random.default_rng([self.split == "train", index, 7])
+        height, width = self.size
+        y, x = np.mgrid[:height, :width]
+        colours = rng.uniform(0.1, 0.9, (3, 3))
+        image = np.broadcast_to(colours[0], (height, width, 3)).copy()
+        for colour in colours[1:]:
+            angle, period = rng.uniform(0, np.pi), rng.uniform(6, 20)
+            wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
+            if rng.random() < 0.5:
+                wave = np.sign(wave)
+            image += 0.25 * wave[..., None] * (colour - 0.5)
+        if rng.random() < 0.5:
+            h, w = rng.integers(6, 14, size=2)
+            row = y // h
+            joints = (y % h == 0) | ((x + row % 2 * (w // 2)) % w == 0)
+            image[joints] = colours[1] * 0.5
+        pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+        return {"image": pixels, "mask": self._hole(rng)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Photographs(Torn):
+    """Images of a folder and its sub-folders, cropped to ``size``: at random in training.
+
+    An image smaller than that is enlarged first; in the test the crop and the hole are fixed.
+    """
+
+    folder: Path
+    split: Split
+    size: tuple[int, int]
+    files: tuple[Path, ...] = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self):
+        if not self.folder.is_dir():
+            raise UserError(f"there is no folder {str(self.folder)!r}")
+        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+        files = tuple(path for path in found if path.suffix.lower() in _SUFFIXES)
+        if not files:
+            raise UserError(f"{str(self.folder)!r} holds no images")
+        object.__setattr__(self, "files", files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Example:
+        image = read_image(self.files[index]).convert("RGB")
+        growth = max(h / n for h, n in zip(self.size, (image.height, image.width), strict=True))
+        if growth > 1:
+            image = image.resize([int(np.ceil(n * growth)) for n in image.size])
+        pixels = np.asarray(image)
+        if self.split == "train":
+            return {"image": pixels}
+        rng = np.random.default_rng(index)
+        return {"image": self._crop(pixels, (0.5, 0.5)), "mask": self._hole(rng)}
+
+    def augment(self, example: Example, rng: np.random.Generator) -> Example:
+        """Crop and mirror at random and tear a hole."""
+        crop = self._crop(example["image"], rng.random(2))
+        return super().augment(example | {"image": crop}, rng)
+
+    def _crop(self, pixels: np.ndarray, where) -> np.ndarray:
+        sizes = zip(where, pixels.shape, self.size, strict=False)
+        top, left = (min(int(share * (n - m + 1)), n - m) for share, n, m in sizes)
+        return pixels[top : top + self.size[0], left : left + self.size[1]]

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random holes, by the rules of the published LaMa code: thick strokes and boxes."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Strokes:
+    """Broken lines of one width each. Angles are in radians, from 0.01 in whole steps."""
+
+    max_angle: int = 4
+    max_length: int = 200
+    max_width: int = 100
+    min_times: int = 1
+    max_times: int = 5
+
+    def __call__(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+        mask = np.zeros((height, width), bool)
+        for _ in range(rng.integers(self.min_times, self.max_times + 2)):
+            x, y = rng.integers(width), rng.integers(height)
+            for i in range(1 + rng.integers(5)):
+                angle = 0.01 + rng.integers(self.max_angle)
+                if i % 2 == 0:
+                    angle = 2 * np.pi - angle
+                length = 10 + rng.integers(self.max_length)
+                brush = 5 + rng.integers(self.max_width)
+                end_x = int(np.clip(x + length * np.sin(angle), 0, width))
+                end_y = int(np.clip(y + length * np.cos(angle), 0, height))
+                mask |= _line(height, width, (x, y), (end_x, end_y), brush)
+                x, y = end_x, end_y
+        return mask
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """Axis-parallel boxes at least ``margin`` pixels from the border."""
+
+    margin: int = 10
+    min_size: int = 30
+    max_size: int = 150
+    min_times: int = 1
+    max_times: int = 4
+
+    def __call__(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+        mask = np.zeros((height, width), bool)
+        largest = min(self.max_size, height - 2 * self.margin, width - 2 * self.margin)
+        if largest < self.min_size:
+            raise ValueError(
+                f"boxes of {self.min_size} pixels, {self.margin} from the border, do not fit into "
+                f"{height}x{width}"
+            )
+        for _ in range(rng.integers(self.min_times, self.max_times + 1)):
+            h, w = rng.integers(self.min_size, largest + 1, size=2)
+            top = rng.integers(self.margin, height - self.margin - h + 1)
+            left = rng.integers(self.margin, width - self.margin - w + 1)
+            mask[top : top + h, left : left + w] = True
+        return mask
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """One kind of hole or the other, at random; the defaults are those of the published training.
+
+    ``scale`` shrinks all lengths, for images smaller than the 256 pixels they are meant for.
+    """
+
+    strokes: Strokes = Strokes()
+    boxes: Boxes = Boxes()
+    box_share: float = 0.5
+    max_area: float = 1.0
+
+    def __call__(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+        """Return a hole: ``bool [height, width]``, of the published kinds, never empty.
+
+        Holes of more than ``max_area`` of the image are drawn again, at most a hundred times.
+        """
+        for _ in range(100):
+            kind = self.boxes if rng.random() < self.box_share else self.strokes
+            mask = kind(height, width, rng)
+            if mask.any() and mask.mean() <= self.max_area:
+                return mask
+        raise ValueError(f"no hole of at most {self.max_area} of {height}x{width} in 100 draws")
+
+
+def scaled(side: int) -> Mixed:
+    """Return the published holes for images of 256 pixels, shrunk to ``side``."""
+    shrink = lambda pixels: max(1, round(pixels * side / 256))
+    return Mixed(
+        strokes=Strokes(max_length=shrink(200), max_width=shrink(100)),
+        boxes=Boxes(margin=shrink(10), min_size=shrink(30), max_size=shrink(150)),
+    )
+
+
+# Those of the published evaluation at 512 pixels.
+EVALUATION = {
+    "thin_512": Mixed(
+        strokes=Strokes(max_length=100, max_width=20, min_times=4, max_times=70),
+        box_share=0.0,
+        max_area=0.5,
+    ),
+    "medium_512": Mixed(
+        strokes=Strokes(max_length=200, max_width=100, min_times=4, max_times=10),
+        box_share=0.3,
+        max_area=0.5,
+    ),
+    "thick_512": Mixed(
+        strokes=Strokes(max_length=450, max_width=250, min_times=1, max_times=5),
+        boxes=Boxes(min_size=30, max_size=300),
+        box_share=0.3,
+        max_area=0.5,
+    ),
+}
+
+
+def _line(height, width, start, end, brush) -> np.ndarray:
+    """Return the pixels within ``brush / 2`` of a segment, its ends round."""
+    y, x = np.mgrid[:height, :width]
+    (x0, y0), (x1, y1) = start, end
+    dx, dy = x1 - x0, y1 - y0
+    along = ((x - x0) * dx + (y - y0) * dy) / max(dx * dx + dy * dy, 1)
+    along = np.clip(along, 0, 1)
+    return (x - x0 - along * dx) ** 2 + (y - y0 - along * dy) ** 2 <= (brush / 2) ** 2

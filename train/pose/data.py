@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""People with joints in COCO's format: its own files, and stick figures made on the spot."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spectral_flax.functional.keypoints import COCO_FLIP_PAIRS
+from spectral_flax.inpainting import read_image
+from spectral_flax.pose import (
+    COCO_LIMBS,
+    box_to_region,
+    crop,
+    crop_matrix,
+    inverse,
+    transform_points,
+)
+from train.config import Data
+from train.data import Example, Split
+from train.errors import UserError
+
+_FOLDERS = {"train": "train2017", "test": "val2017"}
+
+
+def open_split(name: str, split: Split, data: Data) -> "People":
+    """Open a data set of this module."""
+    if name == "stick_figures":
+        return stick_figures(split, data.size or (64, 48))
+    if data.path is None:
+        raise UserError(f"the data set {name!r} needs --data.path FOLDER")
+    boxes = data.boxes if split == "test" else None
+    return coco_people(Path(data.path), split, tuple(data.size or (256, 192)), boxes)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class People:
+    """One example for each person: the region around the box, and the joints in it.
+
+    Attributes:
+      annotations: all that COCO's file holds.
+      people: of each example the image, the box and its score, and joints unless in the test.
+      pictures: image id to the file or the array of the image.
+    """
+
+    name: str
+    split: Split
+    size: tuple[int, int]
+    annotations: dict[str, Any] = dataclasses.field(repr=False)
+    people: tuple[dict[str, Any], ...] = dataclasses.field(repr=False)
+    pictures: dict[int, Any] = dataclasses.field(repr=False)
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+    num_classes = 17
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return (*self.size, 3)
+
+    def __len__(self) -> int:
+        return len(self.people)
+
+    def region(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return box_to_region(self.people[index]["box"], self.size)
+
+    def __getitem__(self, index: int) -> Example:
+        person = self.people[index]
+        picture = self.pictures[person["image"]]
+        if isinstance(picture, Path):
+            picture = np.asarray(read_image(picture).convert("RGB"))
+        joints = np.asarray(person.get("joints", np.zeros((17, 3))), np.float32)
+        centre, extent = self.region(index)
+        example = {"joints": joints[:, :2], "visible": (joints[:, 2] > 0).astype(np.float32)}
+        example |= {"index": np.int32(index), "centre": np.float32(centre)}
+        example["extent"] = np.float32(extent)
+        if self.split == "train":
+            return example | {"image": picture}
+        matrix = crop_matrix(centre, extent, self.size)
+        example["joints"] = np.float32(transform_points(joints[:, :2], inverse(matrix)))
+        return example | {"image": crop(picture, matrix, self.size)}
+
+    def augment(self, example: Example, rng: np.random.Generator) -> Example:
+        """Scale, turn and mirror as published, and cut out."""
+        image, joints, visible = (example[k] for k in ("image", "joints", "visible"))
+        centre, extent = example["centre"].copy(), example["extent"]
+        extent = extent * np.clip(rng.normal(1, 0.3), 0.7, 1.3)
+        degrees = np.clip(rng.normal(0, 40), -80, 80) if rng.random() < 0.6 else 0.0
+        if rng.random() < 0.5:
+            image, width = image[:, ::-1], image.shape[1]
+            order = np.arange(len(joints))
+            for a, b in COCO_FLIP_PAIRS:
+                order[[a, b]] = b, a
+            joints, visible = joints[order] * (-1, 1) + (width - 1, 0), visible[order]
+            centre[0] = width - centre[0] - 1
+        matrix = crop_matrix(centre, extent, self.size, degrees)
+        placed = np.float32(transform_points(joints, inverse(matrix)))
+        pixels = crop(np.ascontiguousarray(image), matrix, self.size)
+        return example | {"image": pixels, "joints": placed, "visible": visible}
+
+
+def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | None) -> People:
+    """Read COCO's keypoints: ``annotations/person_keypoints_*.json`` and the folders of images.
+
+    Annotated boxes are clipped to the image; people without a joint or an area are left out.
+    ``boxes`` is a detector's file: a list of image_id, category_id, bbox and score.
+    """
+    part = _FOLDERS[split]
+    annotations = _read(folder / "annotations" / f"person_keypoints_{part}.json")
+    sizes = {image["id"]: (image["width"], image["height"]) for image in annotations["images"]}
+    pictures = {i["id"]: folder / part / i["file_name"] for i in annotations["images"]}
+    if boxes is None:
+        people = _annotated(annotations, sizes)
+        if not people:
+            raise UserError(f"no person with joints in the annotations of {part} in {folder}")
+    else:
+        people = []
+        for found in _read(Path(boxes)):
+            if found["category_id"] == 1:
+                if found["image_id"] not in sizes:
+                    raise UserError(f"{boxes}: there is no image {found['image_id']} in {part}")
+                box = _clipped(found["bbox"], sizes[found["image_id"]])
+                if box is not None:
+                    one = dict(image=found["image_id"], box=box, score=found["score"])
+                    people.append(one)
+    missing = [str(pictures[i]) for i in {p["image"] for p in people} if not pictures[i].is_file()]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(f"images listed but missing: {', '.join(sorted(missing)[:3])}{more}")
+    return People(
+        name=f"coco/{part}",
+        split=split,
+        size=size,
+        annotations=annotations,
+        people=tuple(people),
+        pictures=pictures,
+    )
+
+
+def _annotated(annotations, sizes) -> list[dict[str, Any]]:
+    people = []
+    for a in annotations["annotations"]:
+        joints = np.reshape(a.get("keypoints", ()), (-1, 3))
+        if a.get("iscrowd") or a.get("area", 0) <= 0 or not (joints[:, 2:] > 0).any():
+            continue
+        if a["image_id"] not in sizes:
+            raise UserError(
+                f"annotation {a['id']} is of image {a['image_id']}, which is not listed"
+            )
+        box = _clipped(a["bbox"], sizes[a["image_id"]])
+        if box is not None:
+            people.append(dict(image=a["image_id"], box=box, score=1.0, joints=joints))
+    return people
+
+
+def _clipped(box, size) -> tuple[float, ...] | None:
+    """Return a box clipped to the image; None if nothing is left of it."""
+    x, y, w, h = box
+    left, top = max(0, x), max(0, y)
+    right = min(size[0] - 1, left + max(0, w - 1))
+    bottom = min(size[1] - 1, top + max(0, h - 1))
+    return (left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+
+def _read(path: Path):
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{str(path)!r} is not JSON: {error}") from error
+
+
+def stick_figures(split: Split, size: tuple[int, int]) -> People:
+    """Draw figures with 17 joints, some hidden behind grey boxes: 400 to train on, 100 to test.
+
+    Hidden joints are annotated (visibility 1), so what is seen has to tell where they are.
+    """
+    count, side = (400, 100)[split == "test"], 96
+    images, annotations, pictures = [], [], {}
+    for index in range(count):
+        rng = np.random.default_rng([split == "train", index, 3])
+        joints = _figure(rng, side)
+        picture, hidden = _drawn(rng, side, joints)
+        low, high = joints.min(0) - 4, joints.max(0) + 4
+        box = [float(v) for v in (*low, *(high - low))]
+        triples = [
+            v
+            for (x, y), covered in zip(joints, hidden, strict=True)
+            for v in (float(x), float(y), 1 if covered else 2)
+        ]
+        images.append(dict(id=index, width=side, height=side, file_name=f"{index}.png"))
+        pictures[index] = picture
+        annotation = dict(id=index + 1, image_id=index, category_id=1, iscrowd=0, bbox=box)
+        area = 0.6 * box[2] * box[3]
+        annotations.append(annotation | dict(area=area, keypoints=triples, num_keypoints=17))
+    whole = dict(images=images, annotations=annotations, categories=[dict(id=1, name="person")])
+    sizes = {image["id"]: (side, side) for image in images}
+    return People(
+        name=f"stick_figures/{split}",
+        split=split,
+        size=size,
+        annotations=whole,
+        people=tuple(_annotated(whole, sizes)),
+        pictures=pictures,
+    )
+
+
+def _figure(rng, side) -> np.ndarray:
+    """Return 17 joints, x and y: a person seen from the front, limbs at random angles."""
+    unit = side * rng.uniform(0.15, 0.2)
+    hip = np.array([side / 2, side * 0.55]) + rng.normal(0, side * 0.04, 2)
+    lean = rng.normal(0, 0.15)
+    turn = lambda angle: np.array([np.sin(angle), np.cos(angle)])
+    up, across = -turn(lean), np.array([np.cos(lean), -np.sin(lean)])
+    neck = hip + 1.5 * unit * up
+    head = neck + 0.6 * unit * up
+    joints = np.zeros((17, 2))
+    joints[0] = head
+    joints[1:5] = [head + unit * (a * across + 0.15 * up) for a in (0.15, -0.15, 0.3, -0.3)]
+    for side_, sign in ((0, 1), (1, -1)):
+        shoulder, hip_ = neck + sign * 0.5 * unit * across, hip + sign * 0.35 * unit * across
+        arm, leg = rng.uniform(-0.3, 2.6) * sign, rng.uniform(-0.1, 0.7) * sign
+        elbow = shoulder + 0.8 * unit * turn(arm)
+        knee = hip_ + unit * turn(leg)
+        joints[[5 + side_, 7 + side_, 11 + side_, 13 + side_]] = shoulder, elbow, hip_, knee
+        joints[9 + side_] = elbow + 0.7 * unit * turn(arm + sign * rng.uniform(0, 1.2))
+        joints[15 + side_] = knee + 0.9 * unit * turn(leg - sign * rng.uniform(0, 0.5))
+    return np.clip(joints, 2, side - 3)
+
+
+def _drawn(rng, side, joints) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the figure and cover parts of it; return the image and which joints are covered."""
+    from PIL import Image, ImageDraw
+
+    background, skin = rng.integers(90, 170, 3), rng.integers(180, 255, 3)
+    picture = Image.new("RGB", (side, side), tuple(background.tolist()))
+    draw = ImageDraw.Draw(picture)
+    for a, b in COCO_LIMBS:
+        colour = (skin * (1.0 if a % 2 else 0.7)).astype(int)
+        draw.line([*map(tuple, joints[[a, b]].tolist())], fill=tuple(colour.tolist()), width=3)
+    hidden = np.zeros(17, bool)
+    for _ in range(rng.integers(0, 3)):
+        low = joints[rng.integers(5, 17)] - rng.uniform(3, 9, 2)
+        high = low + rng.uniform(8, 18, 2)
+        draw.rectangle((*low.tolist(), *high.tolist()), fill=(70, 70, 70))
+        hidden |= ((joints >= low) & (joints <= high)).all(1)
+    pixels = np.asarray(picture) + rng.normal(0, 6, (side, side, 3))
+    return np.clip(pixels, 0, 255).astype(np.uint8), hidden

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pose: heatmaps of joints by squared error, COCO's figures of what is decoded from them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import spectral_flax as sf
+from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps, gaussian_heatmaps
+from spectral_flax.pose import (
+    box_to_region,
+    crop_matrix,
+    draw_skeletons,
+    predict_pose,
+    transform_points,
+)
+from train.config import Config
+from train.data import Source, open_source
+from train.pose.data import People
+from train.pose.evaluation import coco_figures, detections
+
+
+def make(config: Config, source: Source) -> "Pose":
+    """Build the task; ``task_options`` are the options of `Pose`."""
+    if not isinstance(source, People):
+        raise ValueError(f"the data set {config.data.name!r} has no people")
+    test = source if source.split == "test" else open_source(config.data.name, "test", config.data)
+    return Pose(test=test, image_shape=source.image_shape, **config.task_options)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Pose:
+    """Regions around people and the joints in them.
+
+    Attributes:
+      sigma: of the targets' Gaussians, in pixels of the heatmap; None: 2 for each 64 rows.
+      flip_test: also look at mirrored images in the evaluation.
+      bgr: show the network BGR images, as published weights expect.
+      encoder_weights: file of a classifier, published names, to start the encoder from.
+    """
+
+    test: People
+    image_shape: tuple[int, ...]
+    sigma: int | None = None
+    flip_test: bool = True
+    bgr: bool = True
+    encoder_weights: str | None = None
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        return {"num_joints": 17, "input_size": self.image_shape[:2]}
+
+    @property
+    def heatmap_size(self) -> tuple[int, int]:
+        return self.image_shape[0] // 4, self.image_shape[1] // 4
+
+    def extended(self, model: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
+        """Start the encoder from a classifier's weights, if there are any."""
+        if self.encoder_weights is not None:
+            tensors = read_torch(self.encoder_weights).tensors
+            tensors = {n.removeprefix("module."): v for n, v in tensors.items()}
+            names = {n: v for n, v in tensors.items() if not n.startswith("fc.")}
+            sf.load_torch(model.encoder, names)
+        return model
+
+    def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        shapes = {"joints": (17, 2), "visible": (17,), "centre": (2,), "extent": (2,)}
+        arrays = {k: jax.ShapeDtypeStruct((batch_size, *s), jnp.float32) for k, s in shapes.items()}
+        return arrays | {
+            "image": jax.ShapeDtypeStruct((batch_size, *self.image_shape), jnp.uint8),
+            "index": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        }
+
+    def heatmaps(self, model: nnx.Module, image: jax.Array) -> jax.Array:
+        mean, std = (np.float32(v).reshape(1, 1, 1, 3) for v in (self.test.mean, self.test.std))
+        image = image[..., ::-1] if self.bgr else image
+        return model((image.astype(jnp.float32) / 255 - mean) / std).astype(jnp.float32)
+
+    def loss(self, model: nnx.Module, batch, key: jax.Array):
+        size = self.heatmap_size
+        sigma = self.sigma or max(1, round(size[0] / 32))
+        target, weight = gaussian_heatmaps(
+            batch["joints"] / 4, batch["visible"], size=size, sigma=sigma
+        )
+        error = (self.heatmaps(model, batch["image"]) - target) * weight[:, None, None, :]
+        loss = 0.5 * jnp.mean(error**2)
+        return loss, {"joints": weight.sum(-1).mean()}
+
+    def metrics(self, model: nnx.Module, batch):
+        heatmaps = self.heatmaps(model, batch["image"])
+        if self.flip_test:
+            mirrored = self.heatmaps(model, batch["image"][:, :, ::-1])
+            heatmaps = (heatmaps + flip_heatmaps(mirrored)) / 2
+        places, scores = decode_heatmaps(heatmaps)
+        found = jnp.concatenate([places, scores[..., None]], -1) * batch["valid"][:, None, None]
+        # Each person has a row of their own, so that the sums over batches hold them all.
+        table = jnp.zeros((len(self.test), 17, 3), found.dtype)
+        return {"joints": table.at[batch["index"]].add(found)}
+
+    def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        joints = np.array(sums["joints"], np.float64)
+        regions = [box_to_region(p["box"], self.test.size) for p in self.test.people]
+        for i, region in enumerate(regions):
+            matrix = crop_matrix(*region, self.heatmap_size)
+            joints[i, :, :2] = transform_points(joints[i, :, :2], matrix)
+        extents = np.array([extent for _, extent in regions])
+        found = detections(self.test.people, joints, extents)
+        return coco_figures(self.test.annotations, found)
+
+    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 8) -> None:
+        """Write crops, each beside a copy with the skeleton found in it."""
+        from PIL import Image
+
+        rows = []
+        for i in range(min(count, len(source))):
+            image = source[i]["image"]
+            options = dict(size=self.image_shape[:2], mean=self.test.mean, std=self.test.std)
+            box = (
+                0.1 * image.shape[1],
+                0.1 * image.shape[0],
+                *(0.8 * n for n in image.shape[1::-1]),
+            )
+            found = predict_pose(model, image, [box], bgr=self.bgr, **options)
+            rows.append(np.concatenate([image, draw_skeletons(image, *found)], axis=1))
+        Image.fromarray(np.concatenate(rows)).save(path)
