@@ -25,7 +25,7 @@ PROGRAMS = [n for n in NAMES if "_" not in n or not any(depth in n for depth in 
 def options_of(name: str) -> dict:
     """Options that make the model narrow and shallow, of those that it has."""
     known = inspect.signature(MODELS[name]).parameters
-    options = dict(width=32, depths=(1, 2, 2, 1), ratio=0.5, num_classes=3, encoder_width=32)
+    options = dict(width=32, depths=(1, 1, 1, 1), ratio=0.5, num_classes=3, encoder_width=32)
     return {k: v for k, v in options.items() if k in known}
 
 
