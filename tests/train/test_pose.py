@@ -1,0 +1,177 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from spectral_flax.functional.keypoints import gaussian_heatmaps
+from spectral_flax.pose import (
+    box_to_region,
+    crop,
+    crop_matrix,
+    draw_skeletons,
+    inverse,
+    predict_pose,
+    transform_points,
+)
+from train.config import Data
+from train.data import open_source
+from train.errors import UserError
+from train.pose.data import stick_figures
+from train.pose.evaluation import coco_figures, detections
+from train.pose.task import Pose
+
+
+def truth_as_heatmaps(size):
+    """The task, and a batch of the test set whose model draws the annotated joints."""
+    source = stick_figures("test", size)
+    task = Pose(test=source, image_shape=source.image_shape, flip_test=False)
+    rows = [source[i] for i in range(len(source))]
+    batch = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
+    batch["valid"] = np.ones(len(rows), np.float32)
+    joints, visible = jnp.asarray(batch["joints"] / 4), jnp.asarray(batch["visible"])
+    heatmaps, _ = gaussian_heatmaps(joints, visible, size=task.heatmap_size, sigma=2)
+    return task, batch, lambda image: heatmaps
+
+
+def test_the_truth_as_heatmaps_has_an_average_precision_of_1():
+    task, batch, model = truth_as_heatmaps((256, 192))
+    figures = task.summary(jax.device_get(task.metrics(model, batch)))
+    assert figures["AP"] == pytest.approx(1)
+    assert figures["AR"] == pytest.approx(1)
+
+
+def test_batches_add_up_to_all_people():
+    task, batch, model = truth_as_heatmaps((64, 48))
+    heatmaps = model(None)
+    halves = [slice(0, 60), slice(60, 100)]
+    parts = [
+        task.metrics(lambda _, h=h: heatmaps[h], {k: v[h] for k, v in batch.items()})
+        for h in halves
+    ]
+    whole = task.metrics(model, batch)["joints"]
+    np.testing.assert_allclose(sum(p["joints"] for p in parts), whole)
+    batch["valid"][:] = 0
+    assert not task.metrics(model, batch)["joints"].any()
+
+
+def test_no_detection_is_a_precision_of_0():
+    assert coco_figures({"images": [], "annotations": []}, [])["AP"] == 0
+
+
+def test_detections_drop_repeated_people_and_weigh_scores():
+    rng = np.random.default_rng(0)
+    pose = rng.uniform(0, 100, (17, 2))
+    joints = np.stack([np.column_stack([p, np.full(17, s)]) for p, s in (
+        (pose, 0.5), (pose + 0.1, 0.8), (pose + 90, 0.1))])  # fmt: skip
+    people = [dict(image=7, score=s) for s in (1.0, 0.5, 1.0)]
+    found = detections(people, joints, np.full((3, 2), 50.0))
+    assert [round(one["score"], 6) for one in found] == [0.5, 0.0]  # the second repeats the first
+
+
+def test_regions_have_the_proportions_of_the_crop():
+    centre, extent = box_to_region((10, 20, 100, 40), (256, 192))
+    np.testing.assert_allclose(centre, (60, 40))
+    np.testing.assert_allclose(extent, (125, 125 / 0.75))
+
+
+def test_crops_show_what_the_matrix_says():
+    image = np.zeros((60, 80, 3), np.uint8)
+    image[20, 50] = 255
+    for degrees in (0, 30, -75):
+        matrix = crop_matrix(np.array([48.0, 24.0]), np.array([24.0, 32.0]), (64, 48), degrees)
+        cut = crop(image, matrix, (64, 48)).astype(float).sum(-1)
+        rows, columns = np.indices(cut.shape)
+        found = np.array([(columns * cut).sum(), (rows * cut).sum()]) / cut.sum()
+        expected = transform_points(np.array([50.0, 20.0]), inverse(matrix))
+        np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+def test_augmentation_keeps_joints_on_the_picture():
+    source = stick_figures("train", (64, 48))
+    example = dict(source[0])
+    bright = np.zeros((96, 96, 3), np.uint8)
+    x, y = np.rint(example["joints"][0]).astype(int)
+    bright[y, x] = 255
+    example |= {"image": bright, "joints": np.tile(np.float32([x, y]), (17, 1))}
+    for seed in range(6):
+        moved = source.augment(example, np.random.default_rng(seed))
+        cut = moved["image"].astype(float).sum(-1)
+        if cut.sum() > 100:
+            rows, columns = np.indices(cut.shape)
+            found = np.array([(columns * cut).sum(), (rows * cut).sum()]) / cut.sum()
+            np.testing.assert_allclose(found, moved["joints"][0], atol=1)
+
+
+def coco(tmp_path, **changes):
+    annotation = dict(id=1, image_id=1, category_id=1, iscrowd=0, area=90.0)
+    annotation |= dict(bbox=[-5, 2, 400, 9], keypoints=[4, 4, 2] * 17, num_keypoints=17) | changes
+    image = dict(id=1, width=20, height=16, file_name="a.jpg")
+    categories = [dict(id=1, name="person")]
+    whole = dict(images=[image], annotations=[annotation], categories=categories)
+    for part in ("train2017", "val2017"):
+        (tmp_path / part).mkdir()
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        path = tmp_path / "annotations" / f"person_keypoints_{part}.json"
+        path.write_text(json.dumps(whole))
+        Image.fromarray(np.zeros((16, 20, 3), np.uint8)).save(tmp_path / part / "a.jpg")
+    return Data(name="coco_keypoints", path=str(tmp_path), size=(64, 48))
+
+
+def test_boxes_are_clipped_to_the_image(tmp_path):
+    data = coco(tmp_path)
+    source = open_source(data.name, "train", data)
+    assert source.people[0]["box"] == (0, 2, 19, 8)
+    test = open_source(data.name, "test", data)[0]
+    assert test["image"].shape == (64, 48, 3)
+
+
+def test_detected_boxes_take_the_place_of_annotated_ones(tmp_path):
+    data = coco(tmp_path)
+    boxes = [dict(image_id=1, category_id=c, bbox=[1, 1, 9, 9], score=0.5) for c in (1, 2)]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    data = Data(**vars(data) | dict(boxes=str(tmp_path / "boxes.json")))
+    assert len(open_source(data.name, "test", data)) == 1
+    assert len(open_source(data.name, "train", data)) == 1
+    (tmp_path / "boxes.json").write_text(json.dumps([boxes[0] | dict(image_id=9)]))
+    with pytest.raises(UserError, match="no image 9"):
+        open_source(data.name, "test", data)
+
+
+@pytest.mark.parametrize("changes", [dict(keypoints=[0] * 51), dict(area=0), dict(iscrowd=1)])
+def test_people_without_joints_are_left_out(tmp_path, changes):
+    data = coco(tmp_path, **changes)
+    with pytest.raises(UserError, match="no person with joints"):
+        open_source(data.name, "train", data)
+
+
+def test_missing_files_are_named(tmp_path):
+    data = coco(tmp_path)
+    (tmp_path / "train2017" / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"listed but missing: .*a\.jpg"):
+        open_source(data.name, "train", data)
+    with pytest.raises(UserError, match="cannot read"):
+        open_source(data.name, "train", Data(name=data.name, path=str(tmp_path / "other")))
+
+
+def test_people_without_an_image_are_named(tmp_path):
+    data = coco(tmp_path, image_id=5)
+    with pytest.raises(UserError, match="image 5, which is not listed"):
+        open_source(data.name, "train", data)
+
+
+def test_bad_boxes_and_images_are_named():
+    image = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match="the latter two positive"):
+        predict_pose(None, image, [(0, 0, 0, 4)])
+    with pytest.raises(ValueError, match="expected uint8"):
+        predict_pose(None, image.astype(np.float32))
+
+
+def test_skeletons_are_drawn_where_scores_are_high():
+    image = np.zeros((40, 40, 3), np.uint8)
+    joints = np.random.default_rng(0).uniform(5, 35, (1, 17, 2))
+    assert draw_skeletons(image, joints, np.ones((1, 17))).any()
+    assert not draw_skeletons(image, joints, np.zeros((1, 17))).any()
