@@ -5,6 +5,7 @@ import re
 import sys
 
 for path in sys.argv[1:]:
+    names: dict = {}
     for block in re.findall(r"^```python\n(.*?)^```", pathlib.Path(path).read_text(), re.M | re.S):
         print(f"--- {path}\n{block}", flush=True)
-        exec(compile(block, path, "exec"), {})
+        exec(compile(block, path, "exec"), names)

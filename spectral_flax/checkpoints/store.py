@@ -55,8 +55,8 @@ def create_model(
     """Build the model ``name``; ``options`` are the arguments of its function.
 
     ``pretrained`` is anything `read_weights` reads: a file, a folder or a repository on the Hub;
-    without it weights are random. ``skip`` names parts of the model (``("head",)``) that stay random
-    whatever the weights hold for them.
+    without it weights are random. ``skip`` names parts of the model (``("head",)``) that stay
+    random whatever the weights hold for them.
 
     Raises:
       ValueError: no such model, or an option has an impossible value.

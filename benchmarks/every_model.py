@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every registered model builds abstractly, lowers for TPU and CUDA, and gathers nothing.
+
+`python -m benchmarks.every_model ["ffc_*"]`. Full-size models are built in shapes alone, and their
+forward pass is lowered for both platforms by `jax.export`. Copies with one block a stage and few
+features are compiled for eight simulated devices with the batch split among them, and the
+all-gathers in the program are counted.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import pathlib
+import re
+import resource
+import time
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import spectral_flax as sf
+from spectral_flax.models.registry import MODELS
+
+NARROW = dict(width=32, encoder_width=32, depths=(1, 1, 1, 1), ratio=0.5, num_classes=3)
+SMALL = 112  # pixels a side, enough for the 7 x 7 grid of bilinear attention
+
+
+def forward(model):
+    """Return the evaluation-mode call of a model as a pure function, and its state."""
+    graphdef, state = nnx.split(model)
+
+    def apply(state, x):
+        mode = dict(use_running_average=True, deterministic=True)
+        return nnx.view(nnx.merge(graphdef, state), raise_if_not_found=False, **mode)(x)
+
+    return apply, state
+
+
+def lowers(model, card) -> bool:
+    """Export the forward pass for both accelerators."""
+    apply, state = forward(model)
+    x = jax.ShapeDtypeStruct((2, *card.input_size, getattr(model, "in_features", 3)), jnp.float32)
+    exported = jax.export.export(jax.jit(apply), platforms=("cuda", "tpu"))(state, x)
+    return exported.platforms == ("cuda", "tpu")
+
+
+def all_gathers(name, card, mesh) -> int:
+    """Count the all-gathers in the forward pass of a narrow copy, its batch split."""
+    known = inspect.signature(MODELS[name]).parameters
+    options = {key: value for key, value in NARROW.items() if key in known}
+    size = (*card.input_size[:-2], *(min(n, SMALL) for n in card.input_size[-2:]))
+    if "input_size" in known:
+        options["input_size"] = size
+    model = sf.abstract_model(name, **options)
+    apply, state = forward(model)
+    copied, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+    state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=copied), state)
+    shape = (8, *size, getattr(model, "in_features", 3))
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
+    text = jax.jit(apply).lower(state, x).compile().as_text()
+    return len(re.findall(r" all-gather(?:-start)?\(", text))
+
+
+def main() -> None:
+    """Check all models, or those that match a pattern, and print what fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pattern", nargs="?", default="*")
+    names = sf.list_models(parser.parse_args().pattern)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    rows, start = {}, time.perf_counter()
+    for i, name in enumerate(names, 1):
+        row = dict(built=False, lowered=False, all_gathers=None)
+        try:
+            model = sf.abstract_model(name)
+            leaves = jax.tree.leaves(nnx.state(model))
+            row["built"] = all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+            row["lowered"] = lowers(model, sf.card(name))
+            row["all_gathers"] = all_gathers(name, sf.card(name), mesh)
+        except Exception as error:  # the point is to see every model that fails, and how
+            row["error"] = f"{type(error).__name__}: {error}"
+        rows[name] = row
+        if row != dict(built=True, lowered=True, all_gathers=0):
+            print(name, row, flush=True)
+        if i % 20 == 0:
+            print(f"{i} of {len(names)}, {time.perf_counter() - start:.0f} s", flush=True)
+    good = sum(row == dict(built=True, lowered=True, all_gathers=0) for row in rows.values())
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{good} of {len(names)} models build, lower and gather nothing; peak {memory:.1f} GiB")
+    results = pathlib.Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    (results / "every_model.json").write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
