@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every registered model builds abstractly, lowers for TPU and CUDA, and gathers nothing.
 
-`python -m benchmarks.every_model ["ffc_*"]`. Full-size models are built in shapes alone, and their
-forward pass is lowered for both platforms by `jax.export`. Copies with one block a stage and few
-features are compiled for eight simulated devices with the batch split among them, and the
-all-gathers in the program are counted.
+`python -m benchmarks.every_model ["ffc_*"]`. Full-size models are built in shapes alone. The
+forward pass of copies with one block a stage and few features is lowered for both platforms by
+`jax.export`, and compiled for eight simulated devices with the batch split among them, where the
+all-gathers in the program are counted. Copies of networks that differ in depth alone are one
+program, which is looked at once.
 """
 
 import argparse
+import functools
 import inspect
 import json
 import os
@@ -42,29 +44,31 @@ def forward(model):
     return apply, state
 
 
-def lowers(model, card) -> bool:
-    """Export the forward pass for both accelerators."""
-    apply, state = forward(model)
-    x = jax.ShapeDtypeStruct((2, *card.input_size, getattr(model, "in_features", 3)), jnp.float32)
-    exported = jax.export.export(jax.jit(apply), platforms=("cuda", "tpu"))(state, x)
-    return exported.platforms == ("cuda", "tpu")
+def program(name: str) -> str:
+    """Return a name that models have in common whose narrow copies are one program."""
+    name = re.sub(r"resnet(26|101|152)", "resnet50", name).replace("resnet34", "resnet18")
+    return name.replace("resnext101_32x8d", "resnext50_32x4d")
 
 
-def all_gathers(name, card, mesh) -> int:
-    """Count the all-gathers in the forward pass of a narrow copy, its batch split."""
-    known = inspect.signature(MODELS[name]).parameters
+@functools.cache
+def check(name: str, mesh) -> dict:
+    """Lower and compile the forward pass of a narrow copy, and count its all-gathers."""
+    card, known = sf.card(name), inspect.signature(MODELS[name]).parameters
     options = {key: value for key, value in NARROW.items() if key in known}
     size = (*card.input_size[:-2], *(min(n, SMALL) for n in card.input_size[-2:]))
     if "input_size" in known:
         options["input_size"] = size
     model = sf.abstract_model(name, **options)
     apply, state = forward(model)
+    shape = (8, *size, getattr(model, "in_features", 3))
+    x = jax.ShapeDtypeStruct(shape, jnp.float32)
+    exported = jax.export.export(jax.jit(apply), platforms=("cuda", "tpu"))(state, x)
     copied, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=copied), state)
-    shape = (8, *size, getattr(model, "in_features", 3))
     x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=split)
     text = jax.jit(apply).lower(state, x).compile().as_text()
-    return len(re.findall(r" all-gather(?:-start)?\(", text))
+    gathers = len(re.findall(r" all-gather(?:-start)?\(", text))
+    return dict(lowered=exported.platforms == ("cuda", "tpu"), all_gathers=gathers)
 
 
 def main() -> None:
@@ -80,8 +84,7 @@ def main() -> None:
             model = sf.abstract_model(name)
             leaves = jax.tree.leaves(nnx.state(model))
             row["built"] = all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
-            row["lowered"] = lowers(model, sf.card(name))
-            row["all_gathers"] = all_gathers(name, sf.card(name), mesh)
+            row |= check(program(name), mesh)
         except Exception as error:  # the point is to see every model that fails, and how
             row["error"] = f"{type(error).__name__}: {error}"
         rows[name] = row
