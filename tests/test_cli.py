@@ -66,7 +66,7 @@ def test_profile_counts_a_model(capsys):
 
 
 def test_profile_takes_options_and_sizes(capsys):
-    assert main(["profile", "resnet18", "--size", "64x32", "-o", "num_classes=10", "--json"]) == 0
+    assert main(["profile", "resnet18", "--size", "64x32", "-O", "num_classes=10", "--json"]) == 0
     small = json.loads(capsys.readouterr().out)["resnet18"]
     assert small["parameters"] == 11_689_512 - 990 * 513
 
@@ -83,7 +83,7 @@ def test_profile_prints_layers(capsys):
         (["profile"], "give the names of models"),
         (["profile", "resnet50", "--table", "pose"], "give the names of models"),
         (["profile", "resnet5"], "no model 'resnet5'; closest: resnet50"),
-        (["profile", "ffc_resnet18", "-o", "ratoi=1"], "has no option 'ratoi'; closest: ratio"),
+        (["profile", "ffc_resnet18", "-O", "ratoi=1"], "has no option 'ratoi'; closest: ratio"),
         (["profile", "resnet18", "--frames", "8"], "is for video models"),
         (["profile", "resnet18", "--frames", "0"], "not a positive number"),
     ],
@@ -93,7 +93,7 @@ def test_wrong_requests_for_a_profile_are_explained(arguments, told, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--size", "0"], ["--size", "axb"], ["--size", "1x2x3"], ["-o", "ratio"]]
+    "arguments", [["--size", "0"], ["--size", "axb"], ["--size", "1x2x3"], ["-O", "ratio"]]
 )
 def test_malformed_arguments_are_refused(arguments, capsys):
     with pytest.raises(SystemExit, match="2"):
@@ -120,7 +120,7 @@ def test_convert_there_and_back_changes_nothing(target, weights, tmp_path, capsy
     there, back = tmp_path / target, tmp_path / "back.safetensors"
     assert main(["convert", str(weights), str(there)]) == 0
     assert "resnet18, " in capsys.readouterr().out
-    options = [part for n, v in OPTIONS.items() for part in ("-o", f"{n}={v}")]
+    options = [part for n, v in OPTIONS.items() for part in ("-O", f"{n}={v}")]
     named = ["--model", "resnet18", *options] if target == "model.pth" else []
     assert main(["convert", str(there), str(back), *named]) == 0
     before, after = (variables(load(path)) for path in (weights, back))
@@ -242,3 +242,21 @@ def test_a_photograph_is_scaled_by_its_shorter_side_and_cut_in_the_middle():
 
 def test_read_weights_of_a_converted_file_are_under_our_names(weights):
     assert read_weights(weights).names == "flax"
+
+
+def test_inpaint_fills_the_hole_and_nothing_else(tmp_path, capsys):
+    options = dict(width=8, blocks=1)
+    save(create_model("lama", **options), tmp_path / "l.safetensors", name="lama", options=options)
+    image = np.random.default_rng(0).integers(0, 255, (13, 17, 3), dtype=np.uint8)
+    hole = np.zeros((13, 17), np.uint8)
+    hole[3:7, 4:9] = 255
+    Image.fromarray(image).save(tmp_path / "image.png")
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    files = [str(tmp_path / name) for name in ("image.png", "mask.png")]
+    weights = ["--weights", str(tmp_path / "l.safetensors"), "-o", str(tmp_path / "out.png")]
+    assert main(["inpaint", *files, *weights]) == 0
+    filled = np.asarray(Image.open(tmp_path / "out.png"))
+    np.testing.assert_array_equal(filled[hole == 0], image[hole == 0])
+    assert (filled[hole > 0] != image[hole > 0]).any()
+    assert main(["inpaint", files[0], str(tmp_path / "none.png"), *weights]) == 1
+    assert "none.png" in capsys.readouterr().err

@@ -5,9 +5,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from spectral_flax.cli import convert, models, predict, profiles
+from spectral_flax.cli import convert, inpaint, models, predict, profiles
 
-COMMANDS = (models, profiles, convert, predict)
+COMMANDS = (models, profiles, convert, predict, inpaint)
 MAX_LINES = 20  # of an error message
 
 

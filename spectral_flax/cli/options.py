@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model options on the command line: ``-o ratio=0.5 -o blocks_after={2:(1,)}``."""
+"""Model options on the command line: ``-O ratio=0.5 -O blocks_after={2:(1,)}``."""
 
 import argparse
 import ast
@@ -11,7 +11,7 @@ from spectral_flax.models.registry import Card, card
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--option``, which may be given many times."""
     parser.add_argument(
-        "-o", "--option", dest="options", metavar="NAME=VALUE", type=_option, action="append",
+        "-O", "--option", dest="options", metavar="NAME=VALUE", type=_option, action="append",
         default=[], help="an option of the model, such as ratio=0.5 or lfu=True; may be repeated",
     )  # fmt: skip
 
