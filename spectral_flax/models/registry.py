@@ -73,7 +73,7 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
 
 def abstract_model(name: str, **options: Any) -> nnx.Module:
     """Build the model ``name`` with shapes and dtypes in place of arrays: nothing is allocated."""
-    return nnx.eval_shape(lambda: create_model(name, **options))
+    return nnx.eval_shape(lambda: create_model(name, rngs=_OneKey(0), **options))
 
 
 def init_apply(name: str, **options: Any):
@@ -108,6 +108,17 @@ def init_apply(name: str, **options: Any):
         return y, _variables(nnx.state(model)) if train else variables
 
     return init, apply
+
+
+class _OneKey(nnx.Rngs):
+    """One key for all parameters, where only shapes are wanted.
+
+    Counting keys in a trace costs Flax a search of the whole trace for each of them.
+    """
+
+    def __getattr__(self, name: str):
+        stream = super().__getattr__(name)
+        return stream.key.get_value if name == "params" else stream
 
 
 def _function(name: str) -> Callable[..., nnx.Module]:
