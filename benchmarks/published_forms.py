@@ -128,19 +128,19 @@ def bilinear_attention(block: BilinearAttention, x):
     transform = block.transform
     y = block.reduce(x)
     p, q, t = transform.matrices(y)
-    p = _kronecker(p, y.shape[-3])
-    q = _kronecker(q, y.shape[-2])
+    p = kronecker(p, y.shape[-3])
+    q = kronecker(q, y.shape[-2])
     channels = y.shape[-1] // p.shape[-3]
     p, q = (jnp.repeat(m, channels, -3) for m in (p, q))  # a matrix for each channel
     z = jnp.moveaxis(y, -1, -3)
     z = jnp.moveaxis(p @ z @ q, -3, -1)
     if t is not None:
-        t = jnp.repeat(_kronecker(t, y.shape[1]), y.shape[-1] // t.shape[-3], -3)
+        t = jnp.repeat(kronecker(t, y.shape[1]), y.shape[-1] // t.shape[-3], -3)
         z = jnp.einsum("nctu,nuhwc->nthwc", t, z)
     return x + block.dropout(block.expand(transform.expand(z)))
 
 
-def _kronecker(matrices, size):
+def kronecker(matrices, size):
     repeats = size // matrices.shape[-1]
     full = matrices[..., :, None, :, None] * jnp.eye(repeats)[:, None, :]
     return full.reshape(*matrices.shape[:-2], size, size)
