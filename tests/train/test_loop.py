@@ -213,7 +213,7 @@ def test_a_signal_saves_and_says_how_to_go_on(toy, monkeypatch, tmp_path, number
 
     def interrupting(report, pending):
         if pending and pending[0] == 5:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return finish(report, pending)
 
     monkeypatch.setattr(loop, "_finish", interrupting)
@@ -228,7 +228,7 @@ def test_a_signal_saves_and_says_how_to_go_on(toy, monkeypatch, tmp_path, number
 
 def test_a_second_signal_acts_at_once(toy, monkeypatch):
     def interrupted(report, pending):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(loop, "_finish", interrupted)
     with pytest.raises(KeyboardInterrupt):
