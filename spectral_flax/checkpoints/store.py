@@ -17,7 +17,6 @@ from spectral_flax.checkpoints.torch_file import read_torch
 from spectral_flax.checkpoints.torch_writer import write_torch
 from spectral_flax.checkpoints.weights import Weights, assign, variables
 from spectral_flax.models import registry
-from spectral_flax.models.registry import abstract_model
 
 TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".ckpt", ".bin", ".tar")
 
@@ -105,7 +104,7 @@ def build(
         raise ValueError(f"{source} does not say which model it holds; give its name")
     known = weights.options if name == weights.model else {}
     options = {**known, **(options or {})}
-    model = abstract_model(name, **options)
+    model = registry.abstract_model(name, **options)
     load_weights(model, weights)
     _start_generators(model)
     return model, name, options
