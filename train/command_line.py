@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import runpy
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +42,43 @@ def parse(arguments: Sequence[str]) -> Config:
         config=(tyro.conf.FlagConversionOff,),
     )
     if config.workdir is None:
-        config = dataclasses.replace(config, workdir=str(Path("runs") / Path(path).stem))
+        config = dataclasses.replace(config, workdir=str(Path("runs") / _run_name(path)))
     return check(config)
 
 
 def load(path: str | Path) -> Config:
-    """Return the ``config`` that the Python file ``path`` defines."""
-    path = Path(path)
+    """Return the ``config`` that the Python file ``path`` defines.
+
+    ``path:NAME`` returns the entry NAME of the dictionary ``variants`` that it defines too.
+    """
+    file, _, variant = str(path).partition(":")
+    path = Path(file)
     if not path.is_file():
         known = [str(p) for p in sorted(path.parent.glob("*.py"))]
-        near = difflib.get_close_matches(str(path), known) or known
-        raise UserError(f"there is no config {str(path)!r}; closest: {', '.join(near) or 'none'}")
+        raise UserError(f"there is no config {file!r}; {_closest(file, known)}")
     try:
-        names = runpy.run_path(str(path))
+        names = runpy.run_path(file)
     except Exception as error:
         # The last lines name the place in the file and the fault; what precedes is runpy's own.
         lines = "".join(traceback.format_exception(error, limit=-1)).splitlines()[1:]
-        raise UserError("\n".join([f"cannot read the config {str(path)!r}:", *lines])) from error
-    config = names.get("config")
-    if not isinstance(config, Config):
-        given = type(config).__name__ if "config" in names else "nothing"
-        raise UserError(f"{str(path)!r} must define config = Config(...); it defines {given}")
-    return config
+        raise UserError("\n".join([f"cannot read the config {file!r}:", *lines])) from error
+    configs = {"": names.get("config"), **names.get("variants", {})}
+    if variant not in configs:
+        raise UserError(f"{file!r} has no variant {variant!r}; {_closest(variant, configs)}")
+    if not isinstance(configs[variant], Config):
+        given = type(configs[variant]).__name__ if "config" in names else "nothing"
+        raise UserError(f"{file!r} must define config = Config(...); it defines {given}")
+    return configs[variant]
+
+
+def _run_name(path: str) -> str:
+    file, _, variant = path.partition(":")
+    return "_".join(filter(None, (Path(file).stem, variant)))
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    known = [name for name in known if name]
+    return f"closest: {', '.join(difflib.get_close_matches(word, known) or known) or 'none'}"
 
 
 def _take_options(config: Config, arguments: Sequence[str]) -> tuple[Config, list[str]]:

@@ -2,6 +2,7 @@
 """Weights to begin a run from."""
 
 import os
+from pathlib import Path
 
 from flax import nnx
 
@@ -21,15 +22,21 @@ def load_start(start: Start, model: nnx.Module) -> None:
         return
     try:
         if start.inflate is None:
-            load_weights(model, sf.read_weights(start.weights), skip=start.skip)
+            load_weights(model, sf.read_weights(_place(start.weights)), skip=start.skip)
             report = "all arrays" + (f" but those of {', '.join(start.skip)}" if start.skip else "")
         else:
             options = {"num_classes": None} | start.inflate_options
             skip = () if options["num_classes"] else ("head",)
             image_model = sf.create_model(
-                start.inflate, pretrained=start.weights, skip=skip, **options
+                start.inflate, pretrained=_place(start.weights), skip=skip, **options
             )
             report = sf.inflate(image_model, model, skip=start.skip or skip)
     except (OSError, TypeError, ValueError, sf.CheckpointError) as error:
         raise UserError(f"--start.weights {os.fspath(start.weights)}: {error}") from error
     print(f"begins from {start.weights}: {report}")
+
+
+def _place(weights: str) -> str | Path:
+    """Return the newest checkpoint where a folder of them is given, such as the best/ of a run."""
+    steps = [path for path in Path(weights).glob("*") if path.name.isdigit()]
+    return max(steps, key=lambda path: int(path.name), default=weights)
