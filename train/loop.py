@@ -11,7 +11,7 @@ from train.checkpoints import Checkpoints, Record, like_state, to_state
 from train.config import Config, differences
 from train.data import open_source, training_batches
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
-from train.evaluate import evaluate
+from train.evaluation import evaluate
 from train.mesh import check_batch, make_mesh, place_batch, state_sharding
 from train.optimizers import make_optimizer, make_schedule, peak_learning_rate
 from train.report import Report
@@ -73,13 +73,7 @@ def _run(config: Config, command: str, workdir: Path, stop: StopSignals) -> dict
         train_step = make_train_step(network, task, tx, learning_rate, mesh, state)
         eval_step = make_eval_step(network, task, mesh)
         start = int(state.step)
-        report = Report(
-            workdir,
-            start=start,
-            steps=steps,
-            log_every=config.log_every,
-            batch_size=config.batch_size,
-        )
+        report = Report(workdir, config, source, start=start, steps=steps)
 
         def figures(state: TrainState) -> dict[str, float]:
             size = config.eval_batch_size
@@ -88,7 +82,7 @@ def _run(config: Config, command: str, workdir: Path, stop: StopSignals) -> dict
         with report:
             pending = None
             for step in range(start + 1, steps + 1):
-                batch = place_batch(mesh, next(batches))
+                batch = place_batch(mesh, report.take(batches))
                 state, scalars = train_step(state, batch)
                 # Scalars of the step before are read while this one computes.
                 _finish(report, pending)
