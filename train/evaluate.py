@@ -2,6 +2,7 @@
 """``python -m train.evaluate``: figures of a saved run, or of weights, on held-out examples."""
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -54,6 +55,7 @@ class Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that it only reads
     try:
         found = _evaluate(words)
     except UserError as error:

@@ -179,25 +179,26 @@ def _restored(
     network, params, rest = split(make_model(config, task))
     group = "average" if average and record.digests.get("average") else "params"
     if config.data != record.config.data:  # else a difference means damage
-        _check_shapes(checkpoints.directory / str(record.step) / group, params, config)
+        _check_shapes(checkpoints.directory / str(record.step) / group, params, config, task)
     like = {group: params, "rest": rest}
     like = jax.device_put(like, meshes.state_sharding(mesh, like))
     groups = checkpoints.restore(record.step, record, like)
     return network, groups[group], groups["rest"]
 
 
-def _check_shapes(item: Path, params: Leaves, config: Config) -> None:
+def _check_shapes(item: Path, params: Leaves, config: Config, task: Task) -> None:
     """Refuse other data than the run's if they need another network."""
     try:
         stored = ocp.StandardCheckpointHandler().metadata(item).tree
     except Exception as error:  # whatever the reader trips over: the files are not as written
         raise DamagedCheckpointError("its shapes cannot be read") from error
+    needs = ", ".join(f"{name} {value}" for name, value in task.model_options.items())
     for name, leaf in params.items():
         shape = tuple(stored[name].shape) if name in stored else None
         if shape != leaf.shape:
             raise UserError(
-                f"the data set {config.data.name!r} needs another model than the run's: {name} is "
-                f"{list(leaf.shape)} for its classes and images, {list(shape or ())} in the run"
+                f"the data set {config.data.name!r} ({needs}) needs another model than the run's: "
+                f"{name} is {list(leaf.shape)} for it, {list(shape or ())} in the run"
             )
 
 
