@@ -36,6 +36,9 @@ class Oracle(nnx.Module):
         return 50.0 * nnx.one_hot(x[:, 0, 0, 0].astype(int), 3)
 
 
+STEP = jax.jit(lambda params, rest, batch: TASK.metrics(Oracle(), batch))
+
+
 class Linear(nnx.Module):
     """Any function of the pixels, as a network is one, with logits of every size."""
 
@@ -64,8 +67,7 @@ def source_of(shown, labels, classes=3):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_figures_are_those_of_the_examples_whatever_the_batch(batch_size, devices):
     mesh = make_mesh(Mesh(devices=devices))
-    step = lambda params, rest, batch: TASK.metrics(Oracle(), batch)
-    figures = evaluate(step, TASK, {}, {}, source_of(SHOWN, LABELS), batch_size, mesh)
+    figures = evaluate(STEP, TASK, {}, {}, source_of(SHOWN, LABELS), batch_size, mesh)
     assert figures["accuracy"] == pytest.approx(0.8)
     assert figures["mean_class_accuracy"] == pytest.approx((5 / 6 + 2 / 3 + 1) / 3)
     assert figures["loss"] == pytest.approx(2 * 50 / 10, rel=1e-5)
@@ -81,8 +83,7 @@ def test_what_the_source_calls_invalid_does_not_count():
     whole = source_of(SHOWN, LABELS)
     source = Broken(*(getattr(whole, name) for name in vars(whole)))
     mesh = make_mesh(Mesh(devices=1))
-    step = lambda params, rest, batch: TASK.metrics(Oracle(), batch)
-    figures = evaluate(step, TASK, {}, {}, source, 8, mesh)
+    figures = evaluate(STEP, TASK, {}, {}, source, 8, mesh)
     assert figures["accuracy"] == pytest.approx(7 / 8)
     assert figures["mean_class_accuracy"] == pytest.approx((1 + 2 / 3 + 1) / 3)
 
@@ -95,8 +96,9 @@ def test_logits_are_the_mean_over_the_views(shape, at_once):
     task = Classification(7, shape, mean=(0.4,), std=(0.3,))
     model, views = Linear(7, int(np.prod(shape))), 6
     batch = batch_of((views, *shape), 7)
-    found = task.logits(model, batch, views_at_once=at_once)
-    each = [task.logits(model, batch | {"image": batch["image"][:, v]}) for v in range(views)]
+    logits = jax.jit(lambda batch: task.logits(model, batch, views_at_once=at_once))
+    found = logits(batch)
+    each = [logits(batch | {"image": batch["image"][:, v]}) for v in range(views)]
     np.testing.assert_allclose(found, np.mean(each, 0), rtol=1e-5, atol=1e-6)
 
 
@@ -111,7 +113,7 @@ def test_the_loss_sees_the_mean_of_the_views_and_their_gradient():
         return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(6), batch["label"]])
 
     loss = lambda params: task.loss(nnx.merge(graphdef, params), batch, jax.random.key(0))[0]
-    expected, found = (jax.value_and_grad(f)(params) for f in (by_hand, loss))
+    expected, found = (jax.jit(jax.value_and_grad(f))(params) for f in (by_hand, loss))
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
@@ -131,7 +133,7 @@ def test_top_5_is_whether_sorting_puts_the_label_among_the_first_five(classes):
     task = Classification(classes, (1, classes, 1), mean=(0.0,), std=(1 / 255,))
     batch = batch_of((1, classes, 1), classes, count=200)
     batch["image"] //= 64  # four values only: ties
-    sums = task.metrics(Given(), batch)
+    sums = jax.jit(lambda batch: task.metrics(Given(), batch))(batch)
     order = np.argsort(-batch["image"].reshape(200, classes).astype(int), kind="stable")
     right = (order == batch["label"][:, None]).argmax(1)
     found = task.summary({name: np.asarray(value) for name, value in sums.items()})
@@ -143,12 +145,14 @@ def test_rows_of_the_confusion_matrix_count_the_classes_and_its_diagonal_the_rig
     task = Classification(4, (4, 5, 1), mean=(0.4,), std=(0.3,), confusion=True)
     batch = batch_of((4, 5, 1), 4, count=50)
     batch["valid"][::7] = 0
-    sums = jax.device_get(task.metrics(Linear(4, 20), batch))
+    model = Linear(4, 20)
+    both = jax.jit(lambda batch: (task.metrics(model, batch), task.logits(model, batch)))
+    sums, logits = both(batch)
+    sums = jax.device_get(sums)
     np.testing.assert_array_equal(sums["confusion"].sum(1), sums["count"])
     np.testing.assert_array_equal(np.diag(sums["confusion"]), sums["correct"])
     assert sums["count"].sum() == sums["valid"] == batch["valid"].sum()
-    logits = task.logits(Linear(4, 20), batch)
-    pairs = zip(batch["label"], logits.argmax(-1), batch["valid"], strict=True)
+    pairs = zip(batch["label"], np.asarray(logits).argmax(-1), batch["valid"], strict=True)
     by_hand = np.zeros((4, 4))
     for i, j, valid in pairs:
         by_hand[i, j] += valid
@@ -171,9 +175,8 @@ def test_accuracies_of_the_classes_average_to_the_mean_class_accuracy(tmp_path):
 
 def test_labels_that_the_model_has_no_class_for_are_refused():
     mesh = make_mesh(Mesh(devices=1))
-    step = lambda params, rest, batch: TASK.metrics(Oracle(), batch)
     with pytest.raises(UserError, match="2 of the examples have labels outside 0 to 2"):
-        evaluate(step, TASK, {}, {}, source_of(SHOWN[::2], np.minimum(LABELS * 4, 4)[::2]), 8, mesh)
+        evaluate(STEP, TASK, {}, {}, source_of(SHOWN[::2], np.minimum(LABELS * 4, 4)[::2]), 8, mesh)
 
 
 # The command line
