@@ -53,7 +53,7 @@ def draw_samples(path: Path, batch: "Example", source: "Source") -> None:
     for i in range(min(len(images), COLUMNS * ROWS)):
         label = "" if labels is None else names[int(labels[i])]
         if frames > 1:
-            for v, view in enumerate(images[i]):
+            for v, view in enumerate(images[i, : ROWS // 2]):  # room for two examples
                 chosen = np.linspace(0, frames - 1, min(frames, COLUMNS)).round().astype(int)
                 tiles.append(view[chosen])
                 titles.append([f"{label} · view {v + 1}" if views > 1 else label])

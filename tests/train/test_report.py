@@ -139,3 +139,12 @@ def test_curves_are_drawn_of_whatever_figures_a_task_has(tmp_path):
     pictures.draw_curves(tmp_path / "x.png", entries, ["loss", "psnr"])
     pictures.draw_curves(tmp_path / "x.png", entries, ["loss", "loss"])
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_memory_is_that_of_the_fullest_device_that_tells(monkeypatch):
+    told = [{"peak_bytes_in_use": 2**30}, None, {"peak_bytes_in_use": 3 * 2**30}, {}]
+    devices = [types.SimpleNamespace(memory_stats=lambda stats=stats: stats) for stats in told]
+    monkeypatch.setattr(pace.jax, "local_devices", lambda: devices)
+    assert pace.memory()["device_memory_gib"] == 3.0
+    monkeypatch.setattr(pace.jax, "local_devices", lambda: devices[1:2])
+    assert "device_memory_gib" not in pace.memory()
