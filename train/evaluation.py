@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -133,7 +134,8 @@ def evaluate_weights(
 
     def load(task: Task, mesh: jax.sharding.Mesh):
         known = weights.options if name == weights.model else {}
-        options = task.model_options | known | config.options
+        numerics = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
+        options = task.model_options | known | config.options | numerics
         try:
             network = build(weights, name, options, source=path)[0]
         except (TypeError, ValueError) as error:

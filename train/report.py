@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,6 +17,7 @@ from train.data import Example, Source
 from train.errors import UserError
 from train.pace import Pace, memory
 from train.pictures import draw_curves, draw_samples
+from train.processes import leads
 from train.profiling import Profile
 
 Entry = dict[str, Any]
@@ -76,8 +76,8 @@ class Report:
     def __init__(self, workdir: Path, config: Config, source: Source, *, start: int, steps: int):
         self.workdir, self.config, self.source = workdir, config, source
         self.start, self.steps = start, steps
-        self.leads = jax.process_index() == 0
-        self.pace = Pace(start)
+        self.leads = leads()
+        self.pace, self.interrupted = Pace(start), False
         self.profile = Profile(workdir / "profile", start, config.profile_steps)
         self.samples = workdir / "samples.png"
         self.undrawn = self.leads and not (start and self.samples.exists())
@@ -116,6 +116,9 @@ class Report:
 
     def take(self, batches: Iterator[Example]) -> Example:
         """Return the next batch, counting how long it is waited for; draw the first of a run."""
+        if self.interrupted:  # by an evaluation, and by what was saved after it
+            self.pace.pause()
+            self.interrupted = False
         with self.pace.waiting():
             batch = next(batches)
         if self.undrawn:
@@ -150,7 +153,7 @@ class Report:
         if self.leads:
             curves = {split: self.metrics.of(split) for split in ("train", "test")}
             draw_curves(self.workdir / "curves.png", curves, names=["loss", next(iter(figures))])
-        self.pace.pause()
+        self.interrupted = True
 
     def end(self) -> None:
         """Say what the run took."""

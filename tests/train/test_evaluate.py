@@ -12,7 +12,6 @@ from flax import nnx
 import spectral_flax as sf
 from spectral_flax.models.registry import MODELS
 from train import data, loop
-from train.checkpoints import Checkpoints
 from train.command_line import load
 from train.config import Mesh
 from train.data import Arrays
@@ -234,26 +233,15 @@ def test_options_of_the_data_override_those_of_the_run(words, monkeypatch):
     assert seen == ["test"]
 
 
-def test_averaged_parameters_are_evaluated_where_there_are_any(toy, run, monkeypatch):
-    """A run that keeps an average saves it as a group of its own."""
-    record, restore = Checkpoints.record, Checkpoints.restore
-
-    def with_average(self, step):
-        found = record(self, step)
-        return found._replace(digests=found.digests | {"average": found.digests["params"]})
-
-    def zeros(self, step, record, like):
-        groups = {"params" if n == "average" else n: leaves for n, leaves in like.items()}
-        found = restore(self, step, record, groups)
-        if "average" in like:
-            found["average"] = {n: 0 * a for n, a in found.pop("params").items()}
-        return found
-
-    monkeypatch.setattr(Checkpoints, "record", with_average)
-    monkeypatch.setattr(Checkpoints, "restore", zeros)
-    loss = evaluate_run(run[0]).figures["loss"]
-    assert loss == pytest.approx(np.log(10), rel=1e-5)  # of a network that is all zero
-    assert evaluate_run(run[0], average=False).figures["loss"] != pytest.approx(loss)
+def test_averaged_parameters_and_the_best_checkpoint_can_be_evaluated(toy, tmp_path):
+    figures = loop.run(toy(average=0.5, best="accuracy", eval_every=4))
+    with (tmp_path / "run" / "metrics.jsonl").open() as file:
+        tested = [e for e in map(json.loads, file) if e["split"] == "test"]
+    assert evaluate_run(tmp_path / "run").figures == figures
+    raw = evaluate_run(tmp_path / "run", average=False).figures
+    assert raw["loss"] != pytest.approx(figures["loss"])
+    best = evaluate_run(tmp_path / "run", best=True)
+    assert best.figures["accuracy"] == max(e["accuracy"] for e in tested)
 
 
 @pytest.mark.parametrize("form", ["x.safetensors", "x.pth", "x.orbax", "folder"])
