@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str]) -> Config:
     else:
         known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none found"
         raise UserError(f"the first argument is the config file: {USAGE}\nconfigs here: {known}")
-    config, rest = _take_options(config, rest)
+    config, rest = take_options(config, rest)
     config = tyro.cli(
         Config,
         default=config,
@@ -81,7 +81,7 @@ def _closest(word: str, known: Iterable[str]) -> str:
     return f"closest: {', '.join(difflib.get_close_matches(word, known) or known) or 'none'}"
 
 
-def _take_options(config: Config, arguments: Sequence[str]) -> tuple[Config, list[str]]:
+def take_options(config: Config, arguments: Sequence[str]) -> tuple[Config, list[str]]:
     """Move every ``--options.NAME VALUE`` into the config: only the model knows its options."""
     options, rest = dict(config.options), []
     words = iter(arguments)

@@ -183,6 +183,12 @@ class Config:
     """Checkpoints kept, counted from the newest."""
     best: str | None = None
     """Figure, such as accuracy, whose best checkpoint is kept too, in best/; None: do not."""
+    views_at_once: int | None = None
+    """Views of each example that evaluation computes together, for their memory; None: all."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too; needs the package tensorboardX."""
+    profile_steps: int = 0
+    """Steps to trace with JAX's profiler after the first few, into the folder profile."""
 
 
 # A saved run goes on only if these are unchanged: another value would make its parameters, its
@@ -234,6 +240,13 @@ def check(config: Config) -> Config:
         ("eval-every", c.eval_every, c.eval_every is None or c.eval_every >= 1, "at least 1"),
         ("save-every", c.save_every, c.save_every >= 1, "at least 1"),
         ("keep", c.keep, c.keep >= 1, "at least 1"),
+        (
+            "views-at-once",
+            c.views_at_once,
+            c.views_at_once is None or c.views_at_once >= 1,
+            "at least 1",
+        ),
+        ("profile-steps", c.profile_steps, c.profile_steps >= 0, "at least 0"),
         ("data.shift", c.data.shift, c.data.shift >= 0, "at least 0"),
         ("data.threads", c.data.threads, c.data.threads >= 1, "at least 1"),
         ("data.prefetch", c.data.prefetch, c.data.prefetch >= 1, "at least 1"),

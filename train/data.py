@@ -149,7 +149,10 @@ class RandomShift:
 
 @dataclasses.dataclass(frozen=True)
 class Padded:
-    """A source made ``length`` long; examples past its end repeat the first, with ``valid`` 0."""
+    """A source made ``length`` long; examples past its end repeat the first, with ``valid`` 0.
+
+    Examples that the source itself calls not valid, such as broken files, stay so.
+    """
 
     source: Source
     length: int
@@ -158,5 +161,6 @@ class Padded:
         return self.length
 
     def __getitem__(self, index: int) -> Example:
-        valid = index < len(self.source)
-        return self.source[index if valid else 0] | {"valid": np.float32(valid)}
+        own = index < len(self.source)
+        example = self.source[index if own else 0]
+        return example | {"valid": np.float32(own and example.get("valid", 1))}

@@ -1,113 +1,138 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a trained model on held-out examples: ``python -m train.evaluate --workdir DIR``."""
+"""``python -m train.evaluate``: figures of a saved run, or of weights, on held-out examples."""
 
 import dataclasses
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import jax
-import numpy as np
 import tyro
+from rich.console import Console
+from rich.progress import track
 
-from train import mesh as meshes
-from train.checkpoints import Checkpoints, DamagedCheckpointError, drop_failed_reads
-from train.command_line import load
-from train.config import Config
-from train.data import Source, evaluation_batches, open_source
+from train.command_line import load, take_options
+from train.config import Config, Data, Mesh
 from train.errors import UserError
-from train.state import make_model, split
-from train.step import make_eval_step
-from train.tasks import Task, make_task
-
-
-def evaluate(
-    eval_step: Callable, task: Task, params, rest, source: Source, batch_size: int, mesh
-) -> dict[str, float]:
-    """Return the task's figures over the whole of ``source``."""
-    sums, pending = {}, None
-    for batch in evaluation_batches(source, batch_size):
-        # Read the sums of one batch while the next is computed.
-        pending, done = eval_step(params, rest, meshes.place_batch(mesh, batch)), pending
-        sums = _add(sums, done)
-    return task.summary(_add(sums, pending))
-
-
-def evaluate_run(workdir: Path, *, step: int | None = None) -> tuple[int, dict[str, float], Config]:
-    """Evaluate a checkpoint of the run in ``workdir``: the newest sound one, or that of ``step``.
-
-    Returns the step, the figures and the config; reads only, writes nothing.
-    """
-    directory = workdir / "checkpoints"
-    steps = [int(p.name) for p in directory.glob("*") if p.name.isdigit()]
-    if not steps:
-        raise UserError(f"{str(workdir)!r} holds no checkpoints; expected the workdir of a run")
-    if step is not None and step not in steps:
-        raise UserError(f"no checkpoint of step {step}; there are {sorted(steps)}")
-    checkpoints = Checkpoints(directory)
-    try:
-        for candidate in sorted(steps, reverse=True) if step is None else [step]:
-            try:
-                return candidate, *_evaluate_step(checkpoints, candidate)
-            except DamagedCheckpointError as error:
-                print(f"the checkpoint of step {candidate} is damaged: {error}")
-            drop_failed_reads()
-    finally:
-        checkpoints.close()
-    raise UserError(f"no sound checkpoint in {str(directory)!r}")
-
-
-def _evaluate_step(checkpoints: Checkpoints, step: int) -> tuple[dict[str, float], Config]:
-    record = checkpoints.record(step)
-    config = record.config
-    mesh = meshes.make_mesh(config.mesh)
-    meshes.check_batches(mesh, config)
-    source = open_source(config.data.name, "test", config.data)
-    task = make_task(config, source)
-    network, params, rest = split(make_model(config, task))
-    like = {"params": params, "rest": rest}
-    like = jax.device_put(like, meshes.state_sharding(mesh, like))
-    groups = checkpoints.restore(step, record, like)
-    eval_step = make_eval_step(network, task, mesh)
-    figures = evaluate(
-        eval_step, task, groups["params"], groups["rest"], source, config.eval_batch_size, mesh
-    )
-    return figures, config
-
-
-def _add(sums, new):
-    if new is None:
-        return sums
-    new = {name: np.asarray(value, np.float64) for name, value in jax.device_get(new).items()}
-    return {name: sums.get(name, 0.0) + value for name, value in new.items()}
+from train.evaluation import Evaluation, evaluate_run, evaluate_weights, run_config
+from train.results import write_results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Evaluate a saved run on its held-out examples."""
+    """Evaluate a saved run (--workdir) or weights (--weights) on held-out examples."""
 
-    workdir: Path
-    """Directory of the run."""
+    workdir: Path | None = None
+    """Directory of a run; its data set is used, with what --data.* changes."""
     step: int | None = None
-    """Step of the checkpoint to evaluate; None: the newest."""
+    """Step of the run's checkpoint to evaluate; None: the newest sound one."""
+    best: bool = False
+    """Evaluate the run's best checkpoint in place of its newest."""
+    average: bool = True
+    """Take the averaged parameters of a run that keeps them."""
+    weights: str | None = None
+    """Weights in place of a run: .safetensors, .pth, an Orbax or Hub folder, or a Hub name."""
+    model: str | None = None
+    """Model of the weights, where they do not say; its options are --options.NAME VALUE."""
+    scaling: Literal["data", "card"] = "data"
+    """Scale images by the data set's mean and deviation, or by those on the model's card."""
     config: Path | None = None
-    """Config file to run first; needed only where it is the config that registers the model."""
+    """Config file to run first: it may register the model; weights take its data and options."""
+    devices: int | None = None
+    """Number of devices to use; None: as many as the run used, of those there are."""
+    eval_batch_size: int | None = None
+    """Examples a batch, over all devices together; None: as the config says."""
+    views_at_once: int | None = None
+    """Views of each example to compute together, for their memory; None: as the config says."""
+    output: Path | None = None
+    """Folder to write the figures, a table of classes and the confusion matrix to."""
+    data: Data = dataclasses.field(default_factory=Data)
+    """Where examples come from."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    given = tyro.cli(Arguments, args=arguments, prog="python -m train.evaluate")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that it only reads
     try:
-        if given.config is not None:
-            load(given.config)
-        step, figures, config = evaluate_run(given.workdir, step=given.step)
+        found = _evaluate(words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{config.model} on {config.data.name}, step {step}")
-    for name, value in figures.items():
+    place = f", step {found.origin['step']}" if "step" in found.origin else ""
+    print(f"{found.config.model} on {found.config.data.name}{place}")
+    for name, value in found.figures.items():
         print(f"  {name:20} {value:.4f}")
     return 0
+
+
+def _evaluate(words: list[str]) -> Evaluation:
+    named, words = take_options(Config(), words)
+    given = _parse(words, Data())
+    _check(given, named)
+    base = load(given.config) if given.config is not None else Config()
+    if given.workdir is not None:
+        base = run_config(given.workdir, step=given.step, best=given.best)
+    given = _parse(words, base.data)  # once more: what is not given is as in the config
+
+    def change(config: Config) -> Config:
+        there = len(jax.devices())
+        devices = config.mesh.devices and min(config.mesh.devices, there)
+        return dataclasses.replace(
+            config,
+            data=given.data,
+            mesh=Mesh(devices=given.devices or devices),
+            eval_batch_size=given.eval_batch_size or config.eval_batch_size,
+            views_at_once=given.views_at_once or config.views_at_once,
+        )
+
+    if given.workdir is not None:
+        which = dict(step=given.step, best=given.best, average=given.average)
+        found = evaluate_run(given.workdir, **which, change=change, watch=_watch)
+    else:
+        if given.config is not None and given.model in (None, base.model):
+            given = dataclasses.replace(given, model=base.model)
+            named = dataclasses.replace(named, options=base.options | named.options)
+        base = dataclasses.replace(change(base), options=named.options)
+        card = given.scaling == "card"
+        found = evaluate_weights(
+            given.weights, base, model=given.model, card_scaling=card, watch=_watch
+        )
+    if given.output is not None:
+        write_results(given.output, found)
+    return found
+
+
+def _parse(words: list[str], data: Data) -> Arguments:
+    default = Arguments(data=data)
+    return tyro.cli(Arguments, default=default, args=words, prog="python -m train.evaluate")
+
+
+def _check(given: Arguments, named: Config) -> None:
+    if (given.workdir is None) == (given.weights is None):
+        raise UserError("give --workdir DIR, to evaluate a run, or --weights FILE; not both")
+    runs_only = {"--step": given.step is not None, "--best": given.best}
+    weights_only = {
+        "--model": given.model is not None,
+        "--scaling": given.scaling != "data",
+        "--options": bool(named.options),
+    }
+    wrong = weights_only if given.weights is None else runs_only
+    for name, is_given in wrong.items():
+        if is_given:
+            kind = "weights" if given.weights is None else "a run"
+            raise UserError(f"{name} belongs to the evaluation of {kind}")
+    for name in ("devices", "eval_batch_size", "views_at_once"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least 1")
+
+
+def _watch(batches: Iterable[Any], total: int) -> Iterable[Any]:
+    console = Console(stderr=True)
+    return track(batches, "evaluating", total, console=console, disable=not console.is_terminal)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from train.checkpoints import BestCheckpoint, Checkpoints, Record, like_state, t
 from train.config import Config, differences
 from train.data import open_source, training_batches
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
-from train.evaluate import evaluate
+from train.evaluation import evaluate
 from train.mesh import check_batches, make_mesh, place_batch, state_sharding, to_host
 from train.optimizers import make_optimizer, make_schedule, peak_learning_rate
 from train.processes import leads
@@ -91,9 +91,7 @@ def _run(
     train_step = make_train_step(network, task, tx, learning_rate, mesh, state, config)
     eval_step = make_eval_step(network, task, mesh)
     start = int(state.step)
-    report = Report(
-        workdir, start=start, steps=steps, log_every=config.log_every, batch_size=config.batch_size
-    )
+    report = Report(workdir, config, source, start=start, steps=steps)
 
     def evaluation(step: int, state: TrainState) -> dict[str, float]:
         size = config.eval_batch_size
@@ -106,7 +104,7 @@ def _run(
     with report:
         pending = None
         for step in range(start + 1, steps + 1):
-            batch = place_batch(mesh, next(batches))
+            batch = place_batch(mesh, report.take(batches))
             state, scalars = train_step(state, batch)
             # Scalars of the step before are read while this one computes.
             _finish(config, report, pending)

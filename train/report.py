@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run shows and keeps: progress, ``metrics.jsonl``, ``curves.png``."""
+"""What a run shows and keeps: progress, ``metrics.jsonl``, pictures, TensorBoard, a profile."""
 
+import datetime
 import json
 import os
-import resource
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from train.config import Config
+from train.data import Example, Source
+from train.errors import UserError
+from train.pace import Pace, memory
+from train.pictures import draw_curves, draw_samples
+from train.processes import leads
+from train.profiling import Profile
 
 Entry = dict[str, Any]
 
@@ -61,92 +69,132 @@ class Metrics:
 class Report:
     """Shows a run from ``start`` to ``steps`` and keeps its metrics in ``workdir``.
 
-    On a terminal a bar moves with each step; elsewhere each logged step is a line.
+    On a terminal a bar moves with each step; elsewhere each logged step is a line. Of the processes
+    of a run only the first shows and writes. Raises UserError if a package is missing.
     """
 
-    def __init__(self, workdir: Path, *, start: int, steps: int, log_every: int, batch_size: int):
-        self.workdir, self.steps, self.log_every = workdir, steps, log_every
-        self.batch_size = batch_size
-        self.metrics = Metrics(workdir / "metrics.jsonl", start)
-        self.began = self.last_time = time.perf_counter()
-        self.last_step = start
+    def __init__(self, workdir: Path, config: Config, source: Source, *, start: int, steps: int):
+        self.workdir, self.config, self.source = workdir, config, source
+        self.start, self.steps = start, steps
+        self.leads = leads()
+        self.pace, self.interrupted = Pace(start), False
+        self.profile = Profile(workdir / "profile", start, config.profile_steps)
+        self.samples = workdir / "samples.png"
+        self.undrawn = self.leads and not (start and self.samples.exists())
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console.quiet = not self.leads
+        if self.leads:
+            self.tensorboard = _tensorboard(workdir, start) if config.tensorboard else None
+            self.metrics = Metrics(workdir / "metrics.jsonl", start)
         self.bar = Progress(
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[figures]}"),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not (self.leads and self.console.is_terminal),
         )
         self.row = self.bar.add_task("", total=steps, completed=start, figures="compiling")
 
     def __enter__(self) -> "Report":
         self.bar.start()
-        if self.bar.disable and self.last_step < self.steps:
+        if self.bar.disable and self.start < self.steps:
             self.say("compiling the step")
         return self
 
     def __exit__(self, *exception) -> None:
         self.bar.stop()
+        self.profile.stop()
+        if self.profile.due and self.start < self.steps:
+            self.say("the run was too short for a profile")
+        if self.leads and self.tensorboard is not None:
+            self.tensorboard.close()
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         self.console.print(text, markup=False)
 
+    def take(self, batches: Iterator[Example]) -> Example:
+        """Return the next batch, counting how long it is waited for; draw the first of a run."""
+        if self.interrupted:  # by an evaluation, and by what was saved after it
+            self.pace.pause()
+            self.interrupted = False
+        with self.pace.waiting():
+            batch = next(batches)
+        if self.undrawn:
+            draw_samples(self.samples, batch, self.source)
+            self.undrawn = False
+        return batch
+
     def step(self, step: int, scalars: dict[str, float]) -> None:
         """Show a step that is done; ``step`` counts from 1."""
-        if step % self.log_every and step != self.steps:
+        self.pace.step(step)
+        if self.profile.due:
+            if self.profile.step(step):
+                self.say(f"traced {self.config.profile_steps} steps into {self.profile.folder}")
+            self.pace.pause()
+        if step % self.config.log_every and step != self.steps:
             self.bar.update(self.row, completed=step)
             return
-        now = time.perf_counter()
-        speed = (step - self.last_step) * self.batch_size / (now - self.last_time)
-        self.last_step, self.last_time = step, now
+        pace = self.pace.window(self.steps, self.config.batch_size) | memory()
         figures = [f"{name} {value:.4g}" for name, value in scalars.items()]
         if self.bar.disable:
-            self.say("  ".join([f"step {step}/{self.steps}", *figures, f"{speed:.0f} examples/s"]))
+            self.say("  ".join([f"step {step}/{self.steps}", *figures, *_shown(pace)]))
         else:  # what fits beside a bar on 80 columns
-            shown = "  ".join([*figures[:2], f"{speed:.0f}/s"])
+            shown = "  ".join([*figures[:2], *_shown(pace)[:1]])
             self.bar.update(self.row, completed=step, figures=shown)
-        seconds = round(now - self.began, 3)
-        entry = {"step": step, "split": "train", **scalars}
-        self.metrics.write(entry | {"examples_per_second": round(speed, 1), "seconds": seconds})
+        self._write(step, "train", scalars | pace)
 
     def evaluation(self, step: int, figures: dict[str, float]) -> None:
         """Show and keep the figures of the held-out examples, and draw the curves."""
-        before = time.perf_counter()
-        self.metrics.write({"step": step, "split": "test", **figures})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
         self.say(f"test at step {step}: {shown}")
-        self.curves()
-        self.last_time += time.perf_counter() - before
+        self._write(step, "test", figures)
+        if self.leads:
+            curves = {split: self.metrics.of(split) for split in ("train", "test")}
+            draw_curves(self.workdir / "curves.png", curves, names=["loss", next(iter(figures))])
+        self.interrupted = True
 
     def end(self) -> None:
         """Say what the run took."""
-        seconds = time.perf_counter() - self.began
-        self.say(f"{seconds:.0f} s, peak memory {peak_memory() / 2**30:.2f} GiB, in {self.workdir}")
+        peak = memory()
+        device = peak.get("device_memory_gib")
+        on_device = f", on the device {device:.2f} GiB" if device is not None else ""
+        self.say(
+            f"{self.pace.seconds():.0f} s, peak memory {peak['memory_gib']:.2f} GiB{on_device}, "
+            f"in {self.workdir}"
+        )
 
-    def curves(self) -> None:
-        """Draw loss and accuracy against the step into ``curves.png``."""
-        from matplotlib.figure import Figure  # half a second, only needed here
-
-        figure = Figure(figsize=(9, 3.5), layout="constrained")
-        for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-            for split in ("train", "test"):
-                points = [(e["step"], e[name]) for e in self.metrics.of(split) if name in e]
-                if points:
-                    mark = "o-" if split == "test" else "-"
-                    axes.plot(*zip(*points, strict=True), mark, label=split, markersize=3)
-                    axes.legend()
-            axes.set_xlabel("step")
-            axes.set_title(name)
-            axes.grid(alpha=0.3)
-        draft = self.workdir / "curves.draft"
-        figure.savefig(draft, format="png", dpi=120)
-        os.replace(draft, self.workdir / "curves.png")
+    def _write(self, step: int, split: str, figures: dict[str, float]) -> None:
+        if not self.leads:
+            return
+        self.metrics.write({"step": step, "split": split, **figures})
+        if self.tensorboard is not None:
+            for name, value in figures.items():
+                self.tensorboard.add_scalar(f"{split}/{name}", value, step)
 
 
-def peak_memory() -> int:
-    """Return the most memory this process has held, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _shown(pace: Entry) -> list[str]:
+    """Return the pace in words, speed first; a window without a whole step has none."""
+    words = []
+    if "step_milliseconds" in pace:
+        left = datetime.timedelta(seconds=round(pace["seconds_left"]))
+        words = [
+            f"{pace['examples_per_second']:.0f} examples/s",
+            f"{pace['step_milliseconds']:.0f} ms/step",
+            f"{pace['data_wait_share']:.0%} waiting for data",
+            f"{left} left",
+        ]
+    return [*words, f"{pace.get('device_memory_gib', pace['memory_gib']):.2f} GiB"]
+
+
+def _tensorboard(workdir: Path, start: int):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "--tensorboard needs the package tensorboardX: pip install tensorboardX, or "
+            "pip install -e '.[tensorboard]'"
+        ) from error
+    # A resumed run repeats the steps after its checkpoint: TensorBoard drops the first ones.
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)

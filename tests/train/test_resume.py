@@ -10,6 +10,7 @@ from train import loop
 from train.checkpoints import Checkpoints
 from train.config import Mesh
 from train.errors import UserError
+from train.pace import MEASURED
 
 
 def arrays(workdir: Path, step: int = 12):
@@ -59,7 +60,7 @@ def test_resuming_leaves_each_metric_once_and_unchanged(toy, unbroken, monkeypat
 
     def entries(workdir):
         lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in e.items() if "second" not in k} for e in lines]
+        return [{k: v for k, v in e.items() if k not in MEASURED} for e in lines]
 
     assert entries(tmp_path / "run") == entries(unbroken)
 
