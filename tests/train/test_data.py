@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -62,10 +63,10 @@ def test_a_restored_position_gives_the_same_batches():
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_the_batch_that_one_would_see(monkeypatch, count):
     alone = next(batches())
-    monkeypatch.setattr(data.jax, "process_count", lambda: count)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
     parts = []
     for index in range(count):
-        monkeypatch.setattr(data.jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         parts.append(next(batches()))
     for name in ("image", "label"):
         together = np.stack([part[name] for part in parts], 1).reshape(alone[name].shape)
