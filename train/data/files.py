@@ -22,13 +22,11 @@ class Items(Protocol):
 
     def __len__(self) -> int: ...
 
-    def label(self, index: int) -> int: ...
-
     def name(self, index: int) -> str:
         """What a person finds the file by."""
 
-    def open(self, index: int) -> Any:
-        """A path or an open binary file for the reader."""
+    def load(self, index: int) -> tuple[Any, int]:
+        """A path or an open binary file for the reader, and the label."""
 
 
 class Reader(Protocol):
@@ -75,45 +73,40 @@ class Files:
     def __getitem__(self, index: int) -> Example:
         if self.train:
             return {"index": np.int64(index)}
-        label = np.int32(self.items.label(index))
-        image = self._read(index, None)
-        if image is None:
+        example = self._read(index, None)
+        if example is None:
             views = (self.views,) if self.views > 1 else ()
             image = np.zeros((*views, *self.image_shape), np.uint8)
-            return {"image": image, "label": label, "valid": np.float32(0)}
-        return {"image": image, "label": label, "valid": np.float32(1)}
+            return {"image": image, "label": np.int32(0), "valid": np.float32(0)}
+        return example | {"valid": np.float32(1)}
 
     @property
     def augment(self) -> Callable[[Example, np.random.Generator], Example] | None:
         return self.read_training_example if self.train else None
 
-    def read_training_example(self, example: Example, rng: np.random.Generator) -> Example:
+    def read_training_example(self, example: Example, rng: np.random.Generator | None) -> Example:
         """Read the file of an item, or its stand-in, and vary it."""
         index = int(example["index"])
-        image = self._read(index, rng)
-        if image is None:
-            index, image = self._stand_in(index, rng)
-        return {"image": image, "label": np.int32(self.items.label(index))}
+        return self._read(index, rng) or self._stand_in(index, rng)
 
     def require_one_readable(self) -> None:
         """Raise a UserError if no file can be read, before anything depends on it."""
-        rng = np.random.default_rng(0) if self.train else None
-        if self._read(0, rng) is None:
-            self._stand_in(0, rng)
+        self.read_training_example({"index": 0}, np.random.default_rng(0) if self.train else None)
 
-    def _read(self, index: int, rng: np.random.Generator | None) -> np.ndarray | None:
+    def _read(self, index: int, rng: np.random.Generator | None) -> Example | None:
         try:
-            return self.reader(self.items.open(index), rng)
-        except (MemoryError, ImportError):
+            file, label = self.items.load(index)
+            return {"image": self.reader(file, rng), "label": np.int32(label)}
+        except (MemoryError, ImportError, UserError):
             raise
         except Exception as error:  # decoders raise whatever a broken file leads them to
             self.broken.report(self.items.name(index), error)
             return None
 
-    def _stand_in(self, index: int, rng: np.random.Generator | None) -> tuple[int, np.ndarray]:
+    def _stand_in(self, index: int, rng: np.random.Generator | None) -> Example:
         others = np.random.default_rng(index).permutation(len(self))[:TRIES]
         for other in others:
-            image = self._read(int(other), rng)
-            if image is not None:
-                return int(other), image
+            example = self._read(int(other), rng)
+            if example is not None:
+                return example
         raise UserError(f"{self.name}: none of {len(others)} files can be read")

@@ -91,11 +91,12 @@ class ImageReader:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
+        value = image.getexif().get(_ORIENTATION_TAG)
+        return value if value in _TO_UPRIGHT else 1
     except Exception:  # broken remarks of the camera do not make a broken image
         return 1
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     image = to_rgb(image)
-    return image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image
+    return image if orientation == 1 else image.transpose(_TO_UPRIGHT[orientation])

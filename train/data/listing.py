@@ -30,13 +30,11 @@ class Listing:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def label(self, index: int) -> int:
-        return int(self.labels[index])
-
     def name(self, index: int) -> str:
         return os.path.join(self.folder, os.fsdecode(bytes(self.paths[index])))
 
-    open = name
+    def load(self, index: int) -> tuple[str, int]:
+        return self.name(index), int(self.labels[index])
 
 
 def class_folders(

@@ -24,14 +24,17 @@ class Records:
     def __len__(self) -> int:
         return len(self.records)
 
-    def label(self, index: int) -> int:
-        return int(self.records[index][self.target])
-
     def name(self, index: int) -> str:
         return f"{self.title}[{index}]"
 
-    def open(self, index: int) -> io.BytesIO:
-        return io.BytesIO(self.records[index][self.image])
+    def load(self, index: int) -> tuple[io.BytesIO, int]:
+        record = self.records[index]
+        label = int(record[self.target])
+        if not 0 <= label < self.num_classes:  # -1: kept secret by the makers
+            raise UserError(
+                f"{self.name(index)} has the label {label}; expected 0 ... {self.num_classes - 1}"
+            )
+        return io.BytesIO(record[self.image]), label
 
 
 def records(name: str, split: Split, folder: str | None, num_classes: int | None) -> Records:
