@@ -37,23 +37,33 @@ def damage(folder):
     return {str(folder / name) for name in broken}
 
 
-def video(path, frames=40, *, height=48, width=64, rate=25, gop=12):
-    """Encode a video whose frame ``i`` is of grey level ``frame_level(i)``."""
+def video(path, frames=40, *, gop=12, codec="mpeg4", noise=False, ramp=False):
+    """Encode a video whose frame ``i`` is grey of level ``frame_level(i)``.
+
+    ``noise`` makes it larger, ``ramp`` makes it brighter to the right.
+    """
     import av
 
+    height, width = 48, 64
+    rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
+        stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.gop_size, stream.bit_rate = gop, 4_000_000
         for i in range(frames):
-            pixels = np.full((height, width, 3), frame_level(i), np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            pixels = np.full((height, width, 3), frame_level(i))
+            if noise:
+                pixels = rng.integers(0, 256, pixels.shape)
+            if ramp:
+                pixels = pixels + 2 * np.arange(width)[:, None]
+            frame = av.VideoFrame.from_ndarray(pixels.astype(np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
 def frame_level(i):
-    return 20 + 5 * i % 220
+    return 20 + 5 * i
 
 
 def sound_only(path):
