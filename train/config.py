@@ -20,19 +20,64 @@ class Data:
     """Where examples come from and how they are varied."""
 
     name: str = "mnist5k"
-    """Data set, one of those in train/data.py."""
+    """Data set, one of those in docs/guides/data.md."""
     path: str | None = None
     """Folder of the data set, for those that are neither made nor kept in the repository."""
+    num_classes: int | None = None
+    """Number of classes, checked against the data; None: as many as the data have."""
     size: tuple[int, int] | None = None
     """Height and width of the examples, where a data set leaves them open."""
     boxes: str | None = None
     """File of a detector's boxes to test poses in; None: the annotated boxes."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, of values in [0, 1]; None: the data set's own, or ImageNet's."""
+    std: tuple[float, ...] | None = None
+    """Deviation of each channel; None: the data set's own, or ImageNet's."""
+    channels: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels; bgr: as models expect that were trained on what OpenCV reads."""
+    frames: int = 8
+    """Frames of a clip (videos)."""
+    stride: int = 8
+    """Frames of the video between two of the clip (videos)."""
+    segments: int = 1
+    """Clips spread over the video that make one example (videos)."""
+    crop: Literal["random_resized", "multi_scale", "short_side", "centre"] = "random_resized"
+    """Part of a training image to look at (image and video files). random_resized: any area and
+    shape; multi_scale: one of four scales and 13 places; short_side: resized at random, then
+    cropped; centre: as in the test."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Least and greatest share of the area (crop random_resized)."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and greatest width over height (crop random_resized)."""
+    short_side: tuple[int, int] = (256, 320)
+    """Least and greatest short side (crop short_side)."""
+    flip: bool | None = None
+    """Mirror every second training image; None: image and video files only."""
+    colour_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Change brightness, contrast, saturation and hue by up to this much (files)."""
+    rand_augment: int = 0
+    """Random operations a training example (RandAugment; files)."""
+    magnitude: float = 9.0
+    """Magnitude of these operations, in [0, 30]."""
     shift: int = 2
-    """Move each training image by up to this many pixels along each axis, at random."""
+    """Move each training image by up to this many pixels along each axis (sets in memory)."""
+    resize: int | None = None
+    """Short side of test images before they are cropped; None: 256 for crops of 224."""
+    test_size: tuple[int, int] | None = None
+    """Height and width of test crops; None: as in training."""
+    views: Literal["single", "ten_crops", "multi"] = "single"
+    """What the test looks at. single: the centre, of one clip; ten_crops: corners, centre and
+    their mirror images; multi: ``test_clips`` x ``test_crops`` of a video."""
+    test_clips: int = 10
+    """Clips of a video, spread over it (views multi and ten_crops)."""
+    test_crops: Literal[1, 3] = 3
+    """Crops of a clip along its longer side (views multi)."""
     threads: int = 2
-    """Threads that read and augment examples."""
-    prefetch: int = 64
-    """Batches kept ready, at most."""
+    """Threads that read and augment examples, in each worker process if there are any."""
+    workers: int = 0
+    """Processes that read and augment examples; 0: threads of the main process alone."""
+    prefetch: int | None = None
+    """Batches kept ready, at most; None: as many as fit into 512 MiB, between 2 and 64."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,6 +247,10 @@ IDENTITY = (
     "seed",
     "average",
     "data.name",
+    "data.num_classes",
+    "data.frames",
+    "data.stride",
+    "data.segments",
     "optimizer.name",
 )
 
@@ -249,7 +298,14 @@ def check(config: Config) -> Config:
         ("profile-steps", c.profile_steps, c.profile_steps >= 0, "at least 0"),
         ("data.shift", c.data.shift, c.data.shift >= 0, "at least 0"),
         ("data.threads", c.data.threads, c.data.threads >= 1, "at least 1"),
-        ("data.prefetch", c.data.prefetch, c.data.prefetch >= 1, "at least 1"),
+        ("data.workers", c.data.workers, c.data.workers >= 0, "at least 0"),
+        (
+            "data.prefetch",
+            c.data.prefetch,
+            c.data.prefetch is None or c.data.prefetch >= 1,
+            "at least 1",
+        ),
+        *_data_rules(c.data),
         ("optimizer.learning-rate", o.learning_rate, o.learning_rate > 0, "positive"),
         (
             "optimizer.reference-batch",
@@ -312,6 +368,42 @@ def check(config: Config) -> Config:
     if faults:
         raise UserError("\n".join(faults))
     return config
+
+
+def _data_rules(data: Data) -> list[tuple[str, Any, bool, str]]:
+    positive = (
+        *("num_classes", "size", "frames", "stride", "segments", "short_side"),
+        *("resize", "test_size", "test_clips", "std"),
+    )
+    rules = []
+    for name in positive:
+        value = getattr(data, name)
+        values = value if isinstance(value, tuple) else (value,)
+        good = value is None or all(v > 0 for v in values)
+        rules.append((f"data.{name.replace('_', '-')}", value, good, "positive"))
+    for name in ("scale", "ratio", "short_side"):
+        value = getattr(data, name)
+        good = 0 < value[0] <= value[1]
+        rules.append((f"data.{name.replace('_', '-')}", value, good, "least, greatest"))
+    choices = {
+        "crop": ("random_resized", "multi_scale", "short_side", "centre"),
+        "views": ("single", "ten_crops", "multi"),
+        "channels": ("rgb", "bgr"),
+        "test_crops": (1, 3),
+    }
+    for name, known in choices.items():
+        value = getattr(data, name)
+        expected = ", ".join(map(str, known))
+        rules.append((f"data.{name.replace('_', '-')}", value, value in known, expected))
+    jitter = data.colour_jitter
+    good = all(s >= 0 for s in jitter) and jitter[3] <= 0.5
+    return [
+        *rules,
+        ("data.scale", data.scale, data.scale[1] <= 1, "at most 1"),
+        ("data.colour-jitter", jitter, good, "at least 0, the last at most 0.5"),
+        ("data.rand-augment", data.rand_augment, data.rand_augment >= 0, "at least 0"),
+        ("data.magnitude", data.magnitude, 0 <= data.magnitude <= 30, "in [0, 30]"),
+    ]
 
 
 def to_text(config: Config) -> str:

@@ -1,3 +1,6 @@
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
@@ -10,8 +13,6 @@ TRAIN = data.mnist5k("train")
 
 def batches(**changes):
     settings = Config(batch_size=100, data=Data(prefetch=2))
-    import dataclasses
-
     return data.training_batches(dataclasses.replace(settings, **changes), TRAIN)
 
 
@@ -59,13 +60,34 @@ def test_a_restored_position_gives_the_same_batches():
         np.testing.assert_array_equal(a["label"], b["label"])
 
 
+def test_worker_processes_change_neither_batches_nor_positions():
+    plain, worked = batches(), batches(data=Data(workers=2, prefetch=4))
+    for _ in range(3):
+        a, b = next(plain), next(worked)
+        np.testing.assert_array_equal(a["image"], b["image"])
+    assert worked.get_state() == plain.get_state() == {"next_index": 3}
+    worked.close()
+    resumed = batches()  # without workers
+    resumed.set_state(worked.get_state())
+    np.testing.assert_array_equal(next(resumed)["image"], next(plain)["image"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((28, 28, 1), 64), ((224, 224, 3), 13), ((10, 512, 512, 3), 2)]
+)
+def test_few_large_batches_are_kept_ready_and_many_small_ones(shape, count):
+    config = Config(batch_size=256, data=Data(name="synthetic_images"))
+    source = dataclasses.replace(data.open_source("synthetic_images", "test"), image_shape=shape)
+    assert data.training_batches(config, source).ahead == count
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_share_the_batch_that_one_would_see(monkeypatch, count):
     alone = next(batches())
-    monkeypatch.setattr(data.jax, "process_count", lambda: count)
+    monkeypatch.setattr(jax, "process_count", lambda: count)
     parts = []
     for index in range(count):
-        monkeypatch.setattr(data.jax, "process_index", lambda index=index: index)
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         parts.append(next(batches()))
     for name in ("image", "label"):
         together = np.stack([part[name] for part in parts], 1).reshape(alone[name].shape)

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Examples: sources with random access, and the Grain pipelines that turn them into batches."""
+
+from train.data.arrays import Arrays, mnist5k
+from train.data.opening import SOURCES, TASK_SOURCES, open_source
+from train.data.pipeline import RandomShift, evaluation_batches, training_batches
+from train.data.source import Example, Padded, Source, Split
+
+__all__ = [
+    "SOURCES",
+    "TASK_SOURCES",
+    "Arrays",
+    "Example",
+    "Padded",
+    "RandomShift",
+    "Source",
+    "Split",
+    "evaluation_batches",
+    "mnist5k",
+    "open_source",
+    "training_batches",
+]

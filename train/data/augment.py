@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From decoded frames to arrays: one random view to train on, fixed ones to evaluate."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from train.config import Data
+from train.data import crops
+from train.data.colour import colour_jitter
+from train.data.rand_augment import rand_augment
+
+Frames = list[Image.Image]
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What varies a training example; the frames of a clip get one crop and one change."""
+
+    size: crops.Size
+    data: Data
+
+    def box(self, width: int, height: int, rng: np.random.Generator) -> crops.Box:
+        """Draw the part of the image to look at."""
+        data = self.data
+        match data.crop:
+            case "random_resized":
+                return crops.random_resized(width, height, rng, data.scale, data.ratio)
+            case "multi_scale":
+                return crops.multi_scale(width, height, rng, self.size)
+            case "short_side":
+                return crops.random_short_side(width, height, rng, self.size, data.short_side)
+            case _:
+                short_side = data.resize or default_resize(self.size)
+                return crops.centre(width, height, self.size, short_side)[0]
+
+    def __call__(self, frames: Frames, box: crops.Box, rng: np.random.Generator) -> np.ndarray:
+        """Cut ``box`` out and vary it: ``[N, H, W, 3]``."""
+        data = self.data
+        frames = _cut(frames, box, self.size)
+        if data.flip is not False and rng.random() < 0.5:
+            frames = [frame.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for frame in frames]
+        if data.rand_augment:
+            frames = rand_augment(frames, rng, data.rand_augment, data.magnitude)
+        if any(data.colour_jitter):
+            frames = colour_jitter(frames, rng, data.colour_jitter)
+        return _ordered(frames, data)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """The crops of a test example, in a fixed order."""
+
+    size: crops.Size
+    kind: Literal["centre", "three", "ten"]
+    data: Data
+
+    def __len__(self) -> int:
+        return {"centre": 1, "three": 3, "ten": 10}[self.kind]
+
+    def __call__(self, frames: Frames) -> np.ndarray:
+        """Cut all crops out of all frames: ``[V, N, H, W, 3]``.
+
+        Ten crops are four corners and the centre, then the same five mirrored.
+        """
+        short_side = self.data.resize or default_resize(self.size)
+        choose = {"centre": crops.centre, "three": crops.three, "ten": crops.five}[self.kind]
+        boxes = choose(*frames[0].size, self.size, short_side)
+        views = np.stack([_ordered(_cut(frames, box, self.size), self.data) for box in boxes])
+        return np.concatenate([views, views[..., ::-1, :]]) if self.kind == "ten" else views
+
+
+def default_resize(size: crops.Size) -> int:
+    """Return the short side that goes with a central crop of ``size``: 256 for 224."""
+    return round(max(size) * 256 / 224)
+
+
+def _cut(frames: Frames, box: crops.Box, size: crops.Size) -> Frames:
+    return [frame.resize(size[::-1], Image.Resampling.BILINEAR, box) for frame in frames]
+
+
+def _ordered(frames: Frames, data: Data) -> np.ndarray:
+    pixels = np.stack([np.asarray(frame) for frame in frames])
+    return np.ascontiguousarray(pixels[..., ::-1]) if data.channels == "bgr" else pixels

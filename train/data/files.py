@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Examples that are read from files as they are needed, with stand-ins for those that cannot be."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from train.data.broken import BrokenFiles
+from train.data.source import Example
+from train.errors import UserError
+
+# So many unreadable files, drawn at random, mean that something else is wrong.
+TRIES = 1000
+
+
+class Items(Protocol):
+    """Labelled files, not yet read."""
+
+    num_classes: int
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What a person finds the file by."""
+
+    def load(self, index: int) -> tuple[Any, int]:
+        """A path or an open binary file for the reader, and the label."""
+
+
+class Reader(Protocol):
+    """What decodes a file."""
+
+    shape: tuple[int, ...]
+    view_count: int
+
+    def __call__(self, file: Any, rng: np.random.Generator | None) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files:
+    """Files and how they are read. In training an item is an index: reading is random there.
+
+    A file that cannot be read is reported once. Another takes its place in training, always the
+    same one; in a test the example counts for nothing (``valid`` 0).
+    """
+
+    name: str
+    items: Items = dataclasses.field(repr=False)
+    reader: Reader = dataclasses.field(repr=False)
+    train: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    broken: BrokenFiles = dataclasses.field(default_factory=BrokenFiles, repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        return self.items.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of one view: ``[H, W, C]``, ``[T, H, W, C]`` or ``[S, T, H, W, C]``."""
+        return self.reader.shape
+
+    @property
+    def views(self) -> int:
+        return self.reader.view_count
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Example:
+        if self.train:
+            return {"index": np.int64(index)}
+        example = self._read(index, None)
+        if example is None:
+            views = (self.views,) if self.views > 1 else ()
+            image = np.zeros((*views, *self.image_shape), np.uint8)
+            return {"image": image, "label": np.int32(0), "valid": np.float32(0)}
+        return example | {"valid": np.float32(1)}
+
+    @property
+    def augment(self) -> Callable[[Example, np.random.Generator], Example] | None:
+        return self.read_training_example if self.train else None
+
+    def read_training_example(self, example: Example, rng: np.random.Generator | None) -> Example:
+        """Read the file of an item, or its stand-in, and vary it."""
+        index = int(example["index"])
+        return self._read(index, rng) or self._stand_in(index, rng)
+
+    def require_one_readable(self) -> None:
+        """Raise a UserError if no file can be read, before anything depends on it."""
+        self.read_training_example({"index": 0}, np.random.default_rng(0) if self.train else None)
+
+    def _read(self, index: int, rng: np.random.Generator | None) -> Example | None:
+        try:
+            file, label = self.items.load(index)
+            return {"image": self.reader(file, rng), "label": np.int32(label)}
+        except (MemoryError, ImportError, UserError):
+            raise
+        except Exception as error:  # decoders raise whatever a broken file leads them to
+            self.broken.report(self.items.name(index), error)
+            return None
+
+    def _stand_in(self, index: int, rng: np.random.Generator | None) -> Example:
+        others = np.random.default_rng(index).permutation(len(self))[:TRIES]
+        for other in others:
+            example = self._read(int(other), rng)
+            if example is not None:
+                return example
+        raise UserError(f"{self.name}: none of {len(others)} files can be read")
