@@ -10,7 +10,6 @@ Run: python -m benchmarks.kill_and_resume [--kills 5] [--terms 0] [--steps 120] 
 """
 
 import argparse
-import json
 import random
 import signal
 import subprocess
@@ -19,25 +18,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
-
-from train.checkpoints import Checkpoints
-
-ROOT = Path(__file__).parents[1]
+from benchmarks import runs
+from benchmarks.runs import arrays, finish
 
 
 def start(workdir: Path, steps: int, arguments: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "train", "configs/mnist5k.py", "--workdir", str(workdir)]
-    command += ["--steps", str(steps), "--save-every", "10", "--log-every", "1", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def finish(process: subprocess.Popen) -> None:
-    output = process.communicate()[0].decode()
-    if process.returncode:
-        raise SystemExit(f"the run failed with {process.returncode}:\n{output}")
+    every = ("--steps", str(steps), "--save-every", "10", "--log-every", "1")
+    return runs.start("configs/mnist5k.py", workdir, *every, *arguments)
 
 
 def wait_for(process: subprocess.Popen, target: int) -> int:
@@ -52,19 +39,6 @@ def wait_for(process: subprocess.Popen, target: int) -> int:
 def last_step(workdir: Path) -> int:
     saved = [int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()]
     return max(saved, default=0)
-
-
-def arrays(workdir: Path) -> dict[str, np.ndarray]:
-    """Read every array of the newest checkpoint, and its position in the data."""
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    step = checkpoints.steps()[0]
-    record = checkpoints.record(step)
-    items = {group: ocp.args.StandardRestore() for group in record.digests}
-    found = checkpoints.manager.restore(step, args=ocp.args.Composite(**items))
-    checkpoints.close()
-    leaves = {f"{group}.{n}": v for group in record.digests for n, v in found[group].items()}
-    position = np.frombuffer(json.dumps(record.position).encode(), np.uint8)
-    return jax.device_get(leaves) | {"position": position}
 
 
 def main():
@@ -100,10 +74,8 @@ def main():
         a, b = arrays(unbroken), arrays(broken)
         same = a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
         print(f"{len(a)} arrays, {'all equal bit for bit' if same else 'DIFFERENT'}")
-    results = ROOT / "benchmarks" / "results"
-    results.mkdir(exist_ok=True)
     result = {"steps": given.steps, "signals": moments, "arrays": len(a), "equal": same}
-    (results / "kill_and_resume.json").write_text(json.dumps(result, indent=2) + "\n")
+    runs.write("kill_and_resume", result)
     return 0 if same else 1
 
 

@@ -65,15 +65,17 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any, min_size: int = Mesh.fsd
 
 def check_batches(mesh: jax.sharding.Mesh, config: Config) -> None:
     """Refuse batches that the devices, or the parts of a step, do not divide."""
-    for name, size, parts in (
-        ("batch-size", config.batch_size, config.accumulate),
-        ("eval-batch-size", config.eval_batch_size, 1),
+    pairs = 2 if config.mixup or config.cutmix else 1
+    for name, size, parts, examples in (
+        ("batch-size", config.batch_size, config.accumulate, pairs),
+        ("eval-batch-size", config.eval_batch_size, 1, 1),
     ):
-        unit = mesh.size * parts
+        unit = mesh.size * parts * examples
         if size % unit:
             below = size - size % unit
             near = " or ".join(str(size) for size in (below, below + unit) if size)
             steps = f" times the {parts} parts of --accumulate" if parts > 1 else ""
+            steps += " times 2, for pairs to mix" if examples > 1 else ""
             raise UserError(
                 f"--{name} is {size}; expected a multiple of the {mesh.size} devices{steps}, "
                 f"such as {near}"

@@ -54,7 +54,8 @@ def smoke(config: Config, **options: Any) -> Config:
     the digit and the direction. ``options`` of the model add to and override the recipe's.
     """
     video = config.data.name == "video_list"
-    small = dict(width=16, depths=(1, 1, 1)) | (dict(input_size=(8, 32, 32)) if video else {})
+    small = dict(width=16, input_size=(8, 32, 32)) if video else dict(width=32)
+    small |= dict(depths=(1, 1, 1))
     common = dict(
         options=config.options | small | options,
         start=Start(),

@@ -15,6 +15,7 @@ from flax import nnx
 from train.config import Config
 from train.data import Source
 from train.errors import UserError
+from train.mixing import mix
 
 Batch = dict[str, jax.Array]
 Scalars = dict[str, jax.Array]
@@ -58,6 +59,8 @@ class Classification:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     views_at_once: int | None = None
     confusion: bool = False
 
@@ -102,9 +105,15 @@ class Classification:
         return model((image - mean) / std).astype(jnp.float32)
 
     def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
-        logits = self.logits(model, batch)
         target = jax.nn.one_hot(batch["label"], self.num_classes)
         target = optax.smooth_labels(target, self.label_smoothing)
+        image = batch["image"]
+        if self.mixup or self.cutmix:
+            image = image.astype(jnp.float32)
+            image, target = mix(
+                image, target, key, mixup_alpha=self.mixup, cutmix_alpha=self.cutmix
+            )
+        logits = self.logits(model, batch | {"image": image})
         loss = optax.softmax_cross_entropy(logits, target).mean()
         return loss, {"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}
 
@@ -178,5 +187,7 @@ def make_task(config: Config, source: Source) -> Task:
         mean=source.mean,
         std=source.std,
         label_smoothing=config.label_smoothing,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
         views_at_once=config.views_at_once,
     )

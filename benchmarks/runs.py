@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training runs as other benchmarks start and compare them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from train.checkpoints import Checkpoints
+
+ROOT = Path(__file__).parents[1]
+
+
+def start(config: str, workdir: Path, *arguments: str, devices: int = 1) -> subprocess.Popen:
+    """Start ``python -m train`` in a process that sees so many devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "train", config, "--workdir", str(workdir), *arguments]
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
+
+
+def finish(*processes: subprocess.Popen) -> str:
+    """Wait for the processes of a run and return what the first printed."""
+    outputs = [process.communicate()[0].decode() for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        if process.returncode:
+            raise SystemExit(f"the run failed with {process.returncode}:\n{output}")
+    return outputs[0]
+
+
+def arrays(workdir: Path, groups: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """Read the arrays of the newest checkpoint, and its position in the data."""
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    step = checkpoints.steps()[0]
+    record = checkpoints.record(step)
+    groups = groups or tuple(group for group, digests in record.digests.items() if digests)
+    items = {group: ocp.args.StandardRestore() for group in groups}
+    found = checkpoints.manager.restore(step, args=ocp.args.Composite(**items))
+    checkpoints.close()
+    leaves = {f"{group}.{n}": v for group in groups for n, v in found[group].items()}
+    position = np.frombuffer(json.dumps(record.position).encode(), np.uint8)
+    return jax.device_get(leaves) | {"position": position}
+
+
+def write(name: str, result: dict) -> None:
+    """Keep a result as JSON."""
+    results = ROOT / "benchmarks" / "results"
+    results.mkdir(exist_ok=True)
+    (results / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
