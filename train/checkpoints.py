@@ -3,12 +3,14 @@
 
 A checkpoint holds groups of arrays by name (params, rest, optimizer, average) and a JSON record
 with the step, the position in the data, the config, figures, and the CRC-32 of every leaf: Orbax
-itself restores a flipped byte without a word.
+itself restores a flipped byte without a word. Beside them stands a list of its files, which is
+written last, when all is on disk, and is what damage is first looked for by.
 """
 
 import contextlib
 import gc
 import json
+import logging
 import shutil
 import sys
 import warnings
@@ -22,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from train import file_list
 from train.config import Config, from_text, to_text
 from train.errors import SaveFailedError, UserError
 from train.processes import leads, wait_for_all
@@ -55,7 +58,11 @@ class Checkpoints:
     ):
         self.directory = directory.absolute()
         self.say = say
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, read_only=keep is None)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            read_only=keep is None,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._list_files),
+        )
         self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def steps(self) -> list[int]:
@@ -94,7 +101,14 @@ class Checkpoints:
             self.manager.save(step, args=ocp.args.Composite(record=record, **items))
 
     def record(self, step: int) -> Record:
-        """Read what the checkpoint of ``step`` says about itself."""
+        """Read what the checkpoint of ``step`` says about itself.
+
+        Raises:
+          DamagedCheckpointError: a file is not as it was written, or the record is not.
+        """
+        fault = file_list.fault(self.directory / str(step))
+        if fault is not None:
+            raise DamagedCheckpointError(fault)
         try:
             args = ocp.args.Composite(record=ocp.args.JsonRestore())
             item = self.manager.restore(step, args=args)["record"]
@@ -183,6 +197,12 @@ class Checkpoints:
         wait_for_all("the damaged checkpoints are set aside")
         self.manager.reload()
 
+    def _list_files(self) -> None:
+        if leads():
+            for step in self.directory.iterdir():
+                if step.name.isdigit():
+                    file_list.write(step)
+
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
         """Say what a failure to write means; Orbax reports those of its threads later."""
@@ -252,11 +272,14 @@ def drop_failed_reads() -> None:
     moment; the fault itself has been reported. The exception must be gone when this is called.
     """
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    tasks = logging.getLogger("asyncio")
+    level, _ = tasks.level, tasks.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(action="ignore"):
             gc.collect()
     finally:
         sys.unraisablehook = hook
+        tasks.setLevel(level)
 
 
 def like_state(state: TrainState) -> dict[str, Leaves]:
