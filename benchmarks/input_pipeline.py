@@ -8,9 +8,11 @@ machine matters little; `wall` is what the whole pipeline delivers, by the clock
 loader is measured beside if it is installed. Every row is measured in a process of its own.
 
 Run: python -m benchmarks.input_pipeline [--seconds 10] [--threads 2] [--out FILE.json]
+     python -m benchmarks.input_pipeline --damaged    (an epoch over damaged files instead)
 """
 
 import argparse
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -18,6 +20,7 @@ import os
 import resource
 import tempfile
 import time
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +156,53 @@ def measure_torchvision(root: str, seconds: float) -> dict | None:
     return {"what": "jpeg_folder, torchvision", "per_core": rate, "peak_MiB": _peak()}
 
 
+def run_damaged(root: Path) -> dict:
+    """Read an epoch of images of which 5 % are cut off and others damaged or unusual."""
+    make_images(root / "images")
+    files = sorted((root / "images" / "train").rglob("*.jpg"))
+    damaged = []
+    for file in files[::20]:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        damaged.append(file)
+    for file, content in zip(files[1:60:10], [b"", b"a text\n"] * 3, strict=True):
+        file.write_bytes(content)
+        damaged.append(file)
+    for file in files[2:60:10]:
+        image = Image.open(file).convert("CMYK")
+        image.save(file)
+    for file in files[3:60:10]:
+        grey = np.asarray(Image.open(file).convert("L")).astype(np.uint16) * 257
+        Image.fromarray(grey).save(file, "PNG")
+    make_videos(root / "videos", count=3)
+    no_frames = root / "videos" / "train" / "class0" / "0.mp4"
+    _write_sound(no_frames)
+    found = {}
+    for kind, batch_size, wanted in (("jpeg_folder", 20, damaged), ("mp4", 1, [no_frames])):
+        found[kind] = _epoch(kind, root, batch_size, {str(path) for path in wanted})
+        print(kind, found[kind])
+    return found
+
+
+def _epoch(kind: str, root: Path, batch_size: int, damaged: set[str]) -> dict:
+    from train.config import Config
+    from train.data import open_source, training_batches
+
+    data = dataclasses.replace(settings(kind, root, 1), workers=2)
+    source = open_source(data.name, "train", data)
+    batches = training_batches(Config(batch_size=batch_size, data=data), source)
+    count = sum(len(next(batches)["label"]) for _ in range(len(source) // batch_size))
+    batches.close()
+    names = source.broken.names()
+    once = len(names) == len(set(names)) and set(names) == damaged
+    return {"examples": count, "damaged": len(damaged), "reported": len(names), "once_each": once}
+
+
+def _write_sound(path: Path) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(16000))
+
+
 def _rate(read, seconds: float, clock) -> float:
     for i in range(3):
         read(i)
@@ -171,11 +221,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--damaged", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        if arguments.damaged:
+            rows = run_damaged(root)
+            if arguments.out:
+                arguments.out.write_text(json.dumps(rows, indent=1))
+            return
         make_images(root / "images")
         make_videos(root / "videos")
         make_records(root / "records", root / "images")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from train import data
-from train.config import Config, Data
+from train.config import Config, Data, check
 from train.errors import UserError
 
 TRAIN = data.mnist5k("train")
@@ -124,3 +124,23 @@ def test_an_unknown_data_set_names_its_neighbour():
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(UserError, match="batch-size is 4001; the data set has 4000"):
         batches(batch_size=4001)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(scale=(0.5, 0.1)), r"data.scale is \(0.5, 0.1\); expected least, greatest"),
+        (dict(scale=(0.5, 1.5)), "expected at most 1"),
+        (dict(crop="center"), "data.crop is 'center'; expected random_resized, multi_scale"),
+        (dict(colour_jitter=(0.4, 0.4, 0.4, 0.6)), "the last at most 0.5"),
+        (dict(size=(0, 32)), r"data.size is \(0, 32\); expected positive"),
+        (dict(std=(0.2, 0.0, 0.2)), "data.std"),
+        (dict(workers=-1), "data.workers is -1"),
+        (dict(prefetch=0), "data.prefetch is 0"),
+        (dict(test_crops=2), "data.test-crops is 2; expected 1, 3"),
+        (dict(magnitude=31), "in .0, 30."),
+    ],
+)
+def test_values_without_sense_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        check(Config(data=Data(**change)))
