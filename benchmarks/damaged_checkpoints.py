@@ -3,9 +3,9 @@
 
 A finished run is copied again and again; in each copy one file of the newest checkpoint, chosen at
 random, gets a flipped byte, is truncated or is deleted.
-The run is then restored as `train.loop` does. Damage is either detected, so that the checkpoint
-before is used, or did no harm: every array and the position in the data are bit for bit as saved
-(Orbax keeps files that nothing reads back).
+The run is then restored as `train.loop` does. Damage is to be detected, so that the checkpoint
+before is used. Only the files beside the groups of arrays hold nothing (Orbax's marks, and the list
+of files itself); where one of them is deleted, everything must be bit for bit as saved: "harmless".
 
 Run: python -m benchmarks.damaged_checkpoints [--damages 50] [--seed 0]
 """

@@ -3,8 +3,8 @@
 
 A checkpoint holds groups of arrays by name (params, rest, optimizer, average) and a JSON record
 with the step, the position in the data, the config, figures, and the CRC-32 of every leaf: Orbax
-itself restores a flipped byte without a word. Beside them stands a list of its files, which is
-written last, when all is on disk, and is what damage is first looked for by.
+itself restores a flipped byte without a word. Beside them stands a list of their files, written
+when all are on disk, by which damage is found before Orbax trips over it.
 """
 
 import contextlib
@@ -199,9 +199,8 @@ class Checkpoints:
 
     def _list_files(self) -> None:
         if leads():
-            for step in self.directory.iterdir():
-                if step.name.isdigit():
-                    file_list.write(step)
+            for step in self.directory.glob("*tmp*"):  # until Orbax gives it its name
+                file_list.write(step)
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list of a folder's files, by which damage to any of them shows."""
+"""The list of a checkpoint's files, by which damage to any of them shows."""
 
 import json
-import os
 import zlib
 from pathlib import Path
 
@@ -10,20 +9,15 @@ NAME = "files.json"
 
 
 def write(folder: Path) -> None:
-    """List size and CRC-32 of every file in ``folder``, in a file of it; once, if it has none."""
-    target = folder / NAME
-    if target.exists():
-        return
+    """List size and CRC-32 of every file in the folders of ``folder``, in a file of it."""
     text = json.dumps(_files(folder))
-    draft = target.with_suffix(".draft")
-    draft.write_text(json.dumps({"files": text, "crc32": zlib.crc32(text.encode())}))
-    os.replace(draft, target)
+    (folder / NAME).write_text(json.dumps({"files": text, "crc32": zlib.crc32(text.encode())}))
 
 
 def fault(folder: Path) -> str | None:
     """Name the first file that is not as listed, or that is missing; None if all are as they were.
 
-    A folder without a list, whose writer was killed before it came to that, has no fault.
+    A folder without a list, as other programs write them, has no fault.
     """
     target = folder / NAME
     if not target.exists():
@@ -46,11 +40,10 @@ def fault(folder: Path) -> str | None:
 
 def _files(folder: Path) -> dict[str, list[int]]:
     """Return size and CRC-32 by name."""
-    names = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): [path.stat().st_size, _checksum(path)]
-        for path in names
-        if path.name not in (NAME, f"{Path(NAME).stem}.draft")
+        for path in sorted(folder.glob("*/**/*"))
+        if path.is_file()
     }
 
 
