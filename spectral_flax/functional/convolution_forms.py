@@ -39,7 +39,7 @@ class Convolution:
 
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolve."""
-        return convolution_p.bind(x, kernel, form=self, result=Y)
+        return _bind(self, Y, x, kernel)
 
 
 def convolution_form(x, kernel, strides, padding, dilation, precision) -> Convolution:
@@ -166,17 +166,37 @@ def _pointwise_kernel_gradient(form, x, y):
 
 def _kernel_gradient(form, x, y):
     padded, y = _padded(form, x), _transposed(y)
-    views = (_matrix(_view(form, padded, offset)) for offset in _offsets(form))
-    products = [lax.dot_general(y, view, _LAST_BY_FIRST, form.precision) for view in views]
-    return jnp.stack(products).swapaxes(1, 2).reshape(form.shapes[KERNEL])
+
+    def product(offset):
+        starts = (0, *offset, 0)
+        view = lax.dynamic_slice(padded, starts, _extent(form, padded))
+        view = view[(slice(None), *(slice(None, None, s) for s in form.strides))]
+        return lax.dot_general(y, _matrix(view), _LAST_BY_FIRST, form.precision)
+
+    # A loop, because XLA would make all views at once, in the memory of a whole window.
+    products = lax.map(product, jnp.asarray(list(_offsets(form))))
+    return products.swapaxes(1, 2).reshape(form.shapes[KERNEL])
+
+
+def _extent(form, padded):
+    sizes = zip(form.shapes[Y][1:-1], form.strides, strict=True)
+    return padded.shape[0], *((n - 1) * s + 1 for n, s in sizes), padded.shape[-1]
 
 
 def _kernel_gradient_of_thin_input(form, x, y):
     x = lax.optimization_barrier(jnp.moveaxis(_padded(form, x), -1, 0))
-    views = jnp.stack([_view(form, x, offset, axis=2) for offset in _offsets(form)])
-    views = views.reshape(-1, math.prod(y.shape[:-1]))
-    k = lax.dot_general(views, _matrix(y), _LAST_BY_FIRST, form.precision)
-    return k.reshape(form.shapes[KERNEL])
+    rows, *rest = (
+        range(0, k * d, d) for k, d in zip(form.shapes[KERNEL][:-2], form.dilation, strict=True)
+    )
+    extent = (form.shapes[Y][1] - 1) * form.strides[0] + 1
+
+    def product(row):
+        band = lax.dynamic_slice_in_dim(x, row, extent, axis=2)
+        views = jnp.stack([_view(form, band, (0, *o), axis=2) for o in itertools.product(*rest)])
+        views = views.reshape(-1, math.prod(y.shape[:-1]))
+        return lax.dot_general(views, _matrix(y), _LAST_BY_FIRST, form.precision)
+
+    return lax.map(product, jnp.asarray(rows)).reshape(form.shapes[KERNEL])
 
 
 def _convolution_by_views(form, x, kernel):
@@ -215,49 +235,57 @@ def _input_gradient_by_views(form, kernel, y):
 convolution_p = jax.extend.core.Primitive("convolution_form")
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _eager(form, result, *args):
-    return convolution_p.bind(*args, form=form, result=result)
+@functools.lru_cache(maxsize=4096)
+def _traced(form, result, dtype):
+    # The primitive carries this jaxpr so that who reads a program sees the convolution in it.
+    shapes = (jax.ShapeDtypeStruct(s, dtype) for i, s in enumerate(form.shapes) if i != result)
+    return jax.make_jaxpr(functools.partial(by_jax, form, result))(*shapes)
+
+
+def _bind(form, result, *args):
+    jaxpr = _traced(form, result, jnp.result_type(args[0]))
+    return convolution_p.bind(*args, form=form, result=result, jaxpr=jaxpr)
+
+
+_eager = jax.jit(_bind, static_argnums=(0, 1))
 
 
 @convolution_p.def_impl
-def _(*args, form, result):
+def _(*args, form, result, jaxpr):
     return _eager(form, result, *args)
 
 
 @convolution_p.def_abstract_eval
-def _(*avals, form, result):
+def _(*avals, form, result, jaxpr):
     return jax.core.ShapedArray(form.shapes[result], avals[0].dtype)
 
 
 def _lowering(compute):
-    rule = lambda *args, form, result: compute(form, result, *args)
+    rule = lambda *args, form, result, jaxpr: compute(form, result, *args)
     return mlir.lower_fun(rule, multiple_results=False)
 
 
-def _jvp(primals, tangents, **params):
+def _jvp(primals, tangents, *, form, result, jaxpr):
     terms = []
     for i, tangent in enumerate(tangents):
         if type(tangent) is not ad.Zero:
-            terms.append(convolution_p.bind(*primals[:i], tangent, *primals[i + 1 :], **params))
-    return convolution_p.bind(*primals, **params), functools.reduce(jnp.add, terms)
+            terms.append(_bind(form, result, *primals[:i], tangent, *primals[i + 1 :]))
+    return _bind(form, result, *primals), functools.reduce(jnp.add, terms)
 
 
-def _transpose(cotangent, *args, form, result):
+def _transpose(cotangent, *args, form, result, jaxpr):
     roles = [role for role in range(3) if role != result]
     (index,) = (i for i, a in enumerate(args) if ad.is_undefined_primal(a))
     if type(cotangent) is ad.Zero:
         gradient = ad.Zero(args[index].aval)
     else:
         given = {result: cotangent, roles[1 - index]: args[1 - index]}
-        ordered = (given[role] for role in sorted(given))
-        gradient = convolution_p.bind(*ordered, form=form, result=roles[index])
+        gradient = _bind(form, roles[index], *(given[role] for role in sorted(given)))
     return [gradient, None] if index == 0 else [None, gradient]
 
 
-def _vmap(args, dims, *, form, result):
-    mapped = jax.vmap(functools.partial(by_jax, form, result), dims)
-    return mapped(*args), 0
+def _vmap(args, dims, *, form, result, jaxpr):
+    return jax.vmap(functools.partial(by_jax, form, result), dims)(*args), 0
 
 
 mlir.register_lowering(convolution_p, _lowering(by_jax))
