@@ -3,12 +3,12 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of one leave the cores to others
+# Read when PyTorch is imported, which is later: its idle threads leave the cores to the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from flax import nnx
 
 
@@ -38,8 +38,10 @@ def ours(module: nnx.Module, x: np.ndarray, backward: bool):
     return lambda: jax.block_until_ready(compiled(params, x)), planned
 
 
-def theirs(module: torch.nn.Module, x: np.ndarray, backward: bool, compiled: bool = False):
+def theirs(module, x: np.ndarray, backward: bool, compiled: bool = False):
     """Return the call of a PyTorch module; ``x`` has channels last."""
+    import torch
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(device)
     module = module.to(device).train(backward)

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 
 import spectral_flax as sf
-from benchmarks import harness
+from benchmarks import contestants, harness
 
 MODELS = {
     "resnet50": ("resnet50", {}),
@@ -51,8 +51,6 @@ def growth(name, size, batch):
 
 
 def grow(name, size, batch):
-    from benchmarks import contestants
-
     call = contestants.theirs(peer(name), images(size, batch), backward=True)
     with open("/proc/self/statm") as file:
         before = int(file.read().split()[1]) * resource.getpagesize()
@@ -61,8 +59,6 @@ def grow(name, size, batch):
 
 
 def measure(names, size, batch, repeats, backward, with_torch, compiled):
-    from benchmarks import contestants
-
     calls, planned, x = {}, {}, images(size, batch)
     for name in names:
         kind, options = MODELS[name]

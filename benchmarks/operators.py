@@ -13,7 +13,6 @@ import argparse
 import statistics
 
 import numpy as np
-import torch
 from flax import nnx
 
 from benchmarks import contestants, harness
@@ -91,6 +90,8 @@ def main():
     parser.add_argument("--only", nargs="+", choices=OPERATORS, default=list(OPERATORS))
     parser.add_argument("--repeats", type=int)
     given = parser.parse_args()
+    import torch
+
     repeats = given.repeats or (5 if given.quick else 15)
     for name in given.only:
         validate(OPERATORS[name][0])
