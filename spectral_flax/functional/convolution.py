@@ -40,22 +40,18 @@ def convolution(
         else tuple(tuple(p) for p in padding)
     )
     dilated = any(d != 1 for d in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    unpadded_point = set(kernel.shape[:-2]) == {1} and not any(map(any, pairs))
+    if not isinstance(precision, None | str | lax.Precision):
+        precision = tuple(precision)
     plain = feature_group_count == batch_group_count == 1 and set(lhs_dilation or (1,)) == {1}
     if plain and preferred_element_type is None and _has_forms(x, kernel):
-        if not isinstance(precision, None | str | lax.Precision):
-            precision = tuple(precision)
-        if set(kernel.shape[:-2]) == {1} and not any(
-            map(any, pairs)
-        ):  # one product needs no stride
-            x = x[(slice(None), *(slice(None, None, s) for s in strides))]
-            strides = (1,) * rank
+        if unpadded_point:
+            x, strides = _strided(x, strides), (1,) * rank
         dilation = tuple(rhs_dilation or (1,) * rank)
         return convolution_form(x, kernel, strides, pairs, dilation, precision)(x, kernel)
-    pointwise = set(kernel.shape[:-2]) == {1} and not any(map(any, pairs)) and not dilated
-    if pointwise and batch_group_count == 1:
-        strided = x[(slice(None), *(slice(None, None, s) for s in strides))]
+    if unpadded_point and not dilated and batch_group_count == 1:
         options = dict(precision=precision, preferred_element_type=preferred_element_type)
-        return _pointwise(strided, kernel, feature_group_count, **options)
+        return _pointwise(_strided(x, strides), kernel, feature_group_count, **options)
     spatial = "DHW"[-rank:]
     numbers = (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C")
     options = _Convolution(
@@ -66,7 +62,7 @@ def convolution(
         numbers,
         feature_group_count,
         batch_group_count,
-        precision if isinstance(precision, None | str | lax.Precision) else tuple(precision),
+        precision,
         preferred_element_type,
     )
     if feature_group_count == 1:
@@ -104,6 +100,10 @@ class _Convolution:
 
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(x, kernel, **self.__dict__)
+
+
+def _strided(x, strides):
+    return x[(slice(None), *(slice(None, None, s) for s in strides))]
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, groups: int, **options) -> jax.Array:

@@ -94,7 +94,9 @@ def on_cpu(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
     window = math.prod(form.shapes[KERNEL][:-2])
     positions = math.prod(form.shapes[Y][:-1])
     channels = form.shapes[X][-1]
-    if 0 in itertools.chain(*form.shapes) or args[0].dtype not in (jnp.float32, jnp.float64):
+    cropped = min(itertools.chain(*form.padding)) < 0
+    empty = 0 in itertools.chain(*form.shapes)
+    if cropped or empty or args[0].dtype not in (jnp.float32, jnp.float64):
         return by_jax(form, result, *args)
     if result == KERNEL:
         if window == 1:
