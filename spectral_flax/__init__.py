@@ -6,6 +6,7 @@ from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
 from spectral_flax.checkpoints.store import create_model, load, read_weights, save
 from spectral_flax.inpainting import inpaint
+from spectral_flax.layers.folding import fold_batch_norm
 from spectral_flax.models import (
     Card,
     abstract_model,
@@ -23,6 +24,7 @@ __all__ = [
     "abstract_model",
     "card",
     "create_model",
+    "fold_batch_norm",
     "functional",
     "inflate",
     "init_apply",

@@ -19,6 +19,7 @@ from spectral_flax.layers.bilinear import (
 )
 from spectral_flax.layers.blocks import BLOCKS, block, block_options
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
+from spectral_flax.layers.folding import fold_batch_norm
 from spectral_flax.layers.non_local import NonLocal, non_local
 from spectral_flax.layers.spectral import (
     HouseholderPair,
@@ -56,6 +57,7 @@ __all__ = [
     "block_options",
     "compact_non_local_rbf",
     "conv",
+    "fold_batch_norm",
     "linear",
     "non_local",
     "srl_fft",

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same work as a call in JAX and in PyTorch: inference, or forward and backward."""
+
+import os
+
+# Read when PyTorch is imported, which is later: its idle threads leave the cores to the others.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+
+def ours(module: nnx.Module, x: np.ndarray, backward: bool):
+    """Return a call, and the bytes its compiled program plans for temporaries and results.
+
+    Backward are the gradients of the mean square of the output, in the parameters and, for an
+    operator in the midst of a model, in x.
+    """
+    module = nnx.view(module, raise_if_not_found=False, use_running_average=not backward)
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+
+    def forward(params, x):
+        merged = nnx.merge(graphdef, params, rest, copy=True)
+        y = merged(x)
+        return y, nnx.state(merged, nnx.BatchStat)
+
+    def loss(params, x):
+        y, statistics = forward(params, x)
+        return jnp.square(y).mean(), statistics
+
+    call = jax.grad(loss, (0, 1) if x.shape[-1] > 3 else 0, has_aux=True) if backward else forward
+    x = jnp.asarray(x)
+    compiled = jax.jit(call).lower(params, x).compile()
+    memory = compiled.memory_analysis()
+    planned = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    return lambda: jax.block_until_ready(compiled(params, x)), planned
+
+
+def theirs(module, x: np.ndarray, backward: bool, compiled: bool = False):
+    """Return the call of a PyTorch module; ``x`` has channels last."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).to(device)
+    module = module.to(device).train(backward)
+    if x.ndim == 4:
+        x = x.to(memory_format=torch.channels_last)
+        module = module.to(memory_format=torch.channels_last)
+    x.requires_grad_(backward and x.shape[1] > 3)
+    run = torch.compile(module) if compiled else module
+
+    def call():
+        if backward:
+            module.zero_grad(set_to_none=True)
+            x.grad = None
+            run(x).square().mean().backward()
+        else:
+            with torch.inference_mode():
+                run(x)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return call

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times of contestants that take turns, and what a result says about where it was taken."""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def take_turns(calls: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict:
+    """Return the times of each call, ``{"wall": [...], "cpu": [...]}`` in seconds.
+
+    The calls take turns, so that whatever else the machine does befalls all alike; each must
+    return only when its work is done. CPU seconds are those of all threads of this process.
+    """
+    times = {name: {"wall": [], "cpu": []} for name in calls}
+    for i in range(warmup + repeats):
+        for name, call in calls.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            call()
+            if i >= warmup:
+                times[name]["wall"].append(time.perf_counter() - wall)
+                times[name]["cpu"].append(time.process_time() - cpu)
+    return times
+
+
+def ratio(numerator: list[float], denominator: list[float]) -> dict:
+    """Return the median and the quartiles of the ratio within each turn."""
+    ratios = sorted(a / b for a, b in zip(numerator, denominator, strict=True))
+    low, middle, high = (
+        statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    )
+    return {"median": middle, "quartiles": [low, high]}
+
+
+def about(**versions: str) -> dict:
+    """Return the machine, the versions and the date."""
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), cpu)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "device": jax.devices()[0].device_kind,
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load_1min": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        **versions,
+    }
+
+
+def save(name: str, result: dict) -> Path:
+    """Write ``benchmarks/results/NAME.json``."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\n{result['about']}\nwritten to {path}")
+    return path
+
+
+def draw_ratios(name: str, title: str, rows: list[dict]) -> None:
+    """Draw ``rows`` of "label" and "ratio" as bars with their quartiles."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 0.8 + 0.28 * len(rows)), layout="constrained")
+    middle = [row["ratio"]["median"] for row in rows]
+    low, high = zip(*(row["ratio"]["quartiles"] for row in rows), strict=True)
+    spread = [
+        [m - a for m, a in zip(middle, low, strict=True)],
+        [b - m for m, b in zip(middle, high, strict=True)],
+    ]
+    axes.barh([row["label"] for row in rows], middle, xerr=spread, color="C0", ecolor="C7")
+    axes.axvline(1, color="k", linewidth=0.8)
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel="ratio of times, median and quartiles of all turns")
+    figure.savefig(RESULTS / f"{name}.png", dpi=150)
+    plt.close(figure)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A convolution and its two gradients, each in the form that its platform is fastest in.
+
+With x the input, k the kernel and y the output's cotangent, all three are derived from the numbers
+``sum(conv(x, k) * y)``: given two of the three, the third is what these are linear in. So one
+primitive stands for the convolution and its gradients, and they are each other's transposes, any
+number of times. Other platforms than the CPU get what JAX makes of the convolution; on the CPU
+XLA's kernel gradients are its slowest part, and the forms below were measured against them
+(docs/performance.md).
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+from jax import lax
+from jax.interpreters import ad, batching, mlir
+
+X, KERNEL, Y = range(3)
+_LAST_BY_FIRST = (((1,), (0,)), ((), ()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """A convolution with channels last: shapes of x, kernel and y, and the options.
+
+    ``[N, *spatial, C], [*window, C, D] -> [N, *spatial', D]``.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    precision: object = None
+
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Convolve."""
+        return _bind(self, Y, x, kernel)
+
+
+def convolution_form(x, kernel, strides, padding, dilation, precision) -> Convolution:
+    """Describe the convolution of two arrays."""
+    sizes = zip(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation, strict=True)
+    spatial = ((n + sum(p) - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes)
+    y = (x.shape[0], *(max(n, 0) for n in spatial), kernel.shape[-1])
+    return Convolution((x.shape, kernel.shape, y), strides, padding, dilation, precision)
+
+
+def by_jax(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
+    """Compute one of the three from the other two as JAX does."""
+    if result == Y:
+        return _convolve(form, *args)
+    missing = jax.ShapeDtypeStruct(form.shapes[result], args[0].dtype)
+    if result == X:
+        kernel, y = args
+        return jax.linear_transpose(lambda x: _convolve(form, x, kernel), missing)(y)[0]
+    x, y = args
+    return jax.linear_transpose(lambda kernel: _convolve(form, x, kernel), missing)(y)[0]
+
+
+def _convolve(form, x, kernel):
+    if _is_pointwise(form):
+        contracted = (((x.ndim - 1,), (0,)), ((), ()))
+        return lax.dot_general(x, kernel.reshape(kernel.shape[-2:]), contracted, form.precision)
+    spatial = "DHW"[-len(form.strides) :]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        form.strides,
+        form.padding,
+        rhs_dilation=form.dilation,
+        dimension_numbers=(f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"),
+        precision=form.precision,
+    )
+
+
+def _is_pointwise(form):
+    ones = {*form.shapes[KERNEL][:-2], *form.strides} == {1}
+    return ones and not any(map(any, form.padding))
+
+
+def on_cpu(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
+    """Compute one of the three from the other two in the form that XLA's CPU backend does best.
+
+    Kernel gradients are matrix products of the transposed cotangent with shifted views of the
+    input, one for each position of the window. On small maps, where re-ordering the kernel is the
+    larger part of XLA's convolution, it and its input gradient are one product with all views.
+    Those of videos are sums of convolutions of frames.
+    """
+    window = math.prod(form.shapes[KERNEL][:-2])
+    positions = math.prod(form.shapes[Y][:-1])
+    channels = form.shapes[X][-1]
+    cropped = min(itertools.chain(*form.padding)) < 0
+    empty = 0 in itertools.chain(*form.shapes)
+    if cropped or empty or args[0].dtype not in (jnp.float32, jnp.float64):
+        return by_jax(form, result, *args)
+    if result == KERNEL:
+        if window == 1:
+            return _pointwise_kernel_gradient(form, *args)
+        if channels < _THIN:
+            return _kernel_gradient_of_thin_input(form, *args)
+        if window <= _WINDOW:
+            return _kernel_gradient(form, *args)
+        return by_jax(form, result, *args)
+    if 1 < window <= _WINDOW and positions < _POSITIONS and channels >= _THIN:
+        return (_convolution_by_views if result == Y else _input_gradient_by_views)(form, *args)
+    if len(form.strides) == 3 and window > 1:
+        if result == Y:
+            return _convolution_by_frames(form, *args)
+        kernel, y = args
+        x = jax.ShapeDtypeStruct(form.shapes[X], y.dtype)
+        return jax.linear_transpose(lambda x: _convolution_by_frames(form, x, kernel), x)(y)[0]
+    return by_jax(form, result, *args)
+
+
+_THIN = 8  # channels of an input that is thinner than a vector register
+_WINDOW = 27  # positions of the largest window measured, 3x3x3
+_POSITIONS = 512  # below it, n h w of a small map
+
+
+def _matrix(a):
+    return a.reshape(-1, a.shape[-1])
+
+
+def _transposed(a):
+    """Transpose ``[..., C]`` to ``[C, positions]``, not fused with what computes ``a``.
+
+    XLA would read in the order of the result, through all that it fuses.
+    """
+    return lax.optimization_barrier(_matrix(lax.optimization_barrier(a)).T)
+
+
+def _padded(form, x):
+    return jnp.pad(x, ((0, 0), *form.padding, (0, 0)))
+
+
+def _offsets(form):
+    window = form.shapes[KERNEL][:-2]
+    return itertools.product(
+        *(range(0, k * d, d) for k, d in zip(window, form.dilation, strict=True))
+    )
+
+
+def _view(form, padded, offset, axis=1):
+    """Return what one position of the window sees, from the spatial axes that start at ``axis``."""
+    starts, limits, steps = [0] * padded.ndim, list(padded.shape), [1] * padded.ndim
+    sizes = zip(offset, form.shapes[Y][1:-1], form.strides, strict=True)
+    for i, (start, size, step) in enumerate(sizes, start=axis):
+        starts[i], limits[i], steps[i] = start, start + (size - 1) * step + 1, step
+    return lax.slice(padded, starts, limits, steps)
+
+
+def _pointwise_kernel_gradient(form, x, y):
+    if form.strides != (1,) * len(form.strides) or any(map(any, form.padding)):
+        x = _view(form, _padded(form, x), (0,) * len(form.strides))
+    x, y = lax.optimization_barrier((x, y))
+    if x.shape[-1] <= y.shape[-1]:  # the smaller one is transposed
+        k = lax.dot_general(_transposed(x), _matrix(y), _LAST_BY_FIRST, form.precision)
+    else:
+        k = lax.dot_general(_transposed(y), _matrix(x), _LAST_BY_FIRST, form.precision)
+        k = lax.optimization_barrier(k).T
+    return k.reshape(form.shapes[KERNEL])
+
+
+def _kernel_gradient(form, x, y):
+    padded, y = _padded(form, x), _transposed(y)
+
+    def product(offset):
+        starts = (0, *offset, 0)
+        view = lax.dynamic_slice(padded, starts, _extent(form, padded))
+        view = view[(slice(None), *(slice(None, None, s) for s in form.strides))]
+        return lax.dot_general(y, _matrix(view), _LAST_BY_FIRST, form.precision)
+
+    # A loop, because XLA would make all views at once, in the memory of a whole window.
+    products = lax.map(product, jnp.asarray(list(_offsets(form))))
+    return products.swapaxes(1, 2).reshape(form.shapes[KERNEL])
+
+
+def _extent(form, padded):
+    sizes = zip(form.shapes[Y][1:-1], form.strides, strict=True)
+    return padded.shape[0], *((n - 1) * s + 1 for n, s in sizes), padded.shape[-1]
+
+
+def _kernel_gradient_of_thin_input(form, x, y):
+    x = lax.optimization_barrier(jnp.moveaxis(_padded(form, x), -1, 0))
+    rows, *rest = (
+        range(0, k * d, d) for k, d in zip(form.shapes[KERNEL][:-2], form.dilation, strict=True)
+    )
+    extent = (form.shapes[Y][1] - 1) * form.strides[0] + 1
+
+    def product(row):
+        band = lax.dynamic_slice_in_dim(x, row, extent, axis=2)
+        views = jnp.stack([_view(form, band, (0, *o), axis=2) for o in itertools.product(*rest)])
+        views = views.reshape(-1, math.prod(y.shape[:-1]))
+        return lax.dot_general(views, _matrix(y), _LAST_BY_FIRST, form.precision)
+
+    return lax.map(product, jnp.asarray(rows)).reshape(form.shapes[KERNEL])
+
+
+def _convolution_by_views(form, x, kernel):
+    padded = _padded(form, x)
+    views = jnp.concatenate([_view(form, padded, offset) for offset in _offsets(form)], -1)
+    y = lax.dot_general(_matrix(views), _matrix(kernel), _LAST_BY_FIRST, form.precision)
+    return y.reshape(form.shapes[Y])
+
+
+def _convolution_by_frames(form, x, kernel):
+    frames, strides = form.shapes[Y][1], form.strides[0]
+    x = jnp.pad(x, ((0, 0), form.padding[0], (0, 0), (0, 0), (0, 0)))
+    terms = []
+    for i, image_kernel in enumerate(kernel):
+        first = i * form.dilation[0]
+        part = lax.slice_in_dim(x, first, first + (frames - 1) * strides + 1, strides, axis=1)
+        part = part.reshape(-1, *part.shape[2:])
+        options = form.strides[1:], form.padding[1:], form.dilation[1:], form.precision
+        terms.append(_convolve(convolution_form(part, image_kernel, *options), part, image_kernel))
+    return functools.reduce(jnp.add, terms).reshape(form.shapes[Y])
+
+
+def _input_gradient_by_views(form, kernel, y):
+    parts = lax.dot_general(
+        _matrix(y), _matrix(kernel), (((1,), (1,)), ((), ())), form.precision
+    ).reshape(*y.shape[:-1], -1, kernel.shape[-2])
+    x = jax.ShapeDtypeStruct(form.shapes[X], y.dtype)
+    padded = jax.eval_shape(functools.partial(_padded, form), x)
+    total = jnp.zeros(padded.shape, padded.dtype)
+    for i, offset in enumerate(_offsets(form)):
+        place = jax.linear_transpose(lambda a, o=offset: _view(form, a, o), padded)
+        total = total + place(parts[..., i, :])[0]
+    return jax.linear_transpose(functools.partial(_padded, form), x)(total)[0]
+
+
+convolution_p = jax.extend.core.Primitive("convolution_form")
+
+
+@functools.lru_cache(maxsize=4096)
+def _traced(form, result, dtype):
+    # The primitive carries this jaxpr so that who reads a program sees the convolution in it.
+    shapes = (jax.ShapeDtypeStruct(s, dtype) for i, s in enumerate(form.shapes) if i != result)
+    return jax.make_jaxpr(functools.partial(by_jax, form, result))(*shapes)
+
+
+def _bind(form, result, *args):
+    jaxpr = _traced(form, result, jnp.result_type(args[0]))
+    return convolution_p.bind(*args, form=form, result=result, jaxpr=jaxpr)
+
+
+_eager = jax.jit(_bind, static_argnums=(0, 1))
+
+
+@convolution_p.def_impl
+def _(*args, form, result, jaxpr):
+    return _eager(form, result, *args)
+
+
+@convolution_p.def_abstract_eval
+def _(*avals, form, result, jaxpr):
+    return jax.core.ShapedArray(form.shapes[result], avals[0].dtype)
+
+
+def _lowering(compute):
+    rule = lambda *args, form, result, jaxpr: compute(form, result, *args)
+    return mlir.lower_fun(rule, multiple_results=False)
+
+
+def _jvp(primals, tangents, *, form, result, jaxpr):
+    terms = []
+    for i, tangent in enumerate(tangents):
+        if type(tangent) is not ad.Zero:
+            terms.append(_bind(form, result, *primals[:i], tangent, *primals[i + 1 :]))
+    return _bind(form, result, *primals), functools.reduce(jnp.add, terms)
+
+
+def _transpose(cotangent, *args, form, result, jaxpr):
+    roles = [role for role in range(3) if role != result]
+    (index,) = (i for i, a in enumerate(args) if ad.is_undefined_primal(a))
+    if type(cotangent) is ad.Zero:
+        gradient = ad.Zero(args[index].aval)
+    else:
+        given = {result: cotangent, roles[1 - index]: args[1 - index]}
+        gradient = _bind(form, roles[index], *(given[role] for role in sorted(given)))
+    return [gradient, None] if index == 0 else [None, gradient]
+
+
+def _vmap(args, dims, *, form, result, jaxpr):
+    return jax.vmap(functools.partial(by_jax, form, result), dims)(*args), 0
+
+
+mlir.register_lowering(convolution_p, _lowering(by_jax))
+mlir.register_lowering(convolution_p, _lowering(on_cpu), platform="cpu")
+ad.primitive_jvps[convolution_p] = _jvp
+ad.primitive_transposes[convolution_p] = _transpose
+batching.primitive_batchers[convolution_p] = _vmap

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batch normalisations folded into the convolutions before them, for inference."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from spectral_flax.layers.attention import DoubleAttention, GraphReasoning
+from spectral_flax.layers.basic import BatchNorm, ConvNormAct
+from spectral_flax.layers.ffc import FFC, FourierUnit
+from spectral_flax.layers.non_local import NonLocal
+from spectral_flax.layers.spectral import SpectralResidual
+from spectral_flax.layers.transposed import TransposedConvNormAct
+
+# The modules that normalise what one of their convolutions returns, and nothing in between.
+_PAIRS = {
+    ConvNormAct: (("conv", "norm"),),
+    TransposedConvNormAct: (("conv", "norm"),),
+    FourierUnit: (("conv", "norm"),),
+    SpectralResidual: (("reduce", "reduce_norm"), ("conv", "norm")),
+    NonLocal: (("expand", "norm"),),
+    DoubleAttention: (("expand", "norm"),),
+    GraphReasoning: (("expand", "norm"),),
+}
+
+
+class Folded(nnx.Module):
+    """What stands in the place of a folded normalisation: returns its input."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+def fold_batch_norm(model: nnx.Module) -> nnx.Module:
+    """Return a copy for inference, its batch normalisations folded into the convolutions.
+
+    With running statistics a normalisation is ``scale * x + bias``, which the kernel and the bias
+    of the convolution before it can take over: the same outputs to rounding, in evaluation mode,
+    with fewer passes over each map. ``model`` stays as it is; the copy has fewer parameters and
+    other values, so that training goes on with, and checkpoints are written from, the original.
+
+    Raises:
+      ValueError: a normalisation does not directly follow a convolution of a layer of this library,
+        or there is none at all. It is named by its path.
+    """
+    folded = nnx.clone(model)
+    folded.eval()
+    found = False
+    for _, module in list(nnx.iter_modules(folded)):
+        for convolution, norm in _PAIRS.get(type(module), ()):
+            if isinstance(getattr(module, norm), BatchNorm):
+                scale, bias = _affine(getattr(module, norm))
+                _scale_output(getattr(module, convolution), scale, bias)
+                setattr(module, norm, Folded())
+                found = True
+    for path, module in nnx.iter_modules(folded):
+        if isinstance(module, BatchNorm | nnx.BatchNorm):
+            raise ValueError(
+                f"the batch normalisation {'.'.join(map(str, path)) or 'itself'} cannot be folded; "
+                "expected it to follow a convolution in one of "
+                f"{', '.join(kind.__name__ for kind in _PAIRS)}"
+            )
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no batch normalisation to fold")
+    return folded
+
+
+def _affine(norm: BatchNorm):
+    dtype = norm.mean[...].dtype
+    scale = norm.scale[...].astype(dtype) * lax.rsqrt(norm.var[...] + norm.epsilon)
+    return scale, norm.bias[...].astype(dtype) - norm.mean[...] * scale
+
+
+def _scale_output(layer: nnx.Module, scale: jax.Array, bias: jax.Array) -> None:
+    """Make a layer return ``scale * y + bias`` of its output ``y``."""
+    if isinstance(layer, FFC):
+        spectral = layer.global_to_global
+        paths = (
+            (slice(None, layer.out_local), (layer.to_local, layer.global_to_local)),
+            (slice(layer.out_local, None), (layer.local_to_global, spectral and spectral.expand)),
+        )
+        for channels, terms in paths:
+            terms = [term for term in terms if term is not None]
+            for i, term in enumerate(terms):  # the bias is added once
+                shift = bias[channels]
+                _scale_output(term, scale[channels], shift if i == 0 else jnp.zeros_like(shift))
+        return
+    if not isinstance(layer, nnx.Conv | nnx.ConvTranspose):
+        raise ValueError(f"no normalisation can be folded into a {type(layer).__name__}")
+    kernel = layer.kernel[...]
+    if layer.bias is not None:
+        bias = bias + scale * layer.bias[...]
+    factor = scale.reshape((1,) * (kernel.ndim - 1) + scale.shape)
+    layer.kernel = nnx.Param((kernel * factor).astype(kernel.dtype))
+    layer.bias = nnx.Param(bias.astype(kernel.dtype))
+    layer.use_bias = True
