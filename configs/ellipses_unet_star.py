@@ -13,10 +13,10 @@ config = Config(
     options=dict(width=8),
     data=Data(name="ellipses", size=(64, 64)),
     batch_size=16,
-    eval_batch_size=16,
-    steps=200,
+    eval_batch_size=20,
+    steps=250,
     optimizer=Optimizer(name="adamw", learning_rate=2e-3, reference_batch=None, weight_decay=0.0),
     schedule=Schedule(name="cosine", warmup=0.05),
     log_every=20,
-    save_every=200,
+    save_every=250,
 )

@@ -10,14 +10,14 @@ from train.config import Config, Data, Optimizer, Schedule
 config = Config(
     task="pose",
     model="pose_resnet18_srl_fft",
-    options=dict(encoder_width=16, decoder_width=32, depths=(1, 1, 1, 1)),
+    options=dict(encoder_width=16, decoder_width=32, depths=(1, 1, 1), deconvolutions=2),
     task_options=dict(sigma=1),
     data=Data(name="stick_figures", size=(128, 96)),
     batch_size=16,
     eval_batch_size=20,
-    steps=400,
+    steps=300,
     optimizer=Optimizer(name="adamw", learning_rate=2e-3, reference_batch=None, weight_decay=0.0),
     schedule=Schedule(name="cosine", warmup=0.02),
     log_every=25,
-    save_every=400,
+    save_every=300,
 )

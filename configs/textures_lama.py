@@ -19,9 +19,9 @@ config = Config(
         discriminator_layers=2,
     ),
     data=Data(name="textures", size=(64, 64)),
-    batch_size=16,
+    batch_size=8,
     eval_batch_size=20,
-    steps=150,
+    steps=250,
     optimizer=Optimizer(
         name="adamw",
         learning_rate=2e-3,
@@ -32,5 +32,5 @@ config = Config(
     ),
     schedule=Schedule(name="cosine", warmup=0.02),
     log_every=25,
-    save_every=150,
+    save_every=250,
 )

@@ -15,6 +15,7 @@ from spectral_flax.models.inpainting import PatchDiscriminator
 from train.config import Config
 from train.data import Source
 from train.inpainting import losses
+from train.pictures import write_sheet
 
 
 def make(config: Config, source: Source) -> "Inpainting":
@@ -118,14 +119,12 @@ class Inpainting:
 
     def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 8) -> None:
         """Write rows of image, image with its hole in grey, and result."""
-        from PIL import Image
-
         examples = [source[i] for i in range(min(count, len(source)))]
         images = np.stack([example["image"] for example in examples])
         masks = np.stack([example["mask"] for example in examples])
         torn = np.where(masks[..., None] > 0, np.uint8(128), images)
-        rows = np.concatenate([images, torn, sf.inpaint(model.generator, images, masks)], axis=2)
-        Image.fromarray(rows.reshape(-1, *rows.shape[2:])).save(path)
+        filled = sf.inpaint(model.generator, images, masks)
+        write_sheet({"original": images, "given": torn, "filled in": filled}, path)
 
     def _encoded(self, x: jax.Array) -> list[jax.Array]:
         graphdef, state, mean, std = self.encoder

@@ -89,15 +89,19 @@ class People:
         degrees = np.clip(rng.normal(0, 40), -80, 80) if rng.random() < 0.6 else 0.0
         if rng.random() < 0.5:
             image, width = image[:, ::-1], image.shape[1]
-            order = np.arange(len(joints))
-            for a, b in COCO_FLIP_PAIRS:
-                order[[a, b]] = b, a
+            order = mirrored_order()
             joints, visible = joints[order] * (-1, 1) + (width - 1, 0), visible[order]
             centre[0] = width - centre[0] - 1
         matrix = crop_matrix(centre, extent, self.size, degrees)
         placed = np.float32(transform_points(joints, inverse(matrix)))
         pixels = crop(np.ascontiguousarray(image), matrix, self.size)
         return example | {"image": pixels, "joints": placed, "visible": visible}
+
+
+def mirrored_order() -> list[int]:
+    """Return which joint each one is in a mirror."""
+    partner = dict(COCO_FLIP_PAIRS) | {b: a for a, b in COCO_FLIP_PAIRS}
+    return [partner.get(i, i) for i in range(17)]
 
 
 def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | None) -> People:
@@ -237,13 +241,19 @@ def _drawn(rng, side, joints) -> tuple[np.ndarray, np.ndarray]:
     background, skin = rng.integers(90, 170, 3), rng.integers(180, 255, 3)
     picture = Image.new("RGB", (side, side), tuple(background.tolist()))
     draw = ImageDraw.Draw(picture)
-    for a, b in COCO_LIMBS:
-        colour = (skin * (1.0 if a % 2 else 0.7)).astype(int)
-        draw.line([*map(tuple, joints[[a, b]].tolist())], fill=tuple(colour.tolist()), width=3)
+    skin, shadow, hair = (tuple((skin / n).astype(int).tolist()) for n in (1, 1.5, 4))
+    for a, b in COCO_LIMBS[4:]:  # the left side is in the light
+        colour = skin if a % 2 else shadow
+        draw.line([*map(tuple, joints[[a, b]].tolist())], fill=colour, width=3)
+    (x, y), r = joints[0], np.ptp(joints[3:5, 0]) / 2
+    draw.line([(x, y), tuple(joints[5:7].mean(0).tolist())], fill=skin, width=3)
+    draw.ellipse((x - r, y - 1.3 * r, x + r, y + 0.9 * r), fill=skin)
+    for x, y in joints[1:3]:
+        draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=hair)
     hidden = np.zeros(17, bool)
-    for _ in range(rng.integers(0, 3)):
-        low = joints[rng.integers(5, 17)] - rng.uniform(3, 9, 2)
-        high = low + rng.uniform(8, 18, 2)
+    for _ in range(rng.integers(1, 5)):
+        low = joints[rng.integers(5, 17)] - rng.uniform(4, 12, 2)
+        high = low + rng.uniform(12, 24, 2)
         draw.rectangle((*low.tolist(), *high.tolist()), fill=(70, 70, 70))
         hidden |= ((joints >= low) & (joints <= high)).all(1)
     pixels = np.asarray(picture) + rng.normal(0, 6, (side, side, 3))

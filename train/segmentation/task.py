@@ -13,6 +13,7 @@ from flax import nnx
 
 from train.config import Config
 from train.data import Source
+from train.pictures import write_sheet
 from train.segmentation.metrics import segmentation_metrics
 
 
@@ -77,15 +78,12 @@ class Segmentation:
 
     def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 8) -> None:
         """Write rows of image, truth and prediction, the classes but the first tinted."""
-        from PIL import Image
-
         examples = [source[i] for i in range(min(count, len(source)))]
         images = np.stack([example["image"] for example in examples])
         predicted = np.asarray(jax.jit(lambda x: self.logits(model, x).argmax(-1))(images))
         masks = np.stack([example["mask"] for example in examples])
-        columns = [images, overlay(images, masks), overlay(images, predicted)]
-        rows = np.concatenate(columns, axis=2)
-        Image.fromarray(rows.reshape(-1, *rows.shape[2:])).save(path)
+        truth, found = overlay(images, masks), overlay(images, predicted)
+        write_sheet({"image": images, "truth": truth, "found": found}, path)
 
 
 def dice_loss(probabilities: jax.Array, members: jax.Array) -> jax.Array:
