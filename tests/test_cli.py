@@ -272,9 +272,7 @@ def pose_weights(tmp_path_factory) -> pathlib.Path:
     return path
 
 
-def test_predict_draws_the_poses_of_the_people_in_boxes(
-    pose_weights, photograph, tmp_path, capsys
-):
+def test_predict_draws_the_poses_of_the_people_in_boxes(pose_weights, photograph, tmp_path, capsys):
     command = ["predict", photograph, "--weights", str(pose_weights)]
     out = tmp_path / "drawn.png"
     assert main([*command, "-o", str(out), "--box", "1,2,20,30", "--box", "5,0,9,9.5"]) == 0

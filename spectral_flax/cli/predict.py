@@ -25,7 +25,9 @@ BATCH = 16
 
 def add_command(commands) -> None:
     """Add the command to the parser of all."""
-    parser = commands.add_parser("predict", help="classify images, or find poses", description=__doc__)
+    parser = commands.add_parser(
+        "predict", help="classify images, or find poses", description=__doc__
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="as the input of spectral-flax convert"

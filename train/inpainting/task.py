@@ -15,7 +15,7 @@ from spectral_flax.models.inpainting import PatchDiscriminator
 from train.config import Config
 from train.data import Source
 from train.inpainting import losses
-from train.pictures import write_sheet
+from train.sheets import write_sheet
 
 
 def make(config: Config, source: Source) -> "Inpainting":

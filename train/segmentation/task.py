@@ -13,7 +13,7 @@ from flax import nnx
 
 from train.config import Config
 from train.data import Source
-from train.pictures import write_sheet
+from train.sheets import write_sheet
 from train.segmentation.metrics import segmentation_metrics
 
 
