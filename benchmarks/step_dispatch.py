@@ -34,7 +34,7 @@ def measure(model: str, steps: int) -> dict:
     tx = make_optimizer(config.optimizer, rate)
     state = make_state(config, params, rest, tx)
     state = jax.device_put(state, state_sharding(mesh, state))
-    step = make_train_step(network, task, tx, rate, mesh, state)
+    step = make_train_step(network, task, tx, rate, mesh, state, config)
     batch = {"image": np.zeros((2, 8, 8, 3), np.uint8), "label": np.zeros(2, np.int32)}
     times = []
     for _ in range(steps + 3):

@@ -13,7 +13,11 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         config = parse(arguments)
-        from train.loop import run  # not before --help and typing errors are dealt with
+        # Not before --help and typing errors are dealt with.
+        from train.loop import run
+        from train.processes import join
+
+        join(config.processes)
 
         run(config, f"python -m train {shlex.join(arguments)}")
     except UserError as error:

@@ -1,30 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints by Orbax: written beside the running step, verified when they are read.
 
-A checkpoint holds three groups of arrays by name (params, rest, optimizer) and a JSON record with
-the step, the position in the data, the config, and the CRC-32 of every leaf: Orbax itself restores
-a flipped byte without a word.
+A checkpoint holds groups of arrays by name (params, rest, optimizer, average) and a JSON record
+with the step, the position in the data, the config, figures, and the CRC-32 of every leaf: Orbax
+itself restores a flipped byte without a word.
 """
 
+import contextlib
 import gc
 import json
 import shutil
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from train.config import Config, from_text, to_text
-from train.errors import UserError
+from train.errors import SaveFailedError, UserError
+from train.processes import leads, wait_for_all
 from train.state import Leaves, TrainState, named_leaves
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Record(NamedTuple):
@@ -34,6 +37,7 @@ class Record(NamedTuple):
     config: Config
     position: Any
     digests: dict[str, dict[str, int]]
+    figures: dict[str, float]
 
 
 class DamagedCheckpointError(Exception):
@@ -58,9 +62,21 @@ class Checkpoints:
         """Return the steps that have a checkpoint, newest first."""
         return sorted(self.manager.all_steps(), reverse=True)
 
-    def save(self, config: Config, state: TrainState, position: Any) -> None:
-        """Start to write a checkpoint; the arrays may be donated as soon as this returns."""
+    def save(
+        self,
+        config: Config,
+        state: TrainState,
+        position: Any,
+        figures: Mapping[str, float] | None = None,
+    ) -> None:
+        """Start to write a checkpoint; the arrays may be donated as soon as this returns.
+
+        Raises:
+          SaveFailedError: this one, or the one before it, cannot be written.
+        """
         step, groups = int(state.step), _groups(state)
+        if step in self.manager.all_steps():
+            return
         digests = {group: _digests(leaves) for group, leaves in groups.items()}
         text = json.dumps(
             {
@@ -69,11 +85,12 @@ class Checkpoints:
                 "config": to_text(config),
                 "position": position,
                 "digests": digests,
+                "figures": dict(figures or {}),
             }
         )
         items = {name: ocp.args.StandardSave(leaves) for name, leaves in groups.items() if leaves}
         record = ocp.args.JsonSave({"text": text, "crc32": zlib.crc32(text.encode())})
-        if step not in self.manager.all_steps():
+        with self._saving():
             self.manager.save(step, args=ocp.args.Composite(record=record, **items))
 
     def record(self, step: int) -> Record:
@@ -93,7 +110,9 @@ class Checkpoints:
                 f"this version reads format {FORMAT}"
             )
         config = from_text(values["config"])
-        return Record(values["step"], config, values["position"], values["digests"])
+        return Record(
+            values["step"], config, values["position"], values["digests"], values["figures"]
+        )
 
     def restore(self, step: int, record: Record, like: dict[str, Leaves]) -> dict[str, Leaves]:
         """Read the groups in ``like``, with its shapes, dtypes and shardings, and verify them."""
@@ -143,8 +162,9 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Wait until everything is on disk."""
-        self.manager.wait_until_finished()
+        """Wait until everything is on disk; raises as `save` does."""
+        with self._saving():
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
         """Finish writing and release the threads."""
@@ -154,18 +174,74 @@ class Checkpoints:
         # Beside the checkpoints and not among them: a saved step of the same number must find
         # its place free, and whoever wants to look into the damage must find it.
         target = self.directory.parent / "damaged"
-        target.mkdir(exist_ok=True)
-        for step in steps:
-            number = len(list(target.iterdir()))
-            shutil.move(self.directory / str(step), target / f"{number}_step_{step}")
+        wait_for_all("all have read the damaged checkpoints")
+        if leads():
+            target.mkdir(exist_ok=True)
+            for step in steps:
+                number = len(list(target.iterdir()))
+                shutil.move(self.directory / str(step), target / f"{number}_step_{step}")
+        wait_for_all("the damaged checkpoints are set aside")
         self.manager.reload()
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Say what a failure to write means; Orbax reports those of its threads later."""
+        try:
+            yield
+        except Exception as error:  # of any layer between here and the disk
+            free = shutil.disk_usage(self.directory).free / 2**20
+            there = sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
+            remains = f"that of step {there[-1]} remains" if there else "there is none before it"
+            raise SaveFailedError(
+                f"a checkpoint could not be written to {self.directory}: {_first_line(error)}\n"
+                f"{free:.0f} MiB are free there. {remains[0].upper()}{remains[1:]}; make room, "
+                "and the same command goes on from there"
+            ) from error
+
+
+class BestCheckpoint:
+    """The one checkpoint in ``directory``: that with the best value of a figure so far."""
+
+    def __init__(self, directory: Path, figure: str):
+        self.checkpoints = Checkpoints(directory, keep=1)
+        self.figure = figure
+        self.sign = -1 if figure.rpartition("_")[2] in ("loss", "l1") else 1
+
+    def offer(self, config: Config, state: TrainState, position: Any, figures: dict) -> None:
+        """Keep this state in place of the one before if its figure is better; waits for the disk.
+
+        Raises:
+          UserError: there is no such figure.
+        """
+        if self.figure not in figures:
+            raise UserError(f"--best is {self.figure!r}; the figures are {', '.join(figures)}")
+        steps = self.checkpoints.steps()
+        before = self.checkpoints.record(steps[0]).figures[self.figure] if steps else None
+        if before is None or self.sign * (figures[self.figure] - before) > 0:
+            self.checkpoints.save(config, state, position, figures)
+            self.checkpoints.wait()
+
+    def close(self) -> None:
+        """Release the threads."""
+        self.checkpoints.close()
 
 
 def _groups(state: TrainState) -> dict[str, Leaves]:
     return {
         "params": state.params,
         "rest": state.rest,
-        "optimizer": named_leaves({"state": state.opt_state, "step": state.step, "key": state.key}),
+        "optimizer": named_leaves(_of_optimizer(state)),
+        "average": state.average,
+    }
+
+
+def _of_optimizer(state: TrainState) -> dict[str, Any]:
+    """Return what a run needs besides the model in order to go on."""
+    return {
+        "state": state.opt_state,
+        "step": state.step,
+        "key": state.key,
+        "skipped": state.skipped,
     }
 
 
@@ -190,18 +266,29 @@ def like_state(state: TrainState) -> dict[str, Leaves]:
 
 def to_state(like: TrainState, groups: dict[str, Leaves]) -> TrainState:
     """Put restored groups back in the shape of ``like``."""
-    tree = {"state": like.opt_state, "step": like.step, "key": like.key}
+    tree = _of_optimizer(like)
     leaves = [groups["optimizer"][name] for name in named_leaves(tree)]
     tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
-    return TrainState(tree["step"], groups["params"], groups["rest"], tree["state"], tree["key"])
+    return TrainState(
+        step=tree["step"],
+        params=groups["params"],
+        rest=groups["rest"],
+        opt_state=tree["state"],
+        key=tree["key"],
+        average=groups["average"],
+        skipped=tree["skipped"],
+    )
 
 
 def _digests(leaves: Leaves) -> dict[str, int]:
-    arrays = jax.device_get(leaves)
-    return {
-        name: zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        for name, array in arrays.items()
-    }
+    """Return the CRC-32 of every array, one at a time: an array may be spread over processes."""
+    return {name: _digest(array) for name, array in leaves.items()}
+
+
+def _digest(array: jax.Array) -> int:
+    if not (array.is_fully_addressable or array.is_fully_replicated):
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def _compare_names(group: str, wanted: Leaves, stored: dict[str, int]) -> None:

@@ -7,6 +7,7 @@ the loop derives steps and learning rates after the command line has had its say
 
 import ast
 import dataclasses
+import typing
 from typing import Any, Literal
 
 import tyro
@@ -38,16 +39,16 @@ class Data:
 class Optimizer:
     """How parameters follow their gradients."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    """sgd: momentum, with the decay added to the gradient; adamw: Adam with decoupled decay."""
+    name: Literal["sgd", "adam", "adamw", "lamb", "muon"] = "sgd"
+    """sgd and adam add the decay to the gradient; adamw, lamb and muon decay by themselves."""
     learning_rate: float = 0.1
     """Peak learning rate at a batch of ``reference_batch``; scales linearly with the batch."""
     reference_batch: int | None = 256
     """Batch size that ``learning_rate`` is meant for; None: use the rate as it is."""
     momentum: float = 0.9
-    """Momentum of sgd, first decay rate of adamw."""
+    """Momentum of sgd and muon, first decay rate of the others."""
     second_momentum: float = 0.999
-    """Second decay rate of adamw."""
+    """Second decay rate of adam, adamw and lamb, and of muon where it is adamw."""
     nesterov: bool = False
     """Use Nesterov's momentum (sgd)."""
     weight_decay: float = 1e-4
@@ -56,6 +57,8 @@ class Optimizer:
     """What decays: all parameters, or kernels only (no biases, no normalisation)."""
     factors: tyro.conf.Fixed[dict[str, float]] = dataclasses.field(default_factory=dict)
     """Learning rates of parts of the model, by dotted name, relative to that of the rest."""
+    bias_factor: float = 1.0
+    """Learning rate of the biases of convolutions and linear layers, relative to the rest."""
     clip_norm: float | None = None
     """Scale the gradient down to this global norm when it is longer; None: never."""
 
@@ -76,10 +79,42 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """The devices that share the work."""
+    """The devices that share the work. Each gets a part of the batch."""
 
     devices: int | None = None
-    """Number of devices to use; None: all of them."""
+    """Number of devices to use; None: all of them, of all processes."""
+    fsdp: int = 1
+    """Number of devices that share one copy of parameters and optimiser state; 1: one each."""
+    fsdp_min_size: int = 2**14
+    """Arrays of fewer elements than this are not shared."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Processes:
+    """The processes of a run over several hosts, or several of one host."""
+
+    join: bool = False
+    """Wait for the other processes. Clouds' and clusters' schedulers tell where they are."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, where no scheduler tells; needs count and index too."""
+    count: int | None = None
+    """Number of processes."""
+    index: int | None = None
+    """Number of this process, from 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """Weights to begin from, in place of random ones. A run that goes on has its own."""
+
+    weights: str | None = None
+    """A PyTorch or safetensors file, a folder as the Hub or Orbax makes it, or a Hub name."""
+    inflate: str | None = None
+    """Model for images that the weights are of, to be inflated to a model for videos."""
+    inflate_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Options of that model; set in the config file."""
+    skip: tuple[str, ...] = ()
+    """Parts of the model, by dotted name, that keep their random values, such as head."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,12 +131,30 @@ class Config:
     """Options of the task, such as weights of its losses; set in the config file."""
     label_smoothing: float = 0.0
     """Part of the target spread evenly over all classes."""
+    mixup: float = 0.0
+    """Blend images and targets in pairs, with shares drawn from Beta(mixup, mixup); 0: do not."""
+    cutmix: float = 0.0
+    """Paste patches between images, with areas drawn from Beta(cutmix, cutmix); 0: do not."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that the model computes in; parameters and their averages are float32."""
     epochs: float = 10.0
     """Passes over the training examples."""
     steps: int | None = None
     """Optimisation steps; takes the place of epochs."""
     batch_size: int = 128
     """Examples a step, over all devices together."""
+    accumulate: int = 1
+    """Parts of a batch to compute one after another, for the memory of a part."""
+    remat: bool = False
+    """Keep only the outputs of blocks for the backward pass and compute the rest a second time."""
+    average: float = 0.0
+    """Decay of an exponential average of the parameters, which is evaluated too; 0: none."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does: stop the run, or undo its step and count."""
+    parallel: Literal["pjit", "pmap"] = "pjit"
+    """pjit: one program over the whole batch; pmap: one a device, which exchange gradients."""
+    sync_batch_norm: bool = True
+    """With pmap, normalise by the statistics of the whole batch; else of each device's part."""
     seed: int = 0
     """Seed of everything random: initial parameters, order of examples, augmentation, dropout."""
     data: Data = Data()
@@ -111,7 +164,11 @@ class Config:
     schedule: Schedule = Schedule()
     """How the learning rate changes."""
     mesh: Mesh = Mesh()
-    """The devices that share the work."""
+    """The devices that share the work. Each gets a part of the batch."""
+    processes: Processes = Processes()
+    """The processes of a run over several hosts, or several of one host."""
+    start: Start = Start()
+    """Weights to begin from, in place of random ones. A run that goes on has its own."""
     workdir: str | None = None
     """Directory of the run: checkpoints, metrics, curves. None: runs/NAME-OF-THE-CONFIG."""
     log_every: int = 10
@@ -124,6 +181,8 @@ class Config:
     """Steps between two checkpoints; the last step is always saved."""
     keep: int = 2
     """Checkpoints kept, counted from the newest."""
+    best: str | None = None
+    """Figure, such as accuracy, whose best checkpoint is kept too, in best/; None: do not."""
 
 
 # A saved run goes on only if these are unchanged: another value would make its parameters, its
@@ -135,6 +194,7 @@ IDENTITY = (
     "task_options",
     "batch_size",
     "seed",
+    "average",
     "data.name",
     "optimizer.name",
 )
@@ -156,12 +216,20 @@ def check(config: Config) -> Config:
     """Return ``config`` if its values make sense, and raise a UserError that names all faults."""
     c, o, s = config, config.optimizer, config.schedule
     rules = [
+        _one_of("optimizer.name", o.name, Optimizer),
+        _one_of("optimizer.decay", o.decay, Optimizer),
+        _one_of("schedule.name", s.name, Schedule),
+        *(_one_of(name, getattr(c, name), Config) for name in ("dtype", "non_finite", "parallel")),
         ("batch-size", c.batch_size, c.batch_size >= 1, "at least 1"),
         ("eval-batch-size", c.eval_batch_size, c.eval_batch_size >= 1, "at least 1"),
         ("steps", c.steps, c.steps is None or c.steps >= 1, "at least 1"),
         ("epochs", c.epochs, c.epochs > 0, "positive"),
         ("seed", c.seed, 0 <= c.seed < 2**32, "a natural number below 2**32"),
         ("label-smoothing", c.label_smoothing, 0 <= c.label_smoothing < 1, "in [0, 1)"),
+        ("mixup", c.mixup, c.mixup >= 0, "at least 0"),
+        ("cutmix", c.cutmix, c.cutmix >= 0, "at least 0"),
+        ("accumulate", c.accumulate, c.accumulate >= 1, "at least 1"),
+        ("average", c.average, 0 <= c.average < 1, "in [0, 1)"),
         ("log-every", c.log_every, c.log_every >= 1, "at least 1"),
         ("eval-every", c.eval_every, c.eval_every is None or c.eval_every >= 1, "at least 1"),
         ("save-every", c.save_every, c.save_every >= 1, "at least 1"),
@@ -169,7 +237,6 @@ def check(config: Config) -> Config:
         ("data.shift", c.data.shift, c.data.shift >= 0, "at least 0"),
         ("data.threads", c.data.threads, c.data.threads >= 1, "at least 1"),
         ("data.prefetch", c.data.prefetch, c.data.prefetch >= 1, "at least 1"),
-        ("optimizer.name", o.name, o.name in ("sgd", "adamw"), "sgd or adamw"),
         ("optimizer.learning-rate", o.learning_rate, o.learning_rate > 0, "positive"),
         (
             "optimizer.reference-batch",
@@ -185,18 +252,12 @@ def check(config: Config) -> Config:
             "in [0, 1)",
         ),
         ("optimizer.weight-decay", o.weight_decay, o.weight_decay >= 0, "at least 0"),
-        ("optimizer.decay", o.decay, o.decay in ("all", "kernels"), "all or kernels"),
+        ("optimizer.bias-factor", o.bias_factor, o.bias_factor >= 0, "at least 0"),
         (
             "optimizer.clip-norm",
             o.clip_norm,
             o.clip_norm is None or o.clip_norm > 0,
             "positive",
-        ),
-        (
-            "schedule.name",
-            s.name,
-            s.name in ("cosine", "step", "constant"),
-            "cosine, step, constant",
         ),
         ("schedule.warmup", s.warmup, 0 <= s.warmup < 1, "in [0, 1)"),
         ("schedule.drop-at", s.drop_at, all(0 < t < 1 for t in s.drop_at), "inside (0, 1)"),
@@ -207,8 +268,28 @@ def check(config: Config) -> Config:
             c.mesh.devices is None or c.mesh.devices >= 1,
             "at least 1",
         ),
-        ("task-options", c.task_options, _is_literal(c.task_options), "Python literals only"),
-        ("options", c.options, _is_literal(c.options), "Python literals only"),
+        ("mesh.fsdp", c.mesh.fsdp, c.mesh.fsdp >= 1, "at least 1"),
+        ("mesh.fsdp-min-size", c.mesh.fsdp_min_size, c.mesh.fsdp_min_size >= 0, "at least 0"),
+        (
+            "parallel",
+            c.parallel,
+            c.parallel == "pjit" or c.mesh.fsdp == 1,
+            "pjit: parameters are shared (--mesh.fsdp) in the global view only",
+        ),
+        (
+            "start.inflate",
+            c.start.inflate,
+            c.start.weights is not None or c.start.inflate is None,
+            "None without --start.weights",
+        ),
+        *(
+            (f"{name}options", value, _is_literal(value), "Python literals only")
+            for name, value in (
+                ("", c.options),
+                ("task-", c.task_options),
+                ("start.inflate-", c.start.inflate_options),
+            )
+        ),
     ]
     faults = [
         f"--{name} is {value!r}; expected {expected}"
@@ -228,8 +309,19 @@ def to_text(config: Config) -> str:
 def from_text(text: str) -> Config:
     """Read what `to_text` wrote."""
     values = ast.literal_eval(text)
-    groups = {"data": Data, "optimizer": Optimizer, "schedule": Schedule, "mesh": Mesh}
-    return Config(**values | {name: group(**values[name]) for name, group in groups.items()})
+    groups = {
+        field.name: type(field.default)
+        for field in dataclasses.fields(Config)
+        if dataclasses.is_dataclass(field.default)
+    }
+    given = {name: groups[name](**v) if name in groups else v for name, v in values.items()}
+    return Config(**given)
+
+
+def _one_of(name: str, value: Any, group: type) -> tuple[str, Any, bool, str]:
+    """Return the rule that a field holds one of the words of its annotation."""
+    known = typing.get_args(group.__annotations__[name.rpartition(".")[2]])
+    return name.replace("_", "-"), value, value in known, "one of " + ", ".join(known)
 
 
 def _is_literal(value: Any) -> bool:

@@ -10,6 +10,10 @@ class NonFiniteLossError(UserError):
     """The loss or its gradient became infinite or not a number."""
 
 
+class SaveFailedError(UserError):
+    """A checkpoint could not be written; those before it remain."""
+
+
 class InterruptedRunError(Exception):
     """A signal ended the run after its state was saved; ``exit_code`` tells schedulers so."""
 

@@ -61,7 +61,7 @@ def _evaluate_step(checkpoints: Checkpoints, step: int) -> tuple[dict[str, float
     record = checkpoints.record(step)
     config = record.config
     mesh = meshes.make_mesh(config.mesh)
-    meshes.check_batch(mesh, "eval-batch-size", config.eval_batch_size)
+    meshes.check_batches(mesh, config)
     source = open_source(config.data.name, "test", config.data)
     task = make_task(config, source)
     network, params, rest = split(make_model(config, task))

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run from its config to its last figures, in the order of life."""
 
+import contextlib
 import math
 from pathlib import Path
 
 import jax
 
 from train import workdir as workdirs
-from train.checkpoints import Checkpoints, Record, like_state, to_state
+from train.checkpoints import BestCheckpoint, Checkpoints, Record, like_state, to_state
 from train.config import Config, differences
 from train.data import open_source, training_batches
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
 from train.evaluate import evaluate
-from train.mesh import check_batch, make_mesh, place_batch, state_sharding
+from train.mesh import check_batches, make_mesh, place_batch, state_sharding, to_host
 from train.optimizers import make_optimizer, make_schedule, peak_learning_rate
+from train.processes import leads
 from train.report import Report
 from train.signals import EXIT_CODES, NAMES, StopSignals
+from train.start import load_start
 from train.state import TrainState, make_model, make_state, split
 from train.step import evaluated, make_eval_step, make_train_step
 from train.tasks import make_task
@@ -29,17 +32,31 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
     Raises:
       UserError: the input does not allow the run; nothing was overwritten.
       NonFiniteLossError: the loss or its gradient is not finite; what was saved before remains.
+      SaveFailedError: the disk is full, or the like; what was saved before remains.
       InterruptedRunError: a signal came; the state is saved.
     """
-    with workdirs.hold(config.workdir) as workdir, StopSignals() as stop:
-        return _run(config, command, workdir, stop)
+    with contextlib.ExitStack() as stack:
+        workdir = stack.enter_context(workdirs.hold(config.workdir))
+        stop = stack.enter_context(StopSignals())
+        checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
+        stack.callback(checkpoints.close)
+        best = BestCheckpoint(workdir / "best", config.best) if config.best else None
+        if best is not None:
+            stack.callback(best.close)
+        return _run(config, command, workdir, stop, checkpoints, best)
 
 
-def _run(config: Config, command: str, workdir: Path, stop: StopSignals) -> dict[str, float]:
+def _run(
+    config: Config,
+    command: str,
+    workdir: Path,
+    stop: StopSignals,
+    checkpoints: Checkpoints,
+    best: BestCheckpoint | None,
+) -> dict[str, float]:
     # Devices
     mesh = make_mesh(config.mesh)
-    check_batch(mesh, "batch-size", config.batch_size)
-    check_batch(mesh, "eval-batch-size", config.eval_batch_size)
+    check_batches(mesh, config)
 
     # Data
     source, held_out = (
@@ -50,77 +67,77 @@ def _run(config: Config, command: str, workdir: Path, stop: StopSignals) -> dict
 
     # Model and optimiser
     task = make_task(config, source)
-    network, params, rest = split(make_model(config, task))
+    model = make_model(config, task)
+    if not checkpoints.steps():
+        load_start(config.start, model)
+    network, params, rest = split(model)
     learning_rate = make_schedule(config.schedule, peak_learning_rate(config), steps)
     tx = make_optimizer(config.optimizer, learning_rate)
 
     # State
     state = make_state(config, params, rest, tx)
-    state = jax.device_put(state, state_sharding(mesh, state))
+    state = jax.device_put(state, state_sharding(mesh, state, config.mesh.fsdp_min_size))
     count = sum(leaf.size for leaf in params.values())
     print(f"{config.model}: {count:,} parameters; {config.data.name}: {len(source)} examples")
     print(f"{steps} steps of {config.batch_size} on {mesh.size} {jax.default_backend()} device(s)")
 
     # Restore
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
-    try:
-        state, position = _restore(checkpoints, config, state)
-        if position is not None:
-            batches.set_state(position)
-            print(f"going on from step {int(state.step)} in {workdir}")
+    state, position = _restore(checkpoints, config, state)
+    if position is not None:
+        batches.set_state(position)
+        print(f"going on from step {int(state.step)} in {workdir}")
 
-        # Steps
-        train_step = make_train_step(network, task, tx, learning_rate, mesh, state)
-        eval_step = make_eval_step(network, task, mesh)
-        start = int(state.step)
-        report = Report(
-            workdir,
-            start=start,
-            steps=steps,
-            log_every=config.log_every,
-            batch_size=config.batch_size,
-        )
+    # Steps
+    train_step = make_train_step(network, task, tx, learning_rate, mesh, state, config)
+    eval_step = make_eval_step(network, task, mesh)
+    start = int(state.step)
+    report = Report(
+        workdir, start=start, steps=steps, log_every=config.log_every, batch_size=config.batch_size
+    )
 
-        def figures(state: TrainState) -> dict[str, float]:
-            size = config.eval_batch_size
-            return evaluate(eval_step, task, state.params, state.rest, held_out, size, mesh)
+    def evaluation(step: int, state: TrainState) -> dict[str, float]:
+        size = config.eval_batch_size
+        found = evaluate(eval_step, task, state.evaluated, state.rest, held_out, size, mesh)
+        report.evaluation(step, found)
+        if best is not None:
+            best.offer(config, state, batches.get_state(), found)
+        return found
 
-        with report:
-            pending = None
-            for step in range(start + 1, steps + 1):
-                batch = place_batch(mesh, next(batches))
-                state, scalars = train_step(state, batch)
-                # Scalars of the step before are read while this one computes.
-                _finish(report, pending)
-                pending = step, scalars
-                evaluates = config.eval_every and step % config.eval_every == 0 and step < steps
-                saves = step % config.save_every == 0 or step == steps or stop.received
-                if evaluates or saves:  # not with a loss that nobody has looked at
-                    pending = _finish(report, pending)
-                if evaluates:
-                    report.evaluation(step, figures(state))
-                if saves:
-                    checkpoints.save(config, state, batches.get_state())
-                if stop.received and step < steps:
-                    checkpoints.wait()
-                    raise InterruptedRunError(
-                        f"{NAMES[stop.received]} at step {step} of {steps}; saved in {workdir}. "
-                        f"To go on:\n  {command}",
-                        EXIT_CODES[stop.received],
-                    )
+    with report:
+        pending = None
+        for step in range(start + 1, steps + 1):
+            batch = place_batch(mesh, next(batches))
+            state, scalars = train_step(state, batch)
+            # Scalars of the step before are read while this one computes.
+            _finish(config, report, pending)
+            pending = step, scalars
+            stopped = stop.agreed(step % config.log_every == 0)
+            evaluates = config.eval_every and step % config.eval_every == 0 and step < steps
+            saves = step % config.save_every == 0 or step == steps or stopped
+            if evaluates or saves:  # not with a loss that nobody has looked at
+                pending = _finish(config, report, pending)
+            if evaluates:
+                evaluation(step, state)
+            if saves:
+                checkpoints.save(config, state, batches.get_state())
+            if stopped and step < steps:
+                checkpoints.wait()
+                raise InterruptedRunError(
+                    f"{NAMES[stopped]} at step {step} of {steps}; saved in {workdir}. "
+                    f"To go on:\n  {command}",
+                    EXIT_CODES[stopped],
+                )
 
-            # Evaluate
-            checkpoints.wait()
-            result = figures(state)
-            report.evaluation(int(state.step), result)
-            picture = getattr(task, "picture", None)
-            if picture is not None:
-                model = evaluated(network.merge(state.params, state.rest))
-                picture(model, held_out, workdir / "results.png")
-        report.end()
-        return result
-    finally:
-        checkpoints.close()
+        # Evaluate
+        checkpoints.wait()
+        result = evaluation(int(state.step), state)
+        picture = getattr(task, "picture", None)
+        if picture is not None:
+            arrays = to_host(mesh, (state.evaluated, state.rest))
+            if leads():
+                picture(evaluated(network.merge(*arrays)), held_out, workdir / "results.png")
+    report.end()
+    return result
 
 
 def _restore(checkpoints: Checkpoints, config: Config, state: TrainState):
@@ -140,11 +157,12 @@ def _restore(checkpoints: Checkpoints, config: Config, state: TrainState):
     return to_state(state, groups), record.position
 
 
-def _finish(report: Report, pending: tuple[int, dict] | None) -> None:
+def _finish(config: Config, report: Report, pending: tuple[int, dict] | None) -> None:
     if pending is None:
         return
     step, scalars = pending[0], {name: float(v) for name, v in jax.device_get(pending[1]).items()}
-    if not (math.isfinite(scalars["loss"]) and math.isfinite(scalars["gradient_norm"])):
+    finite = math.isfinite(scalars["loss"]) and math.isfinite(scalars["gradient_norm"])
+    if not finite and config.non_finite == "stop":
         raise NonFiniteLossError(
             f"step {step}: loss {scalars['loss']}, gradient norm {scalars['gradient_norm']}; "
             "try a lower --optimizer.learning-rate or --optimizer.clip-norm 1"

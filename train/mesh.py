@@ -7,19 +7,30 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from train.config import Mesh
+from train.config import Config, Mesh
 from train.errors import UserError
 
 BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(mesh: Mesh) -> jax.sharding.Mesh:
-    """Arrange the devices along the axes ``data`` and ``fsdp``; both share the batch."""
+    """Arrange the devices along the axes ``data`` and ``fsdp``; both share the batch.
+
+    Raises:
+      UserError: there are fewer devices, or they do not form such a grid.
+    """
     devices = jax.devices()
     count = mesh.devices or len(devices)
     if count > len(devices):
         raise UserError(f"--mesh.devices is {count}; there are {len(devices)} devices")
-    grid = np.asarray(devices[:count]).reshape(count, 1)
+    if jax.process_count() > 1 and count < len(devices):
+        raise UserError(
+            f"--mesh.devices is {count}; {jax.process_count()} processes use all of their "
+            f"{len(devices)} devices"
+        )
+    if count % mesh.fsdp:
+        raise UserError(f"--mesh.fsdp is {mesh.fsdp}; expected a divisor of the {count} devices")
+    grid = np.asarray(devices[:count]).reshape(count // mesh.fsdp, mesh.fsdp)
     return jax.sharding.Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
@@ -28,20 +39,45 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def state_sharding(mesh: jax.sharding.Mesh, state: Any) -> Any:
-    """Return a sharding for every leaf of the training state: each device holds all of it."""
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec()), state)
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Return the sharding that gives every device the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch(mesh: jax.sharding.Mesh, name: str, batch_size: int) -> None:
-    """Refuse a batch that the devices do not divide."""
-    if batch_size % mesh.size:
-        below = batch_size - batch_size % mesh.size
-        near = [size for size in (below, below + mesh.size) if size]
-        raise UserError(
-            f"--{name} is {batch_size}; expected a multiple of the {mesh.size} devices, "
-            f"such as {' or '.join(map(str, near))}"
-        )
+def state_sharding(mesh: jax.sharding.Mesh, state: Any, min_size: int = Mesh.fsdp_min_size) -> Any:
+    """Return a sharding for every leaf of a training state, by its shape alone.
+
+    An array of ``min_size`` elements and more is split over the axis ``fsdp`` along the longest of
+    its axes that it divides, the last of equals; the others are whole on every device.
+    """
+    parts = mesh.shape["fsdp"]
+
+    def sharding(leaf):
+        shape = np.shape(leaf)
+        axes = [axis for axis, size in enumerate(shape) if size % parts == 0]
+        if parts == 1 or not axes or np.prod(shape) < max(min_size, 1):
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: (shape[axis], axis))
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+
+    return jax.tree.map(sharding, state)
+
+
+def check_batches(mesh: jax.sharding.Mesh, config: Config) -> None:
+    """Refuse batches that the devices, or the parts of a step, do not divide."""
+    for name, size, parts in (
+        ("batch-size", config.batch_size, config.accumulate),
+        ("eval-batch-size", config.eval_batch_size, 1),
+    ):
+        unit = mesh.size * parts
+        if size % unit:
+            below = size - size % unit
+            near = " or ".join(str(size) for size in (below, below + unit) if size)
+            steps = f" times the {parts} parts of --accumulate" if parts > 1 else ""
+            raise UserError(
+                f"--{name} is {size}; expected a multiple of the {mesh.size} devices{steps}, "
+                f"such as {near}"
+            )
 
 
 def place_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -51,3 +87,8 @@ def place_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[s
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
+
+
+def to_host(mesh: jax.sharding.Mesh, tree: Any) -> Any:
+    """Return copies of all arrays in every process's own memory, however they are spread."""
+    return jax.device_get(jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree))

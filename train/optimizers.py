@@ -43,18 +43,60 @@ def make_schedule(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
 
 def make_optimizer(optimizer: Optimizer, learning_rate: optax.Schedule):
     """Return the gradient transformation that ``optimizer`` describes."""
+    o = optimizer
     decayed = optax.add_decayed_weights(
-        optimizer.weight_decay, mask=kernels if optimizer.decay == "kernels" else None
+        o.weight_decay, mask=kernels if o.decay == "kernels" else None
     )
-    if optimizer.name == "sgd":
-        rules = [decayed, optax.trace(optimizer.momentum, nesterov=optimizer.nesterov)]
-    else:
-        rules = [optax.scale_by_adam(optimizer.momentum, optimizer.second_momentum), decayed]
-    if optimizer.clip_norm is not None:
-        rules.insert(0, clip_parts(optimizer.clip_norm, tuple(optimizer.factors)))
-    if optimizer.factors:
-        rules.append(scale_parts(optimizer.factors))
+    adam = optax.scale_by_adam(o.momentum, o.second_momentum)
+    rules = {
+        "sgd": lambda: [decayed, optax.trace(o.momentum, nesterov=o.nesterov)],
+        "adam": lambda: [decayed, adam],
+        "adamw": lambda: [adam, decayed],
+        "lamb": lambda: [adam, decayed, optax.scale_by_trust_ratio()],
+        "muon": lambda: [_muon(o)],
+    }[o.name]()
+    if o.clip_norm is not None:
+        rules.insert(0, clip_parts(o.clip_norm, tuple(o.factors)))
+    if o.factors:
+        rules.append(scale_parts(o.factors))
+    if o.bias_factor != 1:
+        rules.append(optax.stateless(lambda updates, _: _scale_biases(updates, o.bias_factor)))
     return optax.chain(*rules, optax.scale_by_learning_rate(learning_rate))
+
+
+def _muon(o: Optimizer) -> optax.GradientTransformation:
+    """Return Muon for kernels, as matrices from all inputs of a window to outputs; AdamW elsewhere.
+
+    Jordan et al., "Muon", 2024; updates are scaled to the size of AdamW's, so that one learning
+    rate serves both: Liu et al., "Muon is scalable for LLM training", 2025.
+    """
+
+    def matrices(params):
+        dimensions = optax.contrib.MuonDimensionNumbers
+        return {
+            name: dimensions(tuple(range(a.ndim - 1)), a.ndim - 1) if a.ndim > 1 else None
+            for name, a in params.items()
+        }
+
+    return optax.contrib.muon(
+        learning_rate=-1.0,  # turned back: the schedule and the sign follow, as for the others
+        beta=o.momentum,
+        weight_decay=o.weight_decay,
+        adam_b1=o.momentum,
+        adam_b2=o.second_momentum,
+        adam_weight_decay=o.weight_decay if o.decay == "all" else 0.0,
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=0.2,
+    )
+
+
+def _scale_biases(updates: Mapping[str, jax.Array], factor: float) -> dict[str, jax.Array]:
+    """Multiply the updates of biases, but not of those that stand beside a scale, in norms."""
+
+    def is_bias(name: str) -> bool:
+        return name.endswith(".bias") and f"{name.removesuffix('bias')}scale" not in updates
+
+    return {n: update * factor if is_bias(n) else update for n, update in updates.items()}
 
 
 def clip_parts(norm: float, parts: Sequence[str]) -> optax.GradientTransformation:

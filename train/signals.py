@@ -5,6 +5,10 @@ import os
 import signal
 from types import FrameType
 
+import jax
+
+from train.processes import any_process
+
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}  # 75: "temporary failure, try again"
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -22,6 +26,16 @@ class StopSignals:
     def __exit__(self, *exception) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+
+    def agreed(self, ask: bool) -> signal.Signals | None:
+        """Return the signal to obey, the same in all processes of a run, which agree on ``ask``.
+
+        They exchange a word only where ``ask`` is true; a process alone need not wait for that.
+        """
+        if not ask and jax.process_count() > 1:
+            return None
+        number = any_process(self.received or 0)
+        return signal.Signals(number) if number else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
@@ -21,13 +22,24 @@ Leaves = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """Everything that a step reads and writes."""
+    """Everything that a step reads and writes.
+
+    ``average`` is the exponential average of the parameters, empty where a run keeps none;
+    ``skipped`` counts the steps that were undone.
+    """
 
     step: jax.Array
     params: Leaves
     rest: Leaves
     opt_state: Any
     key: jax.Array
+    average: Leaves
+    skipped: jax.Array
+
+    @property
+    def evaluated(self) -> Leaves:
+        """The parameters to judge the run by: the averaged ones if there are any."""
+        return self.average or self.params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,10 +79,16 @@ def split(model: nnx.Module) -> tuple[Network, Leaves, Leaves]:
 
 def make_model(config: Config, task: Task) -> nnx.Module:
     """Build the model of ``config``, ready to train; random weights follow from the seed."""
+    for name, demanded in task.model_options.items():
+        given = config.options.get(name, demanded)
+        if given != demanded:
+            raise UserError(
+                f"--options.{name} is {given}; the data set {config.data.name!r} needs {demanded}"
+            )
+    numerics = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
+    options = task.model_options | config.options | numerics
     try:
-        model = sf.create_model(
-            config.model, **task.model_options | config.options, rngs=nnx.Rngs(config.seed)
-        )
+        model = sf.create_model(config.model, **options, rngs=nnx.Rngs(config.seed))
     except (TypeError, ValueError) as error:
         raise UserError(f"cannot build the model {config.model!r}: {error}") from error
     extended = getattr(task, "extended", None)  # by what only training needs: a discriminator
@@ -83,11 +101,14 @@ def make_model(config: Config, task: Task) -> nnx.Module:
 def make_state(config: Config, params: Leaves, rest: Leaves, tx: optax.GradientTransformation):
     """Return the state before the first step."""
     return TrainState(
-        step=jax.numpy.zeros((), jax.numpy.int32),
+        step=jnp.zeros((), jnp.int32),
         params=params,
         rest=rest,
         opt_state=tx.init(params),
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 1)),
+        # Copies, since a step consumes its state, of which no array may stand in two places.
+        average=jax.tree.map(jnp.copy, params) if config.average else {},
+        skipped=jnp.zeros((), jnp.int32),
     )
 
 

@@ -9,12 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from train.errors import UserError
+from train.processes import leads
 
 
 @contextlib.contextmanager
 def hold(path: str) -> Iterator[Path]:
-    """Create the directory ``path`` and hold it until the block ends or the process dies."""
+    """Create the directory ``path`` and hold it until the block ends or the process dies.
+
+    Of the processes of a run the first holds it for all.
+    """
     workdir = Path(path)
+    if not leads():
+        yield workdir
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = open(workdir / ".lock", "a+")  # noqa: SIM115

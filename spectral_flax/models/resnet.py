@@ -12,11 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from spectral_flax.layers.basic import ConvNormAct, SqueezeExcite, conv, linear
 
 Convolution = Callable[..., nnx.Module]
+
+BLOCK_OUTPUT = "block_output"  # what `jax.checkpoint` policies may keep by name
 
 
 class ResidualBlock(nnx.Module):
@@ -238,6 +241,7 @@ class ResNet(nnx.Module):
                 x = blocks[i](x)
                 if f"stage{stage}_{i}" in self.inserted:
                     x = self.inserted[f"stage{stage}_{i}"](x)
+                x = checkpoint_name(x, BLOCK_OUTPUT)
             maps[f"stage{stage}"] = x
             if stage == 1 and self.frame_pooling > 1:
                 window = _window(self.rank, 1, self.frame_pooling)

@@ -39,7 +39,11 @@ def built(config):
         name: rng.integers(0, 10, array.shape).astype(array.dtype)
         for name, array in task.batch_shape(config.batch_size).items()
     }
-    return make_train_step(network, task, tx, rate, mesh, state), state, place_batch(mesh, batch)
+    return (
+        make_train_step(network, task, tx, rate, mesh, state, config),
+        state,
+        place_batch(mesh, batch),
+    )
 
 
 def lines(workdir):
@@ -211,10 +215,10 @@ def test_the_model_is_removed_from_the_registry_after_a_test():
 def test_a_signal_saves_and_says_how_to_go_on(toy, monkeypatch, tmp_path, number, code):
     finish = loop._finish
 
-    def interrupting(report, pending):
+    def interrupting(config, report, pending):
         if pending and pending[0] == 5:
             signal.raise_signal(number)
-        return finish(report, pending)
+        return finish(config, report, pending)
 
     monkeypatch.setattr(loop, "_finish", interrupting)
     handler = signal.getsignal(number)
@@ -227,7 +231,7 @@ def test_a_signal_saves_and_says_how_to_go_on(toy, monkeypatch, tmp_path, number
 
 
 def test_a_second_signal_acts_at_once(toy, monkeypatch):
-    def interrupted(report, pending):
+    def interrupted(config, report, pending):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(loop, "_finish", interrupted)
