@@ -21,7 +21,7 @@ config = Config(
     data=Data(name="textures", size=(64, 64)),
     batch_size=8,
     eval_batch_size=20,
-    steps=250,
+    steps=150,
     optimizer=Optimizer(
         name="adamw",
         learning_rate=2e-3,
@@ -32,5 +32,5 @@ config = Config(
     ),
     schedule=Schedule(name="cosine", warmup=0.02),
     log_every=25,
-    save_every=250,
+    save_every=150,
 )

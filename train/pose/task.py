@@ -16,9 +16,9 @@ from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps, g
 from spectral_flax.pose import box_to_region, crop_matrix, draw_skeletons, transform_points
 from train.config import Config
 from train.data import Source, open_source
-from train.sheets import write_sheet
 from train.pose.data import People
 from train.pose.evaluation import coco_figures, detections
+from train.sheets import write_sheet
 
 
 def make(config: Config, source: Source) -> "Pose":

@@ -13,8 +13,8 @@ from flax import nnx
 
 from train.config import Config
 from train.data import Source
-from train.sheets import write_sheet
 from train.segmentation.metrics import segmentation_metrics
+from train.sheets import write_sheet
 
 
 def make(config: Config, source: Source) -> "Segmentation":
