@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inpainting: a generator against a discriminator, one step for both."""
+"""Inpainting: a generator against a discriminator, which move in turn."""
 
 import dataclasses
 from pathlib import Path
@@ -45,9 +45,9 @@ class Adversaries(nnx.Module):
 class Inpainting:
     """Images with holes. The weights are the published ones; a weight of 0 leaves a loss out.
 
-    The generator's losses do not move the discriminator, nor the other way round: each sees the
-    other as it was before the step, both move in one. (The published code moves the generator
-    first and runs it a second time for the discriminator's step.)
+    In each step the generator moves first; what it then makes of the same images, batch statistics
+    included, is what the discriminator learns from, as in the published code. The generator's
+    losses do not move the discriminator, nor the other way round.
     """
 
     image_shape: tuple[int, ...]
@@ -64,6 +64,10 @@ class Inpainting:
     @property
     def model_options(self) -> dict[str, Any]:
         return {}
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        return ("generator", "discriminator")
 
     def extended(self, model: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
         """Put a discriminator beside the generator."""

@@ -51,7 +51,7 @@ class Segmented:
 class Ellipses(Segmented):
     """Moles on skin, 400 images to train on, 100 to test; the lesion is the one unlike the others.
 
-    The lesion is a third darker than the moles around it. How dark those are changes from image to
+    The lesion is a fifth darker than the other moles. How dark those are changes from image to
     image by more than that, so that a mole by itself does not tell.
     """
 
@@ -74,7 +74,7 @@ class Ellipses(Segmented):
         for i, place in enumerate(places):
             size = rng.uniform(0.08, 0.14)
             inside = _ellipse(x, y, rng, size, place + rng.uniform(-0.04, 0.04, 2))
-            colour = (_PIGMENT + rng.normal(0, 0.02, 3)) * shade * (0.67 if i == 0 else 1)
+            colour = (_PIGMENT + rng.normal(0, 0.02, 3)) * shade * (0.8 if i == 0 else 1)
             image[inside] = 0.15 * image[inside] + 0.85 * colour
             mask = inside if i == 0 else mask & ~inside
         image += rng.normal(0, 0.04, (height, width, 1)) + rng.normal(0, 0.02, image.shape)
