@@ -121,7 +121,7 @@ class Inpainting:
     def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return {name: float(sums[name] / sums["count"]) for name in ("psnr", "ssim", "l1")}
 
-    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 8) -> None:
+    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 6) -> None:
         """Write rows of image, image with its hole in grey, and result."""
         examples = [source[i] for i in range(min(count, len(source)))]
         images = np.stack([example["image"] for example in examples])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """People with joints in COCO's format: its own files, and stick figures made on the spot."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from spectral_flax.functional.keypoints import COCO_FLIP_PAIRS
-from spectral_flax.inpainting import read_image
 from spectral_flax.pose import (
     COCO_LIMBS,
     box_to_region,
@@ -18,6 +18,7 @@ from spectral_flax.pose import (
     inverse,
     transform_points,
 )
+from train import image_files
 from train.config import Data
 from train.data import Example, Split
 from train.errors import UserError
@@ -69,7 +70,7 @@ class People:
         person = self.people[index]
         picture = self.pictures[person["image"]]
         if isinstance(picture, Path):
-            picture = np.asarray(read_image(picture).convert("RGB"))
+            picture = np.asarray(image_files.read(picture))
         joints = np.asarray(person.get("joints", np.zeros((17, 3))), np.float32)
         centre, extent = self.region(index)
         example = {"joints": joints[:, :2], "visible": (joints[:, 2] > 0).astype(np.float32)}
@@ -111,23 +112,18 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
     ``boxes`` is a detector's file: a list of image_id, category_id, bbox and score.
     """
     part = _FOLDERS[split]
-    annotations = _read(folder / "annotations" / f"person_keypoints_{part}.json")
-    sizes = {image["id"]: (image["width"], image["height"]) for image in annotations["images"]}
-    pictures = {i["id"]: folder / part / i["file_name"] for i in annotations["images"]}
-    if boxes is None:
+    path = folder / "annotations" / f"person_keypoints_{part}.json"
+    annotations = _read(path)
+    with _naming(path):
+        sizes = {image["id"]: (image["width"], image["height"]) for image in annotations["images"]}
+        pictures = {i["id"]: folder / part / i["file_name"] for i in annotations["images"]}
         people = _annotated(annotations, sizes)
-        if not people:
-            raise UserError(f"no person with joints in the annotations of {part} in {folder}")
-    else:
-        people = []
-        for found in _read(Path(boxes)):
-            if found["category_id"] == 1:
-                if found["image_id"] not in sizes:
-                    raise UserError(f"{boxes}: there is no image {found['image_id']} in {part}")
-                box = _clipped(found["bbox"], sizes[found["image_id"]])
-                if box is not None:
-                    one = dict(image=found["image_id"], box=box, score=found["score"])
-                    people.append(one)
+    if boxes is not None:
+        with _naming(Path(boxes)):
+            people = _detected(_read(Path(boxes)), sizes)
+    if not people:
+        what = f"with joints in the annotations of {part}" if boxes is None else f"in {boxes!r}"
+        raise UserError(f"no person {what} whose box is inside an image of {str(folder)!r}")
     missing = [str(pictures[i]) for i in {p["image"] for p in people} if not pictures[i].is_file()]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -142,10 +138,34 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
     )
 
 
+@contextlib.contextmanager
+def _naming(path: Path):
+    """Say which file it is that lacks an entry or is not laid out as COCO's."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        fault = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{str(path)!r} is not laid out as COCO's files: {fault}") from error
+
+
+def _detected(found, sizes) -> list[dict[str, Any]]:
+    people = []
+    for one in found:
+        if one["category_id"] == 1:
+            if one["image_id"] not in sizes:
+                raise UserError(f"a box is of image {one['image_id']}, which is not listed")
+            box = _clipped(one["bbox"], sizes[one["image_id"]])
+            if box is not None:
+                people.append(dict(image=one["image_id"], box=box, score=one["score"]))
+    return people
+
+
 def _annotated(annotations, sizes) -> list[dict[str, Any]]:
     people = []
     for a in annotations["annotations"]:
         joints = np.reshape(a.get("keypoints", ()), (-1, 3))
+        if len(joints) not in (0, 17):
+            raise ValueError(f"annotation {a['id']} has {len(joints)} joints; expected 17")
         if a.get("iscrowd") or a.get("area", 0) <= 0 or not (joints[:, 2:] > 0).any():
             continue
         if a["image_id"] not in sizes:

@@ -108,7 +108,7 @@ class Pose:
         found = detections(self.test.people, joints, extents)
         return coco_figures(self.test.annotations, found)
 
-    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 8) -> None:
+    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 6) -> None:
         """Write rows of crop, skeleton of the annotated joints, and skeleton that was found."""
         examples = [source[i] for i in range(min(count, len(source)))]
         images = np.stack([example["image"] for example in examples])

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from spectral_flax.inpainting import read_image
+from spectral_flax.inpainting import IMAGE_SUFFIXES
+from train import image_files
 from train.config import Data
 from train.data import Example, Split
 from train.errors import UserError
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def open_split(name: str, split: Split, data: Data) -> "Ellipses | Folders":
@@ -130,7 +129,7 @@ class Folders(Segmented):
         from PIL import Image
 
         paths = self.files[index]
-        image, mask = read_image(paths[0]).convert("RGB"), read_image(paths[1]).convert("L")
+        image, mask = image_files.read(paths[0]), image_files.read(paths[1], "L")
         if image.size != mask.size:
             raise UserError(
                 f"{str(paths[1])!r} is {mask.size[0]}x{mask.size[1]}; its image is "
@@ -148,5 +147,5 @@ class Folders(Segmented):
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {str(folder)!r}; expected images/ and masks/ in it")
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES)
+    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
     return {path.stem.removesuffix("_segmentation"): path for path in files}

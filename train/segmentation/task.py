@@ -76,7 +76,7 @@ class Segmentation:
     def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return segmentation_metrics(sums["confusion"])
 
-    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 8) -> None:
+    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 6) -> None:
         """Write rows of image, truth and prediction, the classes but the first tinted."""
         examples = [source[i] for i in range(min(count, len(source)))]
         images = np.stack([example["image"] for example in examples])
