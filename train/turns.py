@@ -16,15 +16,15 @@ def in_turn(gradient: Callable, parts: Sequence[str], move: Callable[[Leaves], L
     and the compiler drops what is not used of it. ``move`` gives the updates for gradients. The
     optimiser has to treat the parts each by itself, as `train.optimizers` does for those that
     ``factors`` names: the updates of a part that has moved must not depend on those to come.
-    Scalars are those of each part's own turn, by their order; statistics pass through all turns.
+    Scalars are those of the first turn; statistics pass through all turns.
     """
 
     def turns(params: Leaves, rest: Leaves, batch, key):
         grads = {name: jax.numpy.zeros_like(leaf) for name, leaf in params.items()}
-        moved, scalars = params, {}
+        moved, scalars = params, None
         for part in parts:
             new, rest, found = gradient(moved, rest, batch, key)
-            scalars = new | scalars
+            scalars = new if scalars is None else scalars
             mine = [name for name in params if name.startswith(f"{part}.")]
             grads |= {name: found[name] for name in mine}
             updates = move(grads)

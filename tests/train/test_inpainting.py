@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from train.command_line import load
 from train.config import Config, Data, Mesh, Optimizer, Schedule
 from train.data import open_source
 from train.errors import UserError
@@ -189,18 +191,12 @@ def test_factors_are_part_of_the_optimiser():
 
 def test_the_discriminator_learns_from_a_generator_that_has_moved():
     """One step of the loop equals the published order, written out: generator, then its judge."""
+    published = load(Path(__file__).parents[2] / "configs" / "places_lama.py")
     config = dataclasses.replace(
         CONFIG,
         batch_size=2,
         steps=2,
-        optimizer=Optimizer(
-            name="adamw",
-            learning_rate=1e-3,
-            reference_batch=None,
-            weight_decay=0.0,
-            factors={"discriminator": 0.1},
-            clip_norm=1.0,
-        ),
+        optimizer=published.optimizer,
         schedule=Schedule(name="constant", warmup=0.0),
         mesh=Mesh(devices=1),
     )
