@@ -24,9 +24,9 @@ config = Config(
     data=Data(name="textures", size=(64, 64)),
     batch_size=8,
     eval_batch_size=20,
-    steps=150,
+    steps=300,
     optimizer=dataclasses.replace(published.optimizer, learning_rate=2e-3),
     schedule=Schedule(name="cosine", warmup=0.02),
     log_every=25,
-    save_every=150,
+    save_every=300,
 )
