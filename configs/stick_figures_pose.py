@@ -1,9 +1,10 @@
-"""A small pose network with spectral residual blocks on stick figures: a smoke test.
+"""A small pose network with a spectral residual block on stick figures: a smoke test.
 
 Data are made on the spot, in COCO's format; some joints are hidden. The encoder is cut off at a
 stride of 8: by itself it sees some 25 pixels far, about a quarter of a figure. Published: nothing.
+Here, seeds 0 to 2: AP 65.3 (63.6 to 68.1); without the block 66.3 (64.2 to 69.7), no difference.
 Run: python -m train configs/stick_figures_pose.py
-Without the blocks: --model pose_resnet18
+Without the block: --model pose_resnet18
 """
 
 from train.config import Config, Data, Optimizer, Schedule
