@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and peak memory of LaMa on one image, by implementation of the Fourier transforms.
 
-Run: python benchmarks/inpainting.py [--model lama_big] [--sizes 512 1024] [--out FILE.json]
+Run: python -m benchmarks.inpainting [--model lama_big] [--sizes 512 1024 527x421] [--out FILE.json]
+Each result is checked, too: it has the size of the image and its known pixels, bit for bit.
 Each measurement runs in a process of its own, so that its peak is its own.
 """
 
@@ -12,9 +13,11 @@ import subprocess
 import sys
 import time
 
+from spectral_flax.cli.options import parse_size
 
-def measure(model: str, size: int, implementation: str, repeats: int) -> dict:
-    """Return seconds for an image of ``size`` squared (median, after compilation) and GiB."""
+
+def measure(model: str, size: tuple[int, int], implementation: str, repeats: int) -> dict:
+    """Return seconds for an image of ``size`` H, W (median, after compilation) and GiB."""
     import jax
     import numpy as np
 
@@ -22,19 +25,21 @@ def measure(model: str, size: int, implementation: str, repeats: int) -> dict:
 
     network = sf.create_model(model, implementation=implementation)
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (size, size, 3), np.uint8)
-    mask = np.zeros((size, size), bool)
-    mask[size // 4 : size // 2, size // 4 : size // 2] = True
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    mask = np.zeros(size, bool)
+    mask[tuple(slice(n // 4, n // 2 + 1) for n in size)] = True
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        sf.inpaint(network, image, mask)
+        filled = sf.inpaint(network, image, mask)
         seconds.append(time.perf_counter() - start)
+    if filled.shape != image.shape or (filled != image)[~mask].any():
+        raise AssertionError(f"{size}: known pixels changed, or the result is {filled.shape}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     stats = jax.local_devices()[0].memory_stats() or {}
     return {
         "model": model,
-        "size": size,
+        "size": list(size),
         "implementation": implementation,
         "platform": jax.default_backend(),
         "seconds": sorted(seconds[1:])[repeats // 2],
@@ -47,24 +52,24 @@ def measure(model: str, size: int, implementation: str, repeats: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lama_big")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--sizes", nargs="+", default=["512", "1024"], metavar="N|HxW")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out")
     parser.add_argument("--one", nargs=2, metavar=("SIZE", "IMPLEMENTATION"))
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.model, int(args.one[0]), args.one[1], args.repeats)))
+        print(json.dumps(measure(args.model, parse_size(args.one[0]), args.one[1], args.repeats)))
         return
     rows = []
     for size in args.sizes:
         for implementation in ("fft", "matmul"):
             command = [sys.executable, __file__, "--model", args.model]
-            command += ["--repeats", str(args.repeats), "--one", str(size), implementation]
+            command += ["--repeats", str(args.repeats), "--one", size, implementation]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             row = json.loads(done.stdout.splitlines()[-1])
             rows.append(row)
             print(
-                f"{row['model']:10} {size:5} {implementation:7} {row['seconds']:8.2f} s  "
+                f"{row['model']:10} {size:>7} {implementation:7} {row['seconds']:8.2f} s  "
                 f"host {row['host_peak_gib']:6.2f} GiB  device {row['device_peak_gib']:6.2f} GiB",
                 flush=True,
             )

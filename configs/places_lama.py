@@ -3,9 +3,8 @@
 Published: compared by FID on Places, which needs a network of its own; here: not run yet.
 The folder holds train/ and test/ with images in any sub-folders. As published: losses, masks,
 optimisers, crops of 256, gradients of norm 1. Otherwise: augmentation is crops and mirroring only
-(published: perspective, affine, optical and colour distortions), generator and discriminator move
-in one step with one clipped gradient, batches are of 80 (published: 10 on each of several GPUs),
-and the perceptual loss (published weight 30) needs an encoder's weights:
+(published: perspective, affine, optical and colour distortions), batches are of 80 (published: 10
+on each of several GPUs), and the perceptual loss (published weight 30) needs an encoder's weights:
 task_options["encoder"] = dict(model="resnet50", weights=FILE, options=dict(dilated=(3, 4))).
 Run: python -m train configs/places_lama.py --data.path FOLDER
 Big LaMa: --model lama_big

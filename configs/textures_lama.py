@@ -5,7 +5,10 @@ Run: python -m train configs/textures_lama.py
 Without spectral transforms: --options.ratio 0
 """
 
-from train.config import Config, Data, Optimizer, Schedule
+import dataclasses
+
+from configs.places_lama import config as published
+from train.config import Config, Data, Schedule
 
 config = Config(
     task="inpainting",
@@ -19,18 +22,11 @@ config = Config(
         discriminator_layers=2,
     ),
     data=Data(name="textures", size=(64, 64)),
-    batch_size=16,
+    batch_size=8,
     eval_batch_size=20,
-    steps=150,
-    optimizer=Optimizer(
-        name="adamw",
-        learning_rate=2e-3,
-        reference_batch=None,
-        weight_decay=0.0,
-        factors={"discriminator": 0.1},
-        clip_norm=1.0,
-    ),
+    steps=300,
+    optimizer=dataclasses.replace(published.optimizer, learning_rate=2e-3),
     schedule=Schedule(name="cosine", warmup=0.02),
     log_every=25,
-    save_every=150,
+    save_every=300,
 )

@@ -97,6 +97,10 @@ def predict_pose(
     for box in boxes:
         if len(box) != 4 or not np.isfinite(box).all() or box[2] <= 0 or box[3] <= 0:
             raise ValueError(f"box {tuple(box)}; expected x, y, w, h, the latter two positive")
+        ends = box[0] + box[2], box[1] + box[3]
+        if box[0] >= image.shape[1] or box[1] >= image.shape[0] or min(ends) <= 0:
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            raise ValueError(f"box {tuple(box)} lies outside the image of {size} pixels")
     regions = [box_to_region(box, size) for box in boxes]
     matrices = [crop_matrix(*region, size) for region in regions]
     crops = np.stack([crop(image, matrix, size) for matrix in matrices])

@@ -260,3 +260,67 @@ def test_inpaint_fills_the_hole_and_nothing_else(tmp_path, capsys):
     assert (filled[hole > 0] != image[hole > 0]).any()
     assert main(["inpaint", files[0], str(tmp_path / "none.png"), *weights]) == 1
     assert "none.png" in capsys.readouterr().err
+
+
+POSE = dict(depths=(1, 1, 1, 1), encoder_width=8, decoder_width=8, input_size=(64, 48))
+
+
+@pytest.fixture(scope="module")
+def pose_weights(tmp_path_factory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("weights") / "pose.safetensors"
+    save(create_model("pose_resnet18", **POSE), path, name="pose_resnet18", options=POSE)
+    return path
+
+
+def test_predict_draws_the_poses_of_the_people_in_boxes(pose_weights, photograph, tmp_path, capsys):
+    command = ["predict", photograph, "--weights", str(pose_weights)]
+    out = tmp_path / "drawn.png"
+    assert main([*command, "-o", str(out), "--box", "1,2,20,30", "--box", "5,0,9,9.5"]) == 0
+    assert Image.open(out).size == (60, 40)
+    assert capsys.readouterr().out.count("of 17 joints") == 2
+    assert main([*command, "--json"]) == 0  # the whole image is one box
+    assert np.shape(json.loads(capsys.readouterr().out)[photograph]) == (1, 17, 3)
+
+
+def test_predict_writes_the_poses_of_several_images_to_a_folder(
+    pose_weights, photograph, tmp_path, capsys
+):
+    bad = tmp_path / "notes.jpg"
+    bad.write_text("not an image")
+    out = tmp_path / "out"
+    assert main(["predict", photograph, str(bad), "--weights", str(pose_weights), "-o", str(out)])
+    assert [path.name for path in out.iterdir()] == ["photograph.png"]
+    assert "notes.jpg can not be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "needs -o OUT"),
+        (["--json", "--labels", "l.txt"], "joints, not classes"),
+        (["another.jpg", "--json", "--box", "0,0,4,4"], "2 are given"),
+        (["-o", "drawn"], "unknown file extension"),
+    ],
+)
+def test_wrong_requests_for_poses_are_explained(
+    arguments, told, pose_weights, photograph, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "l.txt").write_text("a\nb")
+    assert told in fails(capsys, "predict", photograph, *arguments, "--weights", pose_weights)
+
+
+def test_boxes_are_for_pose_models_and_have_four_numbers(weights, photograph, capsys):
+    box = ["--box", "0,0,4,4"]
+    told = fails(capsys, "predict", photograph, "--weights", weights, *box)
+    assert "--box is for pose models" in told
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", photograph, "--weights", str(weights), "--box", "0,0,4,-1"])
+    assert "not a box X,Y,W,H" in capsys.readouterr().err
+
+
+def test_a_generator_is_no_pose_model(photograph, tmp_path, capsys):
+    path = tmp_path / "lama.pth"
+    save(create_model("lama", width=8, blocks=1), path)
+    arguments = ["--weights", path, "--model", "pose_resnet18", "-O", "depths=(1,1,1,1)", "--json"]
+    assert "does not fit this PoseResNet" in fails(capsys, "predict", photograph, *arguments)

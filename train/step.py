@@ -16,6 +16,7 @@ from train.config import Config
 from train.mesh import BATCH_AXES, batch_sharding, replicated, state_sharding
 from train.state import Leaves, Network, TrainState
 from train.tasks import Batch, Scalars, Task
+from train.turns import in_turn
 
 # From parameters, the rest of the state, a batch and a key to scalars, the rest and gradients.
 Gradient = Callable[[Leaves, Leaves, Batch, jax.Array], tuple[Scalars, Leaves, Leaves]]
@@ -48,7 +49,10 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         # Shared parameters are gathered here, all of them, lest XLA gather activations instead.
         params = lax.with_sharding_constraint(state.params, whole)
-        scalars, rest, grads = gradient(params, state.rest, batch, key)
+        compute, move = gradient, lambda grads: tx.update(grads, state.opt_state, state.params)[0]
+        if getattr(task, "turns", ()):
+            compute = in_turn(gradient, task.turns, move)
+        scalars, rest, grads = compute(params, state.rest, batch, key)
         norm = optax.tree.norm(grads)
         grads = lax.with_sharding_constraint(grads, everywhere.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``spectral-flax predict``: classify image files; the best classes with their probabilities."""
+"""``spectral-flax predict``: the best classes of images, or the skeletons of people in them."""
 
 import argparse
 import json
@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from spectral_flax.checkpoints.store import build, read_weights
+from spectral_flax.cli import poses
 from spectral_flax.cli.options import add_options, card_of
+from spectral_flax.models.pose import PoseResNet
 from spectral_flax.models.registry import Card
 
 BATCH = 16
@@ -23,7 +25,9 @@ BATCH = 16
 
 def add_command(commands) -> None:
     """Add the command to the parser of all."""
-    parser = commands.add_parser("predict", help="classify images", description=__doc__)
+    parser = commands.add_parser(
+        "predict", help="classify images, or find poses", description=__doc__
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="as the input of spectral-flax convert"
@@ -39,6 +43,7 @@ def add_command(commands) -> None:
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
     parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    poses.add_options(parser)
     add_options(parser)
     parser.set_defaults(run=run)  # fmt: skip
 
@@ -53,8 +58,11 @@ def run(args: argparse.Namespace) -> int:
     if args.model is not None:
         _check_takes_images(args.model)
     weights = read_weights(args.weights, entry=args.entry)
-    model, name, _ = build(weights, args.model, dict(args.options), source=args.weights)
+    model, name, options = build(weights, args.model, dict(args.options), source=args.weights)
     about = _check_takes_images(name)
+    if isinstance(model, PoseResNet):
+        return poses.run(args, model, about, options)
+    poses.check_unused(args, name)
     inputs, faults = {}, 0
     for path in args.images:
         try:

@@ -59,7 +59,7 @@ def decode_heatmaps(heatmaps: jax.Array) -> tuple[jax.Array, jax.Array]:
     one of the bottom or right; (0, 0) where the peak is not positive. In float32 or wider.
     """
     *_, height, width, joints = heatmaps.shape
-    h = heatmaps.astype(jnp.promote_types(heatmaps.dtype, jnp.float32))
+    h = jnp.asarray(heatmaps, jnp.promote_types(heatmaps.dtype, jnp.float32))
     flat = h.reshape(*h.shape[:-3], height * width, joints)
     score, index = flat.max(-2), flat.argmax(-2)
     x, y = index % width, index // width

@@ -18,6 +18,7 @@ from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.ffc import FFC
 from spectral_flax.layers.transposed import TransposedConvNormAct
 from spectral_flax.models.registry import Card, register
+from spectral_flax.models.variants import define
 
 _ACTIVATIONS = {"sigmoid": nnx.sigmoid, "tanh": jnp.tanh, None: lambda x: x}
 
@@ -228,30 +229,10 @@ def lama(
     )
 
 
-@register(_CARD)
-def lama_big(
-    *,
-    blocks: int = 18,
-    ratio: float = 0.75,
-    lfu: bool = False,
-    width: int = 64,
-    output_activation: str | None = "sigmoid",
-    implementation: Implementation = "auto",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    precision: lax.PrecisionLike = None,
-    rngs: nnx.Rngs,
-) -> Lama:
-    """Big LaMa, of 18 residual blocks: ``[N, H, W, 4] -> [N, H, W, 3]``. Options as in `Lama`."""
-    return Lama(
-        blocks=blocks,
-        ratio=ratio,
-        lfu=lfu,
-        width=width,
-        output_activation=output_activation,
-        implementation=implementation,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        precision=precision,
-        rngs=rngs,
-    )
+define(
+    "lama_big",
+    lama,
+    _CARD,
+    "Big LaMa, of 18 residual blocks: ``[N, H, W, 4] -> [N, H, W, 3]``.",
+    defaults=dict(blocks=18),
+)

@@ -3,7 +3,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
@@ -46,21 +46,37 @@ BLOCK_PAPERS = {
 }
 
 
-def define(name: str, function: Callable[..., nnx.Module], card: Card, doc: str, **fixed: Any):
-    """Register ``function`` as the model ``name``, with the options ``fixed`` no longer open."""
+def define(
+    name: str,
+    function: Callable[..., nnx.Module],
+    card: Card,
+    doc: str,
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    **fixed: Any,
+):
+    """Register ``function`` as the model ``name``.
+
+    The options ``fixed`` are no longer open; those in ``defaults`` have another default.
+    """
+    defaults = dict(defaults or {})
 
     def build(**options) -> nnx.Module:
-        return function(**fixed, **options)
+        return function(**fixed, **defaults | options)
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"{doc}\n\nOptions as in `{function.__module__}.{function.__name__}`."
     build.__module__ = function.__module__
-    build.__signature__ = _signature(function, frozenset(fixed))
+    build.__signature__ = _signature(function, frozenset(fixed), tuple(defaults.items()))
     return register(card)(build)
 
 
 @functools.cache
-def _signature(function, fixed: frozenset[str]) -> inspect.Signature:
-    signature = inspect.signature(function)
-    open_ = [p for name, p in signature.parameters.items() if name not in fixed]
+def _signature(function, fixed: frozenset[str], defaults: tuple[tuple[str, Any], ...]):
+    signature, new = inspect.signature(function), dict(defaults)
+    open_ = [
+        p.replace(default=new.get(name, p.default))
+        for name, p in signature.parameters.items()
+        if name not in fixed
+    ]
     return signature.replace(parameters=open_)

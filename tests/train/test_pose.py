@@ -136,7 +136,7 @@ def test_detected_boxes_take_the_place_of_annotated_ones(tmp_path):
     assert len(open_source(data.name, "test", data)) == 1
     assert len(open_source(data.name, "train", data)) == 1
     (tmp_path / "boxes.json").write_text(json.dumps([boxes[0] | dict(image_id=9)]))
-    with pytest.raises(UserError, match="no image 9"):
+    with pytest.raises(UserError, match="image 9, which is not listed"):
         open_source(data.name, "test", data)
 
 
@@ -156,6 +156,33 @@ def test_missing_files_are_named(tmp_path):
         open_source(data.name, "train", Data(name=data.name, path=str(tmp_path / "other")))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [(dict(keypoints=[4, 4, 2] * 14), "14 joints; expected 17"), (dict(bbox=[1, 2]), "COCO's")],
+)
+def test_annotations_of_another_layout_are_named(tmp_path, changes, message):
+    data = coco(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        open_source(data.name, "train", data)
+
+
+def test_files_of_another_layout_are_named(tmp_path):
+    data = coco(tmp_path)
+    (tmp_path / "boxes.json").write_text('[{"category_id": 1, "image_id": 1}]')
+    boxes = Data(**vars(data) | dict(boxes=str(tmp_path / "boxes.json")))
+    with pytest.raises(UserError, match=r"boxes\.json.* lacks 'bbox'"):
+        open_source(data.name, "test", boxes)
+    (tmp_path / "annotations" / "person_keypoints_train2017.json").write_text("{}")
+    with pytest.raises(UserError, match=r"train2017\.json.* lacks 'images'"):
+        open_source(data.name, "train", data)
+
+
+def test_boxes_outside_the_image_are_left_out(tmp_path):
+    data = coco(tmp_path, bbox=[30, 2, 5, 9])
+    with pytest.raises(UserError, match=r"no person with joints .* inside an image"):
+        open_source(data.name, "train", data)
+
+
 def test_people_without_an_image_are_named(tmp_path):
     data = coco(tmp_path, image_id=5)
     with pytest.raises(UserError, match="image 5, which is not listed"):
@@ -166,6 +193,9 @@ def test_bad_boxes_and_images_are_named():
     image = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="the latter two positive"):
         predict_pose(None, image, [(0, 0, 0, 4)])
+    for box in ((8, 0, 4, 4), (-4, 0, 4, 4), (0, 9, 1, 1), (0, -5, 8, 5)):
+        with pytest.raises(ValueError, match="outside the image of 8x8"):
+            predict_pose(None, image, [box])
     with pytest.raises(ValueError, match="expected uint8"):
         predict_pose(None, image.astype(np.float32))
 

@@ -99,8 +99,14 @@ def test_folders_of_images_and_masks_are_read_and_resized(tmp_path):
 )
 def test_masks_that_do_not_fit_are_named(tmp_path, mask, stem, message):
     data = folder(tmp_path, mask, stem=stem)
-    with pytest.raises(ValueError if "bits" in message else UserError, match=message):
+    with pytest.raises(UserError, match=message):
         open_source(data.name, "train", data)[0]
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_mask_may_be_empty_or_full(tmp_path, value):
+    data = folder(tmp_path, np.full((12, 10), value, np.uint8))
+    assert np.unique(open_source(data.name, "train", data)[0]["mask"]).tolist() == [value > 0]
 
 
 def test_a_folder_needs_a_path_and_a_size():

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from spectral_flax.inpainting import read_image
+from spectral_flax.inpainting import IMAGE_SUFFIXES
+from train import image_files
 from train.config import Data
 from train.data import Example, Split
 from train.errors import UserError
 from train.inpainting.masks import Mixed, scaled
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def open_split(name: str, split: Split, data: Data) -> "Textures | Photographs":
@@ -99,7 +98,7 @@ class Photographs(Torn):
         if not self.folder.is_dir():
             raise UserError(f"there is no folder {str(self.folder)!r}")
         found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
-        files = tuple(path for path in found if path.suffix.lower() in _SUFFIXES)
+        files = tuple(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise UserError(f"{str(self.folder)!r} holds no images")
         object.__setattr__(self, "files", files)
@@ -108,7 +107,7 @@ class Photographs(Torn):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
-        image = read_image(self.files[index]).convert("RGB")
+        image = image_files.read(self.files[index])
         growth = max(h / n for h, n in zip(self.size, (image.height, image.width), strict=True))
         if growth > 1:
             image = image.resize([int(np.ceil(n * growth)) for n in image.size])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inpainting: a generator against a discriminator, one step for both."""
+"""Inpainting: a generator against a discriminator, which move in turn."""
 
 import dataclasses
 from pathlib import Path
@@ -15,6 +15,7 @@ from spectral_flax.models.inpainting import PatchDiscriminator
 from train.config import Config
 from train.data import Source
 from train.inpainting import losses
+from train.sheets import write_sheet
 
 
 def make(config: Config, source: Source) -> "Inpainting":
@@ -44,9 +45,9 @@ class Adversaries(nnx.Module):
 class Inpainting:
     """Images with holes. The weights are the published ones; a weight of 0 leaves a loss out.
 
-    The generator's losses do not move the discriminator, nor the other way round: each sees the
-    other as it was before the step, both move in one. (The published code moves the generator
-    first and runs it a second time for the discriminator's step.)
+    In each step the generator moves first; what it then makes of the same images, batch statistics
+    included, is what the discriminator learns from, as in the published code. The generator's
+    losses do not move the discriminator, nor the other way round.
     """
 
     image_shape: tuple[int, ...]
@@ -63,6 +64,10 @@ class Inpainting:
     @property
     def model_options(self) -> dict[str, Any]:
         return {}
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        return ("generator", "discriminator")
 
     def extended(self, model: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
         """Put a discriminator beside the generator."""
@@ -116,16 +121,14 @@ class Inpainting:
     def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return {name: float(sums[name] / sums["count"]) for name in ("psnr", "ssim", "l1")}
 
-    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 8) -> None:
+    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 6) -> None:
         """Write rows of image, image with its hole in grey, and result."""
-        from PIL import Image
-
         examples = [source[i] for i in range(min(count, len(source)))]
         images = np.stack([example["image"] for example in examples])
         masks = np.stack([example["mask"] for example in examples])
         torn = np.where(masks[..., None] > 0, np.uint8(128), images)
-        rows = np.concatenate([images, torn, sf.inpaint(model.generator, images, masks)], axis=2)
-        Image.fromarray(rows.reshape(-1, *rows.shape[2:])).save(path)
+        filled = sf.inpaint(model.generator, images, masks)
+        write_sheet({"original": images, "given": torn, "filled in": filled}, path)
 
     def _encoded(self, x: jax.Array) -> list[jax.Array]:
         graphdef, state, mean, std = self.encoder

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """People with joints in COCO's format: its own files, and stick figures made on the spot."""
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from spectral_flax.functional.keypoints import COCO_FLIP_PAIRS
-from spectral_flax.inpainting import read_image
 from spectral_flax.pose import (
     COCO_LIMBS,
     box_to_region,
@@ -18,6 +18,7 @@ from spectral_flax.pose import (
     inverse,
     transform_points,
 )
+from train import image_files
 from train.config import Data
 from train.data import Example, Split
 from train.errors import UserError
@@ -69,7 +70,7 @@ class People:
         person = self.people[index]
         picture = self.pictures[person["image"]]
         if isinstance(picture, Path):
-            picture = np.asarray(read_image(picture).convert("RGB"))
+            picture = np.asarray(image_files.read(picture))
         joints = np.asarray(person.get("joints", np.zeros((17, 3))), np.float32)
         centre, extent = self.region(index)
         example = {"joints": joints[:, :2], "visible": (joints[:, 2] > 0).astype(np.float32)}
@@ -89,15 +90,19 @@ class People:
         degrees = np.clip(rng.normal(0, 40), -80, 80) if rng.random() < 0.6 else 0.0
         if rng.random() < 0.5:
             image, width = image[:, ::-1], image.shape[1]
-            order = np.arange(len(joints))
-            for a, b in COCO_FLIP_PAIRS:
-                order[[a, b]] = b, a
+            order = mirrored_order()
             joints, visible = joints[order] * (-1, 1) + (width - 1, 0), visible[order]
             centre[0] = width - centre[0] - 1
         matrix = crop_matrix(centre, extent, self.size, degrees)
         placed = np.float32(transform_points(joints, inverse(matrix)))
         pixels = crop(np.ascontiguousarray(image), matrix, self.size)
         return example | {"image": pixels, "joints": placed, "visible": visible}
+
+
+def mirrored_order() -> list[int]:
+    """Return which joint each one is in a mirror."""
+    partner = dict(COCO_FLIP_PAIRS) | {b: a for a, b in COCO_FLIP_PAIRS}
+    return [partner.get(i, i) for i in range(17)]
 
 
 def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | None) -> People:
@@ -107,23 +112,18 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
     ``boxes`` is a detector's file: a list of image_id, category_id, bbox and score.
     """
     part = _FOLDERS[split]
-    annotations = _read(folder / "annotations" / f"person_keypoints_{part}.json")
-    sizes = {image["id"]: (image["width"], image["height"]) for image in annotations["images"]}
-    pictures = {i["id"]: folder / part / i["file_name"] for i in annotations["images"]}
-    if boxes is None:
+    path = folder / "annotations" / f"person_keypoints_{part}.json"
+    annotations = _read(path)
+    with _naming(path):
+        sizes = {image["id"]: (image["width"], image["height"]) for image in annotations["images"]}
+        pictures = {i["id"]: folder / part / i["file_name"] for i in annotations["images"]}
         people = _annotated(annotations, sizes)
-        if not people:
-            raise UserError(f"no person with joints in the annotations of {part} in {folder}")
-    else:
-        people = []
-        for found in _read(Path(boxes)):
-            if found["category_id"] == 1:
-                if found["image_id"] not in sizes:
-                    raise UserError(f"{boxes}: there is no image {found['image_id']} in {part}")
-                box = _clipped(found["bbox"], sizes[found["image_id"]])
-                if box is not None:
-                    one = dict(image=found["image_id"], box=box, score=found["score"])
-                    people.append(one)
+    if boxes is not None:
+        with _naming(Path(boxes)):
+            people = _detected(_read(Path(boxes)), sizes)
+    if not people:
+        what = f"with joints in the annotations of {part}" if boxes is None else f"in {boxes!r}"
+        raise UserError(f"no person {what} whose box is inside an image of {str(folder)!r}")
     missing = [str(pictures[i]) for i in {p["image"] for p in people} if not pictures[i].is_file()]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -138,10 +138,34 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
     )
 
 
+@contextlib.contextmanager
+def _naming(path: Path):
+    """Say which file it is that lacks an entry or is not laid out as COCO's."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        fault = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{str(path)!r} is not laid out as COCO's files: {fault}") from error
+
+
+def _detected(found, sizes) -> list[dict[str, Any]]:
+    people = []
+    for one in found:
+        if one["category_id"] == 1:
+            if one["image_id"] not in sizes:
+                raise UserError(f"a box is of image {one['image_id']}, which is not listed")
+            box = _clipped(one["bbox"], sizes[one["image_id"]])
+            if box is not None:
+                people.append(dict(image=one["image_id"], box=box, score=one["score"]))
+    return people
+
+
 def _annotated(annotations, sizes) -> list[dict[str, Any]]:
     people = []
     for a in annotations["annotations"]:
         joints = np.reshape(a.get("keypoints", ()), (-1, 3))
+        if len(joints) not in (0, 17):
+            raise ValueError(f"annotation {a['id']} has {len(joints)} joints; expected 17")
         if a.get("iscrowd") or a.get("area", 0) <= 0 or not (joints[:, 2:] > 0).any():
             continue
         if a["image_id"] not in sizes:
@@ -237,13 +261,19 @@ def _drawn(rng, side, joints) -> tuple[np.ndarray, np.ndarray]:
     background, skin = rng.integers(90, 170, 3), rng.integers(180, 255, 3)
     picture = Image.new("RGB", (side, side), tuple(background.tolist()))
     draw = ImageDraw.Draw(picture)
-    for a, b in COCO_LIMBS:
-        colour = (skin * (1.0 if a % 2 else 0.7)).astype(int)
-        draw.line([*map(tuple, joints[[a, b]].tolist())], fill=tuple(colour.tolist()), width=3)
+    skin, shadow, hair = (tuple((skin / n).astype(int).tolist()) for n in (1, 1.5, 4))
+    for a, b in COCO_LIMBS[4:]:  # the left side is in the light
+        colour = skin if a % 2 else shadow
+        draw.line([*map(tuple, joints[[a, b]].tolist())], fill=colour, width=3)
+    (x, y), r = joints[0], np.ptp(joints[3:5, 0]) / 2
+    draw.line([(x, y), tuple(joints[5:7].mean(0).tolist())], fill=skin, width=3)
+    draw.ellipse((x - r, y - 1.3 * r, x + r, y + 0.9 * r), fill=skin)
+    for x, y in joints[1:3]:
+        draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=hair)
     hidden = np.zeros(17, bool)
-    for _ in range(rng.integers(0, 3)):
-        low = joints[rng.integers(5, 17)] - rng.uniform(3, 9, 2)
-        high = low + rng.uniform(8, 18, 2)
+    for _ in range(rng.integers(1, 5)):
+        low = joints[rng.integers(5, 17)] - rng.uniform(4, 12, 2)
+        high = low + rng.uniform(12, 24, 2)
         draw.rectangle((*low.tolist(), *high.tolist()), fill=(70, 70, 70))
         hidden |= ((joints >= low) & (joints <= high)).all(1)
     pixels = np.asarray(picture) + rng.normal(0, 6, (side, side, 3))

@@ -13,17 +13,12 @@ from flax import nnx
 import spectral_flax as sf
 from spectral_flax.checkpoints.torch_file import read_torch
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps, gaussian_heatmaps
-from spectral_flax.pose import (
-    box_to_region,
-    crop_matrix,
-    draw_skeletons,
-    predict_pose,
-    transform_points,
-)
+from spectral_flax.pose import box_to_region, crop_matrix, draw_skeletons, transform_points
 from train.config import Config
 from train.data import Source, open_source
 from train.pose.data import People
 from train.pose.evaluation import coco_figures, detections
+from train.sheets import write_sheet
 
 
 def make(config: Config, source: Source) -> "Pose":
@@ -113,19 +108,18 @@ class Pose:
         found = detections(self.test.people, joints, extents)
         return coco_figures(self.test.annotations, found)
 
-    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 8) -> None:
-        """Write crops, each beside a copy with the skeleton found in it."""
-        from PIL import Image
+    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 6) -> None:
+        """Write rows of crop, skeleton of the annotated joints, and skeleton that was found."""
+        examples = [source[i] for i in range(min(count, len(source)))]
+        images = np.stack([example["image"] for example in examples])
+        heatmaps = np.asarray(jax.jit(lambda x: self.heatmaps(model, x))(images))
+        places, scores = (np.asarray(a) for a in decode_heatmaps(heatmaps))
+        truth = [example["joints"] for example in examples]
+        visible = [example["visible"] for example in examples]
 
-        rows = []
-        for i in range(min(count, len(source))):
-            image = source[i]["image"]
-            options = dict(size=self.image_shape[:2], mean=self.test.mean, std=self.test.std)
-            box = (
-                0.1 * image.shape[1],
-                0.1 * image.shape[0],
-                *(0.8 * n for n in image.shape[1::-1]),
-            )
-            found = predict_pose(model, image, [box], bgr=self.bgr, **options)
-            rows.append(np.concatenate([image, draw_skeletons(image, *found)], axis=1))
-        Image.fromarray(np.concatenate(rows)).save(path)
+        def drawn(joints, scores):
+            triples = zip(images, joints, scores, strict=True)
+            return [draw_skeletons(image, xy[None], s[None]) for image, xy, s in triples]
+
+        columns = {"image": images, "truth": drawn(truth, visible)}
+        write_sheet(columns | {"found": drawn(4 * places, scores)}, path)

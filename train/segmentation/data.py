@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from spectral_flax.inpainting import read_image
+from spectral_flax.inpainting import IMAGE_SUFFIXES
+from train import image_files
 from train.config import Data
 from train.data import Example, Split
 from train.errors import UserError
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def open_split(name: str, split: Split, data: Data) -> "Ellipses | Folders":
@@ -49,10 +48,10 @@ class Segmented:
 
 @dataclasses.dataclass(frozen=True)
 class Ellipses(Segmented):
-    """Textured ellipses, as lesions on skin: 400 to train on, 100 to test.
+    """Moles on skin, 400 images to train on, 100 to test; the lesion is the one unlike the others.
 
-    The lesion is the largest dark ellipse; smaller ones of the same look are background, so that
-    a pixel's class depends on more than its surroundings.
+    The lesion is a fifth darker than the other moles. How dark those are changes from image to
+    image by more than that, so that a mole by itself does not tell.
     """
 
     split: Split
@@ -68,23 +67,28 @@ class Ellipses(Segmented):
         skin = np.array([0.85, 0.65, 0.55]) + rng.normal(0, 0.04, 3)
         image = np.broadcast_to(skin, (height, width, 3)).copy()
         image += 0.08 * (x - 0.5)[..., None] * rng.normal() + 0.08 * (y - 0.5)[..., None]
-        colour = np.array([0.45, 0.28, 0.22]) + rng.normal(0, 0.05, 3)
+        shade = rng.uniform(0.45, 1.0)
         mask = np.zeros((height, width), bool)
-        sizes = [rng.uniform(0.2, 0.3), *rng.uniform(0.07, 0.11, rng.integers(1, 5))]
-        for i, size in enumerate(sizes):
-            inside = _ellipse(x, y, rng, size, (0.35, 0.65) if i == 0 else (0.05, 0.95))
-            if i == 0:
-                mask = inside
-            image[inside] = 0.3 * image[inside] + 0.7 * colour
-        image += rng.normal(0, 0.05, (height, width, 1)) + rng.normal(0, 0.02, image.shape)
+        places = rng.permutation(_PLACES)[: rng.integers(5, 9)]
+        for i, place in enumerate(places):
+            size = rng.uniform(0.08, 0.14)
+            inside = _ellipse(x, y, rng, size, place + rng.uniform(-0.04, 0.04, 2))
+            colour = (_PIGMENT + rng.normal(0, 0.02, 3)) * shade * (0.8 if i == 0 else 1)
+            image[inside] = 0.15 * image[inside] + 0.85 * colour
+            mask = inside if i == 0 else mask & ~inside
+        image += rng.normal(0, 0.04, (height, width, 1)) + rng.normal(0, 0.02, image.shape)
         pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
         return {"image": pixels, "mask": mask.astype(np.int32)}
 
 
-def _ellipse(x, y, rng, size, where) -> np.ndarray:
+_PIGMENT = np.array([0.62, 0.40, 0.32])
+_PLACES = np.array([(i, j) for i in (0.2, 0.5, 0.8) for j in (0.2, 0.5, 0.8)])
+
+
+def _ellipse(x, y, rng, size, centre) -> np.ndarray:
     """Return the pixels in an ellipse with a wavy border."""
-    (cx, cy), turn = rng.uniform(*where, 2), rng.uniform(0, np.pi)
-    dx, dy = x - cx, y - cy
+    dx, dy = x - centre[0], y - centre[1]
+    turn = rng.uniform(0, np.pi)
     a = (dx * np.cos(turn) + dy * np.sin(turn)) / size
     b = (dy * np.cos(turn) - dx * np.sin(turn)) / (size * rng.uniform(0.6, 1))
     wave = 1 + 0.1 * np.sin(rng.integers(2, 6) * np.arctan2(b, a) + rng.uniform(0, 6))
@@ -125,7 +129,7 @@ class Folders(Segmented):
         from PIL import Image
 
         paths = self.files[index]
-        image, mask = read_image(paths[0]).convert("RGB"), read_image(paths[1]).convert("L")
+        image, mask = image_files.read(paths[0]), image_files.read(paths[1], "L")
         if image.size != mask.size:
             raise UserError(
                 f"{str(paths[1])!r} is {mask.size[0]}x{mask.size[1]}; its image is "
@@ -143,5 +147,5 @@ class Folders(Segmented):
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {str(folder)!r}; expected images/ and masks/ in it")
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES)
+    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
     return {path.stem.removesuffix("_segmentation"): path for path in files}

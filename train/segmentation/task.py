@@ -14,6 +14,7 @@ from flax import nnx
 from train.config import Config
 from train.data import Source
 from train.segmentation.metrics import segmentation_metrics
+from train.sheets import write_sheet
 
 
 def make(config: Config, source: Source) -> "Segmentation":
@@ -75,17 +76,14 @@ class Segmentation:
     def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return segmentation_metrics(sums["confusion"])
 
-    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 8) -> None:
+    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 6) -> None:
         """Write rows of image, truth and prediction, the classes but the first tinted."""
-        from PIL import Image
-
         examples = [source[i] for i in range(min(count, len(source)))]
         images = np.stack([example["image"] for example in examples])
         predicted = np.asarray(jax.jit(lambda x: self.logits(model, x).argmax(-1))(images))
         masks = np.stack([example["mask"] for example in examples])
-        columns = [images, overlay(images, masks), overlay(images, predicted)]
-        rows = np.concatenate(columns, axis=2)
-        Image.fromarray(rows.reshape(-1, *rows.shape[2:])).save(path)
+        truth, found = overlay(images, masks), overlay(images, predicted)
+        write_sheet({"image": images, "truth": truth, "found": found}, path)
 
 
 def dice_loss(probabilities: jax.Array, members: jax.Array) -> jax.Array:
