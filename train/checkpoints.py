@@ -13,6 +13,8 @@ import json
 import logging
 import shutil
 import sys
+import threading
+import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -211,8 +213,10 @@ class Checkpoints:
             free = shutil.disk_usage(self.directory).free / 2**20
             there = sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
             remains = f"that of step {there[-1]} remains" if there else "there is none before it"
+            full = any(sign in str(error) for sign in ("No space left", "quota", "File too large"))
+            reason = "the disk is full" if full else _first_line(error)
             raise SaveFailedError(
-                f"a checkpoint could not be written to {self.directory}: {_first_line(error)}\n"
+                f"a checkpoint could not be written to {self.directory}: {reason}\n"
                 f"{free:.0f} MiB are free there. {remains[0].upper()}{remains[1:]}; make room, "
                 "and the same command goes on from there"
             ) from error
@@ -279,6 +283,23 @@ def drop_failed_reads() -> None:
     finally:
         sys.unraisablehook = hook
         tasks.setLevel(level)
+
+
+@contextlib.contextmanager
+def silent_writers() -> Iterator[None]:
+    """Keep Orbax's threads from printing why they failed: `Checkpoints.save` or ``wait`` says it."""
+    previous = threading.excepthook
+
+    def hook(fault) -> None:
+        frames = traceback.extract_tb(fault.exc_traceback)
+        if not any("orbax" in Path(frame.filename).parts for frame in frames):
+            previous(fault)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def like_state(state: TrainState) -> dict[str, Leaves]:

@@ -8,7 +8,14 @@ from pathlib import Path
 import jax
 
 from train import workdir as workdirs
-from train.checkpoints import BestCheckpoint, Checkpoints, Record, like_state, to_state
+from train.checkpoints import (
+    BestCheckpoint,
+    Checkpoints,
+    Record,
+    like_state,
+    silent_writers,
+    to_state,
+)
 from train.config import Config, differences
 from train.data import open_source, training_batches
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
@@ -38,6 +45,7 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(workdirs.hold(config.workdir))
         stop = stack.enter_context(StopSignals())
+        stack.enter_context(silent_writers())
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
         stack.callback(checkpoints.close)
         best = BestCheckpoint(workdir / "best", config.best) if config.best else None

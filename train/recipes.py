@@ -54,7 +54,7 @@ def smoke(config: Config, **options: Any) -> Config:
     the digit and the direction. ``options`` of the model add to and override the recipe's.
     """
     video = config.data.name == "video_list"
-    small = dict(width=16, input_size=(8, 32, 32)) if video else dict(width=32)
+    small = dict(width=16, input_size=(8, 32, 32), dropout=0.0) if video else dict(width=32)
     small |= dict(depths=(1, 1, 1))
     common = dict(
         options=config.options | small | options,
@@ -71,7 +71,7 @@ def smoke(config: Config, **options: Any) -> Config:
         save_every=250,
         best=None,
     )
-    optimizer = dataclasses.replace(config.optimizer, learning_rate=0.05, reference_batch=32)
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=0.1, reference_batch=32)
     data = Data(name="moving_digits" if video else "mnist5k", size=(32, 32) if video else None)
-    epochs = 6.0
+    epochs = 4.0 if video else 6.0
     return dataclasses.replace(config, **common, epochs=epochs, optimizer=optimizer, data=data)
