@@ -7,10 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
+from spectral_flax.checkpoints.orbax import read_orbax
 from train.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -35,17 +34,16 @@ def finish(*processes: subprocess.Popen) -> str:
 
 
 def arrays(workdir: Path, groups: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    """Read the arrays of the newest checkpoint, and its position in the data."""
+    """Read the arrays of the newest checkpoint, whatever devices wrote it, and its position."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.steps()[0]
     record = checkpoints.record(step)
-    groups = groups or tuple(group for group, digests in record.digests.items() if digests)
-    items = {group: ocp.args.StandardRestore() for group in groups}
-    found = checkpoints.manager.restore(step, args=ocp.args.Composite(**items))
     checkpoints.close()
-    leaves = {f"{group}.{n}": v for group in groups for n, v in found[group].items()}
-    position = np.frombuffer(json.dumps(record.position).encode(), np.uint8)
-    return jax.device_get(leaves) | {"position": position}
+    found = {"position": np.frombuffer(json.dumps(record.position).encode(), np.uint8)}
+    for group in groups or tuple(group for group, digests in record.digests.items() if digests):
+        leaves = read_orbax(checkpoints.directory / str(step) / group).tensors
+        found |= {f"{group}.{name}": leaf for name, leaf in leaves.items()}
+    return found
 
 
 def write(name: str, result: dict) -> None:

@@ -13,8 +13,6 @@ import json
 import logging
 import shutil
 import sys
-import threading
-import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -283,23 +281,6 @@ def drop_failed_reads() -> None:
     finally:
         sys.unraisablehook = hook
         tasks.setLevel(level)
-
-
-@contextlib.contextmanager
-def silent_writers() -> Iterator[None]:
-    """Keep Orbax's threads from printing why they failed: `Checkpoints.save` or ``wait`` says it."""
-    previous = threading.excepthook
-
-    def hook(fault) -> None:
-        frames = traceback.extract_tb(fault.exc_traceback)
-        if not any("orbax" in Path(frame.filename).parts for frame in frames):
-            previous(fault)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = previous
 
 
 def like_state(state: TrainState) -> dict[str, Leaves]:

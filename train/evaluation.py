@@ -17,7 +17,7 @@ import spectral_flax as sf
 from spectral_flax.checkpoints.store import build, read_weights
 from train import mesh as meshes
 from train.checkpoints import Checkpoints, DamagedCheckpointError, Record, drop_failed_reads
-from train.config import Config, Mesh, check
+from train.config import Config, Data, Mesh, check
 from train.data import Source, evaluation_batches, open_source
 from train.errors import UserError
 from train.state import Leaves, Network, make_model, split
@@ -40,10 +40,18 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    eval_step: Callable, task: Task, params, rest, source: Source, batch_size: int, mesh
+    eval_step: Callable,
+    task: Task,
+    params: Leaves,
+    rest: Leaves,
+    source: Source,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    data: Data | None = None,
 ) -> dict[str, float]:
-    """Return the task's figures over the whole of ``source``."""
-    placed = (meshes.place_batch(mesh, b) for b in evaluation_batches(source, batch_size))
+    """Return the task's figures over the whole of ``source``; ``data`` says how it is read."""
+    batches = evaluation_batches(source, batch_size, data)
+    placed = (meshes.place_batch(mesh, batch) for batch in batches)
     return task.summary(_total(eval_step, params, rest, placed))
 
 
@@ -169,7 +177,7 @@ def _evaluation(
     if isinstance(task, Classification):
         _check_classes(task, network, params, rest, config)
     size = config.eval_batch_size
-    batches = watch(evaluation_batches(source, size), -(-len(source) // size))
+    batches = watch(evaluation_batches(source, size, config.data), -(-len(source) // size))
     placed = (meshes.place_batch(mesh, batch) for batch in batches)
     sums = _total(make_eval_step(network, task, mesh), params, rest, placed)
     return Evaluation(origin, config, task, source, sums, task.summary(sums))

@@ -8,14 +8,7 @@ from pathlib import Path
 import jax
 
 from train import workdir as workdirs
-from train.checkpoints import (
-    BestCheckpoint,
-    Checkpoints,
-    Record,
-    like_state,
-    silent_writers,
-    to_state,
-)
+from train.checkpoints import BestCheckpoint, Checkpoints, Record, like_state, to_state
 from train.config import Config, differences
 from train.data import open_source, training_batches
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
@@ -45,7 +38,6 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(workdirs.hold(config.workdir))
         stop = stack.enter_context(StopSignals())
-        stack.enter_context(silent_writers())
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
         stack.callback(checkpoints.close)
         best = BestCheckpoint(workdir / "best", config.best) if config.best else None
@@ -102,14 +94,15 @@ def _run(
     report = Report(workdir, config, source, start=start, steps=steps)
 
     def evaluation(step: int, state: TrainState) -> dict[str, float]:
+        arrays = state.evaluated, state.rest
         size = config.eval_batch_size
-        found = evaluate(eval_step, task, state.evaluated, state.rest, held_out, size, mesh)
+        found = evaluate(eval_step, task, *arrays, held_out, size, mesh, config.data)
         report.evaluation(step, found)
         if best is not None:
             best.offer(config, state, batches.get_state(), found)
         return found
 
-    with report:
+    with contextlib.closing(batches), report:
         pending = None
         for step in range(start + 1, steps + 1):
             batch = place_batch(mesh, report.take(batches))

@@ -1,0 +1,65 @@
+"""Runs of several processes, on one machine over the loopback."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import spectral_flax as sf
+from train import loop
+from train.config import Mesh, Processes
+from train.errors import UserError
+from train.processes import any_process, join, leads
+
+
+def start(arguments, devices):
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-m", "train", *map(str, arguments)]
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, env=environment, **streams)
+
+
+def together(arguments, count, devices):
+    """Run the command in ``count`` processes that meet, and return what each printed."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    meet = ["--processes.coordinator", f"localhost:{port}", "--processes.count", count]
+    processes = [start([*arguments, *meet, "--processes.index", i], devices) for i in range(count)]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * count, "\n".join(outputs)
+    return outputs
+
+
+def parameters(workdir, step):
+    return sf.read_weights(workdir / "checkpoints" / str(step)).tensors
+
+
+def test_two_processes_take_the_steps_of_one(toy, toy_path, tmp_path):
+    changes = ["--options.dropout", "0.0", "--steps", "4", "--mesh.fsdp", "2"]
+    changes += ["--mesh.fsdp-min-size", "16", "--workdir", tmp_path / "two"]
+    first, second = together([toy_path, *changes], count=2, devices=2)
+    assert "test at step 4" in first and "step 4/4" not in second
+    loop.run(toy(options={"dropout": 0.0}, steps=4, mesh=Mesh(devices=1)))
+    one, two = (parameters(tmp_path / name, 4) for name in ("run", "two"))
+    for name in one:
+        if "rngs" not in name:
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_process_alone_leads_and_agrees_with_itself():
+    join(Processes())
+    assert leads() and any_process(15) == 15 and jax.process_count() == 1
+
+
+@pytest.mark.parametrize("given", [dict(coordinator="localhost:1"), dict(count=2, index=0)])
+def test_half_an_address_is_refused(given):
+    with pytest.raises(UserError, match="go together"):
+        join(Processes(**given))

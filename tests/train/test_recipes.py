@@ -1,0 +1,63 @@
+"""Configs: every one loads, makes sense, and its model and optimiser can be built."""
+
+import inspect
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import spectral_flax as sf
+from spectral_flax.models.registry import MODELS
+from train.command_line import load
+from train.config import check
+from train.errors import UserError
+
+CONFIGS = sorted(str(path) for path in Path("configs").glob("*.py"))
+
+
+def variants(path):
+    return [path, *(f"{path}:{name}" for name in runpy.run_path(path).get("variants", ()))]
+
+
+def narrow(model):
+    """Return options for a copy that is quicker to build."""
+    return {"width": 32} if "width" in inspect.signature(MODELS[model]).parameters else {}
+
+
+ALL = [name for path in CONFIGS for name in variants(path)]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_config_makes_sense_and_names_a_model_with_its_options(name):
+    config = check(load(name))
+    sf.abstract_model(config.model, **narrow(config.model) | config.options)
+    if config.start.inflate:
+        options = narrow(config.start.inflate) | config.start.inflate_options
+        sf.abstract_model(config.start.inflate, **options)
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_a_config_says_what_it_is_and_how_it_is_run(path):
+    text = Path(path).read_text()
+    assert re.match(r"\"\"\"[^\n]+\n\n", text) and f"python -m train {path}" in text
+
+
+def test_a_variant_that_does_not_exist_names_its_neighbour():
+    with pytest.raises(UserError, match="no variant 'resnet50_bta'; closest: resnet50_bat"):
+        load("configs/imagenet.py:resnet50_bta")
+
+
+@pytest.mark.parametrize("path", ["configs/imagenet.py", "configs/kinetics.py"])
+def test_every_published_recipe_has_a_small_one(path):
+    names = [name.partition(":")[2] for name in variants(path)[1:]]
+    published = runpy.run_path(path)["published"]
+    assert {f"{name}_smoke" for name in published} <= set(names)
+
+
+def test_the_recipe_of_bilinear_attention_is_the_published_one():
+    config = load("configs/kinetics.py:c2d_resnet50_bat3d")
+    optimizer, schedule = config.optimizer, config.schedule
+    assert (config.epochs, config.batch_size) == (100, 64)
+    assert (optimizer.learning_rate, optimizer.clip_norm, optimizer.bias_factor) == (0.01, 20, 2)
+    assert (schedule.drop_at, optimizer.decay) == ((0.4, 0.8), "kernels")
