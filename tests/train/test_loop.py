@@ -249,3 +249,10 @@ def test_the_command_line_trains_and_refuses(toy_path, tmp_path):
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ") and "Traceback" not in refused.stderr
     shutil.rmtree(tmp_path / "run")
+
+
+def test_steps_that_are_not_finite_can_be_skipped(toy, tmp_path):
+    rate = Optimizer(learning_rate=1e30, reference_batch=None)
+    loop.run(toy(optimizer=rate, non_finite="skip"))
+    entries = [e for e in lines(tmp_path / "run") if e["split"] == "train"]
+    assert entries[-1]["skipped"] > 0

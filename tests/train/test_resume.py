@@ -1,4 +1,5 @@
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train import loop
+from train import file_list, loop
 from train.checkpoints import Checkpoints
 from train.config import Mesh
 from train.errors import UserError
@@ -156,3 +157,40 @@ def test_a_killed_run_ends_in_the_same_bits(toy, toy_path, tmp_path):
     assert process.returncode == -signal.SIGKILL
     subprocess.run(command, check=True, capture_output=True)
     assert arrays(tmp_path / "run") == arrays(tmp_path / "unbroken")
+
+
+def test_the_best_checkpoint_is_the_one_with_the_best_figure(toy, tmp_path):
+    loop.run(toy(eval_every=2, best="accuracy", keep=1))
+    entries = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    accuracies = {e["step"]: e["accuracy"] for e in entries if e["split"] == "test"}
+    (best,) = (int(p.name) for p in (tmp_path / "run" / "best").iterdir())
+    assert accuracies[best] == max(accuracies.values())
+
+
+def test_a_best_figure_that_does_not_exist_names_those_there_are(toy):
+    with pytest.raises(UserError, match="best is 'acuracy'; the figures are accuracy"):
+        loop.run(toy(best="acuracy", steps=2))
+
+
+def test_a_disk_that_is_full_is_said_and_leaves_what_was_saved(toy_path, tmp_path):
+    def limited():  # files of a megabyte at most, as a full disk would cut them
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    command = [sys.executable, "-m", "train", str(toy_path), "--mesh.devices", "1", "--steps", "4"]
+    command += ["--options.width", "1000", "--workdir", str(tmp_path / "run")]
+    failed = subprocess.run(command, preexec_fn=limited, capture_output=True, text=True)
+    assert failed.returncode == 2
+    assert "could not be written" in failed.stderr and "the disk is full" in failed.stderr
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_checkpoint_lists_its_files(toy, unbroken):
+    step = unbroken / "checkpoints" / "12"
+    assert file_list.fault(step) is None
+    damage_missing(step)
+    assert "is missing" in file_list.fault(step)
+    (step / file_list.NAME).write_text("{")
+    assert "list of files" in file_list.fault(step)
+    (step / file_list.NAME).unlink()
+    assert file_list.fault(step) is None
