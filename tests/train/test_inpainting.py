@@ -207,9 +207,8 @@ def test_holes_are_as_large_as_they_may_be(side, kind):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_line_keeps_its_direction_and_the_second_is_mirrored(seed):
-    # Angles below pi, so that all parts of the first line go left, and all of the second right.
-    one = Strokes(min_times=1, max_times=0, max_angle=4, max_width=1)
+def test_all_segments_of_the_first_line_go_left(seed):
+    one = Strokes(min_times=1, max_times=0, max_angle=4, max_width=1)  # below pi
     start = np.random.default_rng(seed)
     start.integers(1, 2)
     x = start.integers(256)

@@ -104,38 +104,20 @@ def _evaluated(strokes: Strokes, boxes: Boxes | None = None) -> Mixed:
     return Mixed(strokes=strokes, boxes=boxes or Boxes(), box_share=share, max_area=0.5)
 
 
-# Those of the published evaluation, by name and by the side of the images they are meant for.
+_THIN = Strokes(max_length=40, max_width=10, min_times=4, max_times=50)
+_MEDIUM = Strokes(max_length=100, max_width=50, min_times=4, max_times=5)
+_THIN_512 = Strokes(max_length=100, max_width=20, min_times=4, max_times=70)
+_MEDIUM_512 = Strokes(max_length=200, max_width=100, min_times=4, max_times=10)
+_SMALL_BOXES = Boxes(margin=0, min_size=10, max_size=50, max_times=5)
+
+# Those of the published evaluation, by name, with the side of the images they are meant for.
 EVALUATION: dict[str, tuple[int, Mixed]] = {
-    "thin_256": (
-        256,
-        _evaluated(Strokes(max_length=40, max_width=10, min_times=4, max_times=50)),
-    ),
-    "medium_256": (
-        256,
-        _evaluated(
-            Strokes(max_length=100, max_width=50, min_times=4, max_times=5),
-            Boxes(margin=0, min_size=10, max_size=50, max_times=5),
-        ),
-    ),
-    "thick_256": (
-        256,
-        _evaluated(Strokes(max_length=200, max_width=100), Boxes(max_times=3)),
-    ),
-    "thin_512": (
-        512,
-        _evaluated(Strokes(max_length=100, max_width=20, min_times=4, max_times=70)),
-    ),
-    "medium_512": (
-        512,
-        _evaluated(
-            Strokes(max_length=200, max_width=100, min_times=4, max_times=10),
-            Boxes(margin=0, max_times=5),
-        ),
-    ),
-    "thick_512": (
-        512,
-        _evaluated(Strokes(max_length=450, max_width=250), Boxes(max_size=300)),
-    ),
+    "thin_256": (256, _evaluated(_THIN)),
+    "medium_256": (256, _evaluated(_MEDIUM, _SMALL_BOXES)),
+    "thick_256": (256, _evaluated(Strokes(), Boxes(max_times=3))),
+    "thin_512": (512, _evaluated(_THIN_512)),
+    "medium_512": (512, _evaluated(_MEDIUM_512, Boxes(margin=0, max_times=5))),
+    "thick_512": (512, _evaluated(Strokes(max_length=450, max_width=250), Boxes(max_size=300))),
 }
 
 
