@@ -9,7 +9,7 @@
 | resnet50_bat, five bilinear attentional blocks | 78.3 | BA-Transform/BAT-Image-Classification |
 | resnet18_bat, two of them | 71.3 | the talk, Table 5 |
 
-Each has a NAME_modern and a NAME_smoke, which trains on digits in a minute or so on a laptop.
+Each has a NAME_modern and a NAME_smoke, which is narrow and shallow and trains on digits.
 Here: ImageNet was not run; of the smoke variants see docs/guides/training.md.
 Run: python -m train configs/imagenet.py:ffc_resnet50_lfu --data.path TFDS-FOLDER
 """

@@ -13,7 +13,7 @@
 All from the talk, Tables 1 and 8 and that of FFC; ten clips times three crops. Training begins from
 an image classifier's published file, inflated: RESNET50.pth for resnet50 and so on, in the folder
 of the run or given by --start.weights. NAME_segments is the finetuning on three segments, from the
-finished run; NAME_smoke trains on moving digits in a minute or so on a laptop.
+finished run; NAME_smoke, narrow and shallow, trains on moving digits.
 Here: Kinetics was not run; of the smoke variants see docs/guides/training.md.
 Run: python -m train configs/kinetics.py:c2d_resnet50_bat3d --data.path FOLDER
 Test: python -m train.evaluate --workdir runs/kinetics_c2d_resnet50_bat3d --data.views multi

@@ -7,6 +7,8 @@ optimisers, crops of 256, gradients of norm 1. Otherwise: augmentation is crops 
 on each of several GPUs), and the perceptual loss (published weight 30) needs an encoder's weights:
 task_options["encoder"] = dict(model="resnet50", weights=FILE, options=dict(dilated=(3, 4))).
 Run: python -m train configs/places_lama.py --data.path FOLDER
+Test with the published holes: python -m train.evaluate --workdir runs/places_lama
+  --data.size 512 512 --data.holes thick_512
 Big LaMa: --model lama_big
 """
 

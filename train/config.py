@@ -29,6 +29,9 @@ class Data:
     """Height and width of the examples, where a data set leaves them open."""
     boxes: str | None = None
     """File of a detector's boxes to test poses in; None: the annotated boxes."""
+    holes: str | None = None
+    """Holes to test inpainting with, such as thick_512, one of LaMa's published six; None: as in
+    training."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, of values in [0, 1]; None: the data set's own, or ImageNet's."""
     std: tuple[float, ...] | None = None

@@ -48,7 +48,7 @@ def segments(config: Config, weights: str, count: int = 3) -> Config:
 
 
 def smoke(config: Config, **options: Any) -> Config:
-    """Return the same network, narrow and shallow, on digits: a minute on a laptop.
+    """Return the same network, narrow and shallow, on digits.
 
     Images are handwritten digits, videos are clips of them that move, where the label names
     the digit and the direction. ``options`` of the model add to and override the recipe's.

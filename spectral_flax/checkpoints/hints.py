@@ -11,7 +11,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 _FAMILIES = {
     r"inception\d": "googlenet",
     r"conv_(h2h|h2l|l2h|l2l)\b": "an octave ResNet",
-    r"(^|\.)model\.\d+\.(ffc\.|conv1\.ffc\.)": "a LaMa generator",
+    # With or without what precedes all names of a generator's file, "generator.model.".
+    r"^(.*\bmodel\.)?\d+\.(conv1\.)?ffc\.": "a LaMa generator",
     r"^classifier\.0\.convs\.": "a DeepLabV3",
     r"^(deconv_layers|final_layer)\.": "a pose network (ResNet with deconvolutions)",
     r"^base_model\.|\.conv1\.net\.|^new_fc\.": "a temporal shift network (tsm_)",

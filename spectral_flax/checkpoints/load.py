@@ -111,7 +111,8 @@ def load_torch(
     if faults:
         title = f"the checkpoint does not fit this {type(model).__name__} ({family} names):"
         expected = {n: s for e in wanted for n, s in zip(e.names, e.shapes, strict=True)}
-        found = {name: tuple(np.shape(value)) for name, value in relevant.items()}
+        told = relevant or mapping  # where all is taken for other modules, they tell
+        found = {name: tuple(np.shape(value)) for name, value in told.items()}
         raise CheckpointError("\n".join([title, *hints(expected, found), *faults]))
     values = [(e, _converted(e, mapping)) for e in wanted]  # all before any is assigned
     for entry, value in values:

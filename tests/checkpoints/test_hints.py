@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 import spectral_flax as sf
@@ -101,6 +102,30 @@ def test_the_hint_comes_first_and_every_fault_follows():
     assert "does not fit this ResNet" in first
     assert second == "the file looks like resnet34; this model is resnet18"
     assert any("unexpected: layer1.2.conv1.weight" in line for line in rest)
+
+
+def generator_file(beside: bool, prefix: str) -> dict:
+    """Return a LaMa generator's state, alone or with what else a training file holds."""
+    state = sf.save_torch(sf.create_model("lama", width=8, blocks=1))
+    others = ("discriminator.model0.0.weight", "loss_resnet_pl.impl.conv1.weight")
+    extra = dict.fromkeys(others if beside else (), np.zeros((2, 2), np.float32))
+    return {prefix + name: value for name, value in state.items()} | extra
+
+
+@pytest.mark.parametrize(
+    ("beside", "prefix"), [(False, ""), (False, "generator."), (True, "generator.")]
+)
+@pytest.mark.parametrize("ours", ["pose_resnet18", "unet"])
+def test_a_generator_in_place_of_another_model_is_named(ours, beside, prefix):
+    file = generator_file(beside, prefix)
+    with pytest.raises(CheckpointError, match="looks like a LaMa generator; this model is a "):
+        sf.load_torch(sf.abstract_model(ours), file)
+
+
+def test_a_pose_network_in_place_of_a_generator_is_named():
+    file = sf.save_torch(sf.create_model("pose_resnet18", depths=(1,), decoder_width=8))
+    with pytest.raises(CheckpointError, match=r"looks like a pose network.* is a LaMa generator"):
+        sf.load_torch(sf.abstract_model("lama", width=8, blocks=1), file)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "module.backbone."])

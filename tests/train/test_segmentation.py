@@ -28,6 +28,12 @@ def test_the_four_figures_are_those_of_the_definition():
     )
 
 
+def test_the_mean_iou_comes_first_since_that_is_what_is_drawn():
+    config = Config(task="segmentation", model="unet", data=Data(name="ellipses"))
+    task = make_task(config, open_source("ellipses", "train"))
+    assert next(iter(task.summary({"confusion": np.eye(2)}))) == "mean_iou"
+
+
 def test_a_perfect_prediction_has_figures_of_1_and_absent_classes_do_not_count():
     assert set(segmentation_metrics(np.diag([5, 3, 0])).values()) == {1.0}
     with pytest.raises(ValueError, match="not all 0"):

@@ -11,16 +11,32 @@ from train import image_files
 from train.config import Data
 from train.data import Example, Split
 from train.errors import UserError
-from train.inpainting.masks import Mixed, scaled
+from train.inpainting.masks import EVALUATION, Mixed, scaled
 
 
 def open_split(name: str, split: Split, data: Data) -> "Textures | Photographs":
-    """Open a data set of this module."""
+    """Open a data set of this module; ``data.holes`` are those of the test."""
     if name == "textures":
-        return Textures(split, data.size or (64, 64))
+        size = tuple(data.size or (64, 64))
+        return Textures(split, size, _holes(split, size, data.holes))
     if data.path is None or data.size is None:
         raise UserError(f"the data set {name!r} needs --data.path FOLDER and --data.size H W")
-    return Photographs(Path(data.path) / split, split, tuple(data.size))
+    size = tuple(data.size)
+    return Photographs(Path(data.path) / split, split, size, _holes(split, size, data.holes))
+
+
+def _holes(split: Split, size: tuple[int, int], name: str | None) -> Mixed:
+    """Return what draws the holes of a split, having checked ``name`` in the training split too."""
+    if name is None:
+        return scaled(min(size))
+    if name not in EVALUATION:
+        raise UserError(f"--data.holes is {name!r}; expected one of {', '.join(EVALUATION)}")
+    side, holes = EVALUATION[name]
+    if min(size) < side:
+        raise UserError(
+            f"--data.holes {name} are for images of {side} pixels; --data.size is {size}"
+        )
+    return holes if split == "test" else scaled(min(size))
 
 
 class Torn:
@@ -33,10 +49,6 @@ class Torn:
     @property
     def image_shape(self) -> tuple[int, ...]:
         return (*self.size, 3)
-
-    @property
-    def holes(self) -> Mixed:
-        return scaled(min(self.size))
 
     def augment(self, example: Example, rng: np.random.Generator) -> Example:
         """Mirror at random and tear another hole."""
@@ -57,6 +69,7 @@ class Textures(Torn):
 
     split: Split
     size: tuple[int, int]
+    holes: Mixed
 
     def __len__(self) -> int:
         return 1000 if self.split == "train" else 100
@@ -92,6 +105,7 @@ class Photographs(Torn):
     folder: Path
     split: Split
     size: tuple[int, int]
+    holes: Mixed
     files: tuple[Path, ...] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):

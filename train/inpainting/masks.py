@@ -8,7 +8,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strokes:
-    """Broken lines of one width each. Angles are in radians, from 0.01 in whole steps."""
+    """Broken lines. Angles are in radians, from 0.01 in whole steps; every second line is mirrored.
+
+    As published, there may be one line more than ``max_times``.
+    """
 
     max_angle: int = 4
     max_length: int = 200
@@ -18,9 +21,9 @@ class Strokes:
 
     def __call__(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
         mask = np.zeros((height, width), bool)
-        for _ in range(rng.integers(self.min_times, self.max_times + 2)):
+        for i in range(rng.integers(self.min_times, self.max_times + 2)):
             x, y = rng.integers(width), rng.integers(height)
-            for i in range(1 + rng.integers(5)):
+            for _ in range(1 + rng.integers(5)):
                 angle = 0.01 + rng.integers(self.max_angle)
                 if i % 2 == 0:
                     angle = 2 * np.pi - angle
@@ -28,7 +31,7 @@ class Strokes:
                 brush = 5 + rng.integers(self.max_width)
                 end_x = int(np.clip(x + length * np.sin(angle), 0, width))
                 end_y = int(np.clip(y + length * np.cos(angle), 0, height))
-                mask |= _line(height, width, (x, y), (end_x, end_y), brush)
+                _draw_line(mask, (x, y), (end_x, end_y), brush)
                 x, y = end_x, end_y
         return mask
 
@@ -93,32 +96,37 @@ def scaled(side: int) -> Mixed:
     )
 
 
-# Those of the published evaluation at 512 pixels.
-EVALUATION = {
-    "thin_512": Mixed(
-        strokes=Strokes(max_length=100, max_width=20, min_times=4, max_times=70),
-        box_share=0.0,
-        max_area=0.5,
-    ),
-    "medium_512": Mixed(
-        strokes=Strokes(max_length=200, max_width=100, min_times=4, max_times=10),
-        box_share=0.3,
-        max_area=0.5,
-    ),
-    "thick_512": Mixed(
-        strokes=Strokes(max_length=450, max_width=250, min_times=1, max_times=5),
-        boxes=Boxes(min_size=30, max_size=300),
-        box_share=0.3,
-        max_area=0.5,
-    ),
+_BOXES_OF_ALL = 0.3 / 1.3  # weights of 1 for strokes and 0.3 for boxes
+
+
+def _evaluated(strokes: Strokes, boxes: Boxes | None = None) -> Mixed:
+    share = 0.0 if boxes is None else _BOXES_OF_ALL
+    return Mixed(strokes=strokes, boxes=boxes or Boxes(), box_share=share, max_area=0.5)
+
+
+_THIN = Strokes(max_length=40, max_width=10, min_times=4, max_times=50)
+_MEDIUM = Strokes(max_length=100, max_width=50, min_times=4, max_times=5)
+_THIN_512 = Strokes(max_length=100, max_width=20, min_times=4, max_times=70)
+_MEDIUM_512 = Strokes(max_length=200, max_width=100, min_times=4, max_times=10)
+_SMALL_BOXES = Boxes(margin=0, min_size=10, max_size=50, max_times=5)
+
+# Those of the published evaluation, by name, with the side of the images they are meant for.
+EVALUATION: dict[str, tuple[int, Mixed]] = {
+    "thin_256": (256, _evaluated(_THIN)),
+    "medium_256": (256, _evaluated(_MEDIUM, _SMALL_BOXES)),
+    "thick_256": (256, _evaluated(Strokes(), Boxes(max_times=3))),
+    "thin_512": (512, _evaluated(_THIN_512)),
+    "medium_512": (512, _evaluated(_MEDIUM_512, Boxes(margin=0, max_times=5))),
+    "thick_512": (512, _evaluated(Strokes(max_length=450, max_width=250), Boxes(max_size=300))),
 }
 
 
-def _line(height, width, start, end, brush) -> np.ndarray:
-    """Return the pixels within ``brush / 2`` of a segment, its ends round."""
-    y, x = np.mgrid[:height, :width]
-    (x0, y0), (x1, y1) = start, end
-    dx, dy = x1 - x0, y1 - y0
-    along = ((x - x0) * dx + (y - y0) * dy) / max(dx * dx + dy * dy, 1)
-    along = np.clip(along, 0, 1)
-    return (x - x0 - along * dx) ** 2 + (y - y0 - along * dy) ** 2 <= (brush / 2) ** 2
+def _draw_line(mask: np.ndarray, start, end, brush: int) -> None:
+    """Add the pixels within ``brush / 2`` of a segment, its ends round."""
+    (x0, y0), (x1, y1), reach = start, end, brush // 2 + 1
+    top, left = max(min(y0, y1) - reach, 0), max(min(x0, x1) - reach, 0)
+    part = mask[top : max(y0, y1) + reach + 1, left : max(x0, x1) + reach + 1]
+    y, x = np.mgrid[: part.shape[0], : part.shape[1]]
+    dx, dy, x, y = x1 - x0, y1 - y0, x + (left - x0), y + (top - y0)
+    along = np.clip((x * dx + y * dy) / max(dx * dx + dy * dy, 1), 0, 1)
+    part |= (x - along * dx) ** 2 + (y - along * dy) ** 2 <= (brush / 2) ** 2

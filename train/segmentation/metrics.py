@@ -5,7 +5,7 @@ import numpy as np
 
 
 def segmentation_metrics(confusion: np.ndarray) -> dict[str, float]:
-    """Return mean and overall accuracy, mean and frequency-weighted IoU: ``[C, C]`` to four.
+    """Return mean IoU, mean and overall accuracy, frequency-weighted IoU: ``[C, C]`` to four.
 
     ``confusion[i, j]`` counts the pixels of class i that were taken for class j, over the whole
     data set. Classes without a pixel count in none of the means. Long, Shelhamer and Darrell,
@@ -19,8 +19,8 @@ def segmentation_metrics(confusion: np.ndarray) -> dict[str, float]:
     right, total, taken = right[present], total[present], confusion.sum(0)[present]
     iou = right / (total + taken - right)
     return {
+        "mean_iou": float(iou.mean()),
         "mean_accuracy": float(np.mean(right / total)),
         "accuracy": float(right.sum() / total.sum()),
-        "mean_iou": float(iou.mean()),
         "weighted_iou": float((total * iou).sum() / total.sum()),
     }
