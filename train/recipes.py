@@ -73,5 +73,5 @@ def smoke(config: Config, **options: Any) -> Config:
     )
     optimizer = dataclasses.replace(config.optimizer, learning_rate=0.1, reference_batch=32)
     data = Data(name="moving_digits" if video else "mnist5k", size=(32, 32) if video else None)
-    epochs = 4.0 if video else 6.0
+    epochs = 8.0 if video else 6.0
     return dataclasses.replace(config, **common, epochs=epochs, optimizer=optimizer, data=data)
