@@ -102,7 +102,7 @@ published = {
 def small(name: str) -> Config:
     """Return the laptop-sized variant, with blocks where its maps are still 7 and 4 wide.
 
-    In a minute from random weights two blocks need help to find out that order matters. The
+    In a short run from random weights two blocks need help to find out that order matters. The
     spectral one is symmetric in time at first; here its kernels are random. Bilinear attention
     over space starts out as the mean of all positions; here it attends to frames alone.
     """
