@@ -3,11 +3,12 @@
 
 Each way trains the same small FFC-ResNet for 20 steps from the same seed: in the global view, per
 device with synchronised statistics, with parameters shared by 2, 4 and 8 devices, and by two
-processes. Printed are the largest and the median difference of the arrays (parameters and statistics) from one
-device's, each relative to the largest value of its array. Rounding differs between the ways, and
-training multiplies such differences at every step, those of biases near zero most: see --steps 2 too. Then the checkpoint of eight devices is restored on 4,
-2 and 1 and under other sharings, takes a step of rate 1e-30, is saved again, and its parameters are
-compared bit for bit.
+processes. Printed are the largest and the median difference of the arrays (parameters and
+statistics) from one device's, each relative to the largest value of its array. Rounding differs
+between the ways, and training multiplies such differences at every step, those of biases near zero
+most: see --steps 2 too. Then the checkpoint of eight devices is restored on 4, 2 and 1 and under
+other sharings, takes a step of rate 1e-30, is saved again, and its parameters are compared bit for
+bit.
 
 Run: python -m benchmarks.same_steps [--steps 20]
 """
