@@ -224,7 +224,7 @@ def test_the_command_line_prints_and_writes_the_figures(words, toy_path, tmp_pat
 def test_options_of_the_data_override_those_of_the_run(words, monkeypatch):
     seen = []
 
-    def opened(split):
+    def opened(split, _data):
         seen.append(split)
         return data.mnist5k("train")
 
@@ -251,7 +251,7 @@ def test_weights_in_any_format_give_the_same_figures(form, tmp_path, monkeypatch
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (12, 8, 8, 1)).astype(np.uint8)
     source = Arrays("few", images, np.arange(12) % 3, 3, mean=(0.2,), std=(0.5,))
-    monkeypatch.setitem(data.SOURCES, "few", lambda split: source)
+    monkeypatch.setitem(data.SOURCES, "few", lambda split, _data: source)
     sf.save(model, tmp_path / form, name="resnet18", options=options)
     words = ["--weights", str(tmp_path / form), "--data.name", "few", "--devices", "1"]
     if form == "x.pth":  # the only one that does not know its model
@@ -282,7 +282,7 @@ def refused(capsys, monkeypatch):
 
 def test_what_a_run_cannot_be_evaluated_with_is_refused(words, refused, monkeypatch):
     few = source_of(SHOWN, LABELS)
-    monkeypatch.setitem(data.SOURCES, "few", lambda split: few)
+    monkeypatch.setitem(data.SOURCES, "few", lambda split, _data: few)
     assert "no checkpoint of step 9; there are [8, 12]" in refused(*words, "--step", "9")
     assert "holds no best checkpoint" in refused(*words, "--best")
     assert "no data set 'mnist'; closest: mnist5k" in refused(*words, "--data.name", "mnist")
