@@ -163,6 +163,16 @@ def test_the_parts_of_a_step_see_their_own_random_numbers():
     np.testing.assert_allclose(grads["w"], 5.0)
 
 
+@pytest.mark.xfail(strict=True, reason="XLA recomputes the whole pass at once: no memory saved")
+def test_rematerialisation_keeps_less():
+    options = {"width": 16, "depths": (3, 3), "lfu": False}
+    memory = {}
+    for remat in (False, True):
+        step, state, batch = built(config(mesh=ONE, options=options, batch_size=64, remat=remat))
+        memory[remat] = step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+    assert memory[True] < 0.8 * memory[False]
+
+
 def test_bfloat16_leaves_parameters_and_statistics_in_float32():
     state, scalars = trained(config(mesh=ONE, dtype="bfloat16"))
     assert {a.dtype for a in state.params.values()} == {np.dtype("float32")}
