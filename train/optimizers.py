@@ -74,8 +74,9 @@ def _muon(o: Optimizer) -> optax.GradientTransformation:
     def matrices(params):
         dimensions = optax.contrib.MuonDimensionNumbers
         return {
-            name: dimensions(tuple(range(a.ndim - 1)), a.ndim - 1) if a.ndim > 1 else None
-            for name, a in params.items()
+            # optax asks this again of the part it gives to Muon: what is masked there has no shape
+            name: dimensions(tuple(range(ndim - 1)), ndim - 1) if ndim > 1 else None
+            for name, ndim in ((name, getattr(a, "ndim", 0)) for name, a in params.items())
         }
 
     return optax.contrib.muon(
