@@ -49,9 +49,14 @@ published = {
     "resnet50_bat": recipe("resnet50_bat", block_options={"dropout": 0.2}),
     "resnet18_bat": recipe("resnet18_bat", block_options={"dropout": 0.0}),
 }
+# The 7x7 grid of bilinear attention needs a map as large, which digits have in the first stage.
+where_maps_are_large = {"blocks_after": {1: (0,)}}
 variants = {
     **published,
     **{f"{name}_modern": modern(config) for name, config in published.items()},
-    **{f"{name}_smoke": smoke(config) for name, config in published.items()},
+    **{
+        f"{name}_smoke": smoke(config, **(where_maps_are_large if name.endswith("_bat") else {}))
+        for name, config in published.items()
+    },
 }
 config = published["ffc_resnet50_lfu"]

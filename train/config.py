@@ -194,8 +194,7 @@ class Config:
     accumulate: int = 1
     """Parts of a batch to compute one after another, for the memory of a part."""
     remat: bool = False
-    """Keep only the outputs of blocks for the backward pass and compute the rest a second time.
-    On the CPU this was seen to save no memory; elsewhere it is not measured."""
+    """Keep only the inputs of blocks for the backward pass and compute the rest a second time."""
     average: float = 0.0
     """Decay of an exponential average of the parameters, which is evaluated too; 0: none."""
     non_finite: Literal["stop", "skip"] = "stop"

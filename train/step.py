@@ -11,7 +11,6 @@ from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from spectral_flax.models.resnet import BLOCK_OUTPUT
 from train.config import Config
 from train.mesh import BATCH_AXES, batch_sharding, replicated, state_sharding
 from train.state import Leaves, Network, TrainState
@@ -76,26 +75,34 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(everywhere, batch_sharding(mesh)),
         out_shardings=(everywhere, whole),
+        compiler_options=_compiler_options(mesh) if config.remat else None,
     )
 
 
-def _gradient(network: Network, task: Task, config: Config, axes: Any) -> Gradient:
-    """Return the gradient of the task's loss; ``axes`` are those of devices it runs on one by one.
+def _compiler_options(mesh: jax.sharding.Mesh) -> dict[str, str] | None:
+    """Return the options under which XLA computes a second time what it is asked to.
 
-    With ``remat`` the backward pass finds the outputs of residual blocks and computes the rest
-    again: Chen et al., "Training deep nets with sublinear memory cost", 2016.
+    On the CPU a pass removes the barriers around the second computation, which is then found to be
+    the first once more, and its values are kept after all.
     """
+    if mesh.devices.flat[0].platform != "cpu":
+        return None
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+def _gradient(network: Network, task: Task, config: Config, axes: Any) -> Gradient:
+    """Return the gradient of the task's loss; ``axes`` are those of devices that each run it."""
+    mode = {}
+    if axes is not None and config.sync_batch_norm:
+        mode["axis_name"] = axes
+    if config.remat:
+        mode["remat"] = True
 
     def objective(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
-        model = viewed = network.merge(params, rest)
-        if axes is not None and config.sync_batch_norm:
-            viewed = nnx.view(model, raise_if_not_found=False, axis_name=axes)
+        model = network.merge(params, rest)
+        viewed = nnx.view(model, raise_if_not_found=False, **mode) if mode else model
         loss, scalars = task.loss(viewed, batch, key)
         return loss, ({"loss": loss} | scalars, network.rest(model))
-
-    if config.remat:
-        policy = jax.checkpoint_policies.save_only_these_names(BLOCK_OUTPUT)
-        objective = jax.checkpoint(objective, policy=policy)
 
     def gradient(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
         grads, (scalars, rest) = jax.grad(objective, has_aux=True)(params, rest, batch, key)

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from spectral_flax.functional.fourier import Implementation
 from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.ffc import FFC
+from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
 from spectral_flax.models.registry import Card, register
 from spectral_flax.models.variants import define
@@ -34,7 +35,7 @@ class ResidualFFC(nnx.Module):
         return x + self.conv2(self.conv1(x))
 
 
-class Lama(nnx.Module):
+class Lama(Rematerialisable):
     """Generator of LaMa: ``[N, H, W, in_features] -> [N, H, W, out_features]``, H and W in eights.
 
     A 7x7 convolution, ``downsampling`` halvings, residual blocks of FFCs, as many doublings, a 7x7
@@ -130,7 +131,7 @@ class Lama(nnx.Module):
             x = down(x)
             maps[f"down{i}"] = x
         for block in self.blocks:
-            x = block(x)
+            x = self.apply(block, x)
         maps["blocks"] = x
         for i, up in enumerate(self.up, start=1):
             x = up(x)

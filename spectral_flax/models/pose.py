@@ -15,6 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.layers.basic import conv, normal
+from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
 from spectral_flax.models.image import BACKBONES
 from spectral_flax.models.placement import inserted_blocks
@@ -25,7 +26,7 @@ from spectral_flax.models.variants import BLOCK_PAPERS, BLOCK_TITLES, define
 _ENCODERS = {"strided": {}, "dilated": dict(dilated=(3, 4)), "unstrided": dict(unstrided=(3, 4))}
 
 
-class PoseResNet(nnx.Module):
+class PoseResNet(Rematerialisable):
     """Heatmaps of joints: ``[N, H, W, in_features] -> [N, H', W', num_joints]``.
 
     Each deconvolution doubles the encoder's map. Three behind a ResNet of stride 32, or one behind
@@ -89,9 +90,9 @@ class PoseResNet(nnx.Module):
         maps = self.encoder.features(x)
         x = maps[f"stage{len(self.encoder.depths)}"]
         for i, layer in enumerate(self.deconvolutions):
-            x = layer(x)
+            x = self.apply(layer, x)
             if str(i) in self.blocks:
-                x = self.blocks[str(i)](x)
+                x = self.apply(self.blocks[str(i)], x)
             maps[f"deconvolution{i + 1}"] = x
         return maps
 

@@ -12,14 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from spectral_flax.layers.basic import ConvNormAct, SqueezeExcite, conv, linear
+from spectral_flax.layers.remat import Rematerialisable
 
 Convolution = Callable[..., nnx.Module]
-
-BLOCK_OUTPUT = "block_output"  # what `jax.checkpoint` policies may keep by name
 
 
 class ResidualBlock(nnx.Module):
@@ -83,7 +81,7 @@ class ResidualBlock(nnx.Module):
         return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
-class ResNet(nnx.Module):
+class ResNet(Rematerialisable):
     """Residual network: ``[N, *spatial, in_features] -> [N, num_classes]``.
 
     Args:
@@ -238,10 +236,9 @@ class ResNet(nnx.Module):
         for stage, depth in enumerate(self.depths, start=1):
             blocks = getattr(self, f"stage{stage}")
             for i in range(depth):
-                x = blocks[i](x)
+                x = self.apply(blocks[i], x)
                 if f"stage{stage}_{i}" in self.inserted:
-                    x = self.inserted[f"stage{stage}_{i}"](x)
-                x = checkpoint_name(x, BLOCK_OUTPUT)
+                    x = self.apply(self.inserted[f"stage{stage}_{i}"], x)
             maps[f"stage{stage}"] = x
             if stage == 1 and self.frame_pooling > 1:
                 window = _window(self.rank, 1, self.frame_pooling)

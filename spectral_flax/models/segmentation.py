@@ -16,6 +16,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.layers.basic import ConvNormAct, conv
+from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import transposed_conv
 from spectral_flax.models.placement import inserted_blocks
 from spectral_flax.models.registry import Card
@@ -60,7 +61,7 @@ class UpStage(nnx.Module):
         return self.convs(jnp.concatenate([skip, x], axis=-1))
 
 
-class UNet(nnx.Module):
+class UNet(Rematerialisable):
     """Logits of each pixel: ``[N, H, W, in_features] -> [N, H, W, num_classes]``, any H, W ≥ 16.
 
     Five levels of two convolutions, of ``width`` to 16 ``width`` features, and four up-sampling
@@ -140,11 +141,11 @@ class UNet(nnx.Module):
         for level, convs in enumerate(self.encoder):
             if level and self.pooled[level - 1]:
                 x = nnx.max_pool(x, (2, 2), (2, 2))
-            x = maps[f"level{level}"] = convs(x)
+            x = maps[f"level{level}"] = self.apply(convs, x)
         for i, stage in enumerate(self.decoder):
             number = _POOLINGS - i
             x = self._block(f"b_up{number}", x)
-            x = stage(x, maps[f"level{number - 1}"])
+            x = self.apply(stage, x, maps[f"level{number - 1}"])
             x = maps[f"up{number}"] = self._block(f"a_up{number}", x)
         return maps
 
@@ -152,7 +153,7 @@ class UNet(nnx.Module):
         return self.head(self.features(x)["up1"])
 
     def _block(self, place: str, x: jax.Array) -> jax.Array:
-        return self.blocks[place](x) if place in self.blocks else x
+        return self.apply(self.blocks[place], x) if place in self.blocks else x
 
 
 def unet(

@@ -5,13 +5,17 @@ import re
 import runpy
 from pathlib import Path
 
+import jax
 import pytest
+from flax import nnx
 
 import spectral_flax as sf
 from spectral_flax.models.registry import MODELS
 from train.command_line import load
 from train.config import check
+from train.data import open_source
 from train.errors import UserError
+from train.tasks import make_task
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.py"))
 
@@ -35,6 +39,20 @@ def test_a_config_makes_sense_and_names_a_model_with_its_options(name):
     if config.start.inflate:
         options = narrow(config.start.inflate) | config.start.inflate_options
         sf.abstract_model(config.start.inflate, **options)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.endswith("_smoke")])
+def test_a_small_variant_takes_its_data(name):
+    config = load(name)
+    task = make_task(config, open_source(config.data.name, "train", config.data))
+    model = sf.abstract_model(config.model, **task.model_options | config.options)
+    graphdef, state = nnx.split(model)
+
+    def loss(state, batch, key):
+        return task.loss(nnx.merge(graphdef, state), batch, key)[0]
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    assert jax.eval_shape(loss, state, task.batch_shape(2), key).shape == ()
 
 
 @pytest.mark.parametrize("path", CONFIGS)

@@ -163,7 +163,6 @@ def test_the_parts_of_a_step_see_their_own_random_numbers():
     np.testing.assert_allclose(grads["w"], 5.0)
 
 
-@pytest.mark.xfail(strict=True, reason="XLA recomputes the whole pass at once: no memory saved")
 def test_rematerialisation_keeps_less():
     options = {"width": 16, "depths": (3, 3), "lfu": False}
     memory = {}

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rematerialisation: blocks whose inner values are computed twice rather than kept."""
+
+import jax
+from flax import nnx
+
+
+class Rematerialisable(nnx.Module):
+    """A model that can forget the insides of its blocks between forward and backward pass.
+
+    ``nnx.view(model, remat=True)`` turns that on: of each block that the model calls through
+    `apply`, only the input is kept, and the backward pass computes the rest a second time, one
+    block after the other. Results, statistics and random numbers are the same to rounding.
+
+    Chen et al., "Training deep nets with sublinear memory cost", 2016.
+    """
+
+    remat = False
+
+    def set_view(self, remat: bool | None = None):
+        if remat is not None:
+            self.remat = remat
+
+    def apply(self, block: nnx.Module, *args: jax.Array) -> jax.Array:
+        """Return ``block(*args)``."""
+        return _apply_again(block, *args) if self.remat else block(*args)
+
+
+# A checkpoint for each block, not one with a policy around the model: only so does the second
+# computation of a block wait for the gradient that asks for it.
+@nnx.remat
+def _apply_again(block: nnx.Module, *args: jax.Array) -> jax.Array:
+    return block(*args)
