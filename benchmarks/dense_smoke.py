@@ -27,7 +27,9 @@ class Trial:
 
 
 TRIALS = {
-    "pose": Trial("stick_figures_pose", "AP", ("--model", "pose_resnet18")),
+    "pose": Trial(
+        "stick_figures_pose", "AP", ("--model", "pose_resnet18", "--options.blocks-after", "None")
+    ),
     "segmentation": Trial("ellipses_unet_star", "mean_iou", ("--model", "unet_star")),
     "inpainting": Trial("textures_lama", "psnr", ("--options.ratio", "0")),
 }

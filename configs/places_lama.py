@@ -2,9 +2,9 @@
 
 Published: compared by FID on Places, which needs a network of its own; here: not run yet.
 The folder holds train/ and test/ with images in any sub-folders. As published: losses, masks,
-optimisers, crops of 256, gradients of norm 1. Otherwise: augmentation is crops and mirroring only
-(published: perspective, affine, optical and colour distortions), batches are of 80 (published: 10
-on each of several GPUs), and the perceptual loss (published weight 30) needs an encoder's weights:
+optimisers, crops of 256, gradients of norm 1, distortions (but for the equalisation of histograms).
+Otherwise: batches are of 80 (published: 10 on each of several GPUs), and the perceptual loss
+(published weight 30) needs an encoder's weights:
 task_options["encoder"] = dict(model="resnet50", weights=FILE, options=dict(dilated=(3, 4))).
 Run: python -m train configs/places_lama.py --data.path FOLDER
 Test with the published holes: python -m train.evaluate --workdir runs/places_lama
@@ -17,7 +17,7 @@ from train.config import Config, Data, Optimizer, Schedule
 config = Config(
     task="inpainting",
     model="lama",
-    data=Data(name="image_folder", size=(256, 256)),
+    data=Data(name="image_folder", size=(256, 256), distort=True),
     batch_size=80,
     eval_batch_size=80,
     steps=1_000_000,

@@ -12,7 +12,9 @@ from train.config import Config, Data, Optimizer, Schedule
 config = Config(
     task="pose",
     model="pose_resnet18_srl_fft",
-    options=dict(encoder_width=16, decoder_width=32, depths=(1, 1), deconvolutions=1),
+    options=dict(
+        encoder_width=16, decoder_width=32, depths=(1, 1), deconvolutions=1, blocks_after={2: (0,)}
+    ),
     task_options=dict(sigma=1),
     data=Data(name="stick_figures", size=(96, 64)),
     batch_size=8,

@@ -12,7 +12,8 @@ from typing import Any
 
 import tyro
 
-from train.config import Config, check
+from train.checks import check
+from train.config import Config
 from train.errors import UserError
 
 USAGE = "python -m train configs/NAME.py [--option value ...]"

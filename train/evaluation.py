@@ -17,7 +17,8 @@ import spectral_flax as sf
 from spectral_flax.checkpoints.store import build, read_weights
 from train import mesh as meshes
 from train.checkpoints import Checkpoints, DamagedCheckpointError, Record, drop_failed_reads
-from train.config import Config, Data, Mesh, check
+from train.checks import check
+from train.config import Config, Data, Mesh
 from train.data import Source, evaluation_batches, open_source
 from train.errors import UserError
 from train.state import Leaves, Network, make_model, split

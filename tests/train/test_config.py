@@ -6,8 +6,9 @@ import pytest
 
 from train import config as configs
 from train.__main__ import main
+from train.checks import check
 from train.command_line import load, parse
-from train.config import Config, Data, Optimizer, check, differences, from_text, to_text
+from train.config import Config, Data, Optimizer, differences, from_text, to_text
 from train.errors import UserError
 
 GROUPS = [Config, Data, Optimizer, configs.Schedule, configs.Mesh]

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from train import data
-from train.config import Config, Data, check
+from train.checks import check
+from train.config import Config, Data
 from train.errors import UserError
 
 TRAIN = data.mnist5k("train")

@@ -14,7 +14,7 @@ from train.command_line import parse
 from train.config import Config, Data, Mesh, Optimizer
 from train.data import open_source
 from train.errors import UserError
-from train.inpainting import losses
+from train.inpainting import distortions, losses
 from train.inpainting.masks import EVALUATION, Boxes, Mixed, Strokes, _draw_line, scaled
 from train.mesh import make_mesh, place_batch, state_sharding
 from train.optimizers import clip_parts, make_optimizer, scale_parts
@@ -286,6 +286,34 @@ def test_photographs_are_cropped_and_enlarged(tmp_path):
     published = dataclasses.replace(data, size=(256, 300), holes="thick_256")
     assert open_source(data.name, "test", published).holes == EVALUATION["thick_256"][1]
     np.testing.assert_array_equal(test[0]["mask"], test[0]["mask"])
+
+
+def test_sampling_on_the_pixels_returns_them_and_mirrors_beyond():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    y, x = np.mgrid[-4:9, -6:13].astype(float)
+    expected = np.pad(pixels, [(4, 4), (6, 6), (0, 0)], mode="reflect")
+    np.testing.assert_array_equal(distortions._sampled(pixels, x, y), expected)
+    between = distortions._sampled(pixels, np.array([[1.5]]), np.array([[2.0]]))[0, 0]
+    np.testing.assert_array_equal(between, np.rint(pixels[2, 1:3].mean(0)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (40, 20), (300, 200)])
+def test_distortions_keep_a_constant_image_constant(shape):
+    flat = np.full((*shape, 3), (200, 120, 40), np.uint8)
+    result = distortions.distorted(flat, (32, 48), np.random.default_rng(0))
+    assert result.shape == (32, 48, 3) and result.dtype == np.uint8
+    assert (result == result[0, 0]).all()
+
+
+def test_photographs_are_distorted_on_demand_and_another_way_each_time(tmp_path):
+    (tmp_path / "train").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "train" / "a.png")
+    data = Data(path=str(tmp_path), size=(32, 32), distort=True)
+    source = open_source("image_folder", "train", data)
+    seen = [source.augment(source[0], np.random.default_rng(i))["image"] for i in (1, 1, 2)]
+    assert seen[0].shape == (32, 32, 3)
+    assert (seen[0] == seen[1]).all() and (seen[0] != seen[2]).any()
 
 
 def test_parts_of_a_model_have_their_own_rate_and_clipping():

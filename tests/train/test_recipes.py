@@ -11,8 +11,8 @@ from flax import nnx
 
 import spectral_flax as sf
 from spectral_flax.models.registry import MODELS
+from train.checks import check
 from train.command_line import load
-from train.config import check
 from train.data import open_source
 from train.errors import UserError
 from train.tasks import make_task

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from train import loop, pace, pictures
-from train.config import check
+from train.checks import check
 from train.errors import UserError
 
 

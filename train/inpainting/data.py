@@ -11,6 +11,7 @@ from train import image_files
 from train.config import Data
 from train.data import Example, Split
 from train.errors import UserError
+from train.inpainting.distortions import distorted
 from train.inpainting.masks import EVALUATION, Mixed, scaled
 
 
@@ -22,7 +23,8 @@ def open_split(name: str, split: Split, data: Data) -> "Textures | Photographs":
     if data.path is None or data.size is None:
         raise UserError(f"the data set {name!r} needs --data.path FOLDER and --data.size H W")
     size = tuple(data.size)
-    return Photographs(Path(data.path) / split, split, size, _holes(split, size, data.holes))
+    holes = _holes(split, size, data.holes)
+    return Photographs(Path(data.path) / split, split, size, holes, data.distort)
 
 
 def _holes(split: Split, size: tuple[int, int], name: str | None) -> Mixed:
@@ -100,12 +102,14 @@ class Photographs(Torn):
     """Images of a folder and its sub-folders, cropped to ``size``: at random in training.
 
     An image smaller than that is enlarged first; in the test the crop and the hole are fixed.
+    With ``distort`` training images are warped and recoloured (`distorted`).
     """
 
     folder: Path
     split: Split
     size: tuple[int, int]
     holes: Mixed
+    distort: bool = False
     files: tuple[Path, ...] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
@@ -132,8 +136,11 @@ class Photographs(Torn):
         return {"image": self._crop(pixels, (0.5, 0.5)), "mask": self._hole(rng)}
 
     def augment(self, example: Example, rng: np.random.Generator) -> Example:
-        """Crop and mirror at random and tear a hole."""
-        crop = self._crop(example["image"], rng.random(2))
+        """Crop, distort if asked to, and mirror at random, and tear a hole."""
+        if self.distort:
+            crop = distorted(example["image"], self.size, rng)
+        else:
+            crop = self._crop(example["image"], rng.random(2))
         return super().augment(example | {"image": crop}, rng)
 
     def _crop(self, pixels: np.ndarray, where) -> np.ndarray:

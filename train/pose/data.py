@@ -199,14 +199,16 @@ def _read(path: Path):
 def stick_figures(split: Split, size: tuple[int, int]) -> People:
     """Draw figures with 17 joints, some hidden behind grey boxes: 400 to train on, 100 to test.
 
-    Hidden joints are annotated (visibility 1), so what is seen has to tell where they are.
+    Hidden joints are annotated (visibility 1), so what is seen has to tell where they are. Every
+    second figure is seen from behind: which of two knees is the left one, the head alone tells.
     """
     count, side = (400, 100)[split == "test"], 96
     images, annotations, pictures = [], [], {}
     for index in range(count):
         rng = np.random.default_rng([split == "train", index, 3])
-        joints = _figure(rng, side)
-        picture, hidden = _drawn(rng, side, joints)
+        behind = bool(rng.integers(2))
+        joints = _figure(rng, side, behind)
+        picture, hidden = _drawn(rng, side, joints, behind)
         low, high = joints.min(0) - 4, joints.max(0) + 4
         box = [float(v) for v in (*low, *(high - low))]
         triples = [
@@ -231,8 +233,8 @@ def stick_figures(split: Split, size: tuple[int, int]) -> People:
     )
 
 
-def _figure(rng, side) -> np.ndarray:
-    """Return 17 joints, x and y: a person seen from the front, limbs at random angles."""
+def _figure(rng, side, behind) -> np.ndarray:
+    """Return 17 joints, x and y: a person seen from the front or behind, limbs at random angles."""
     unit = side * rng.uniform(0.15, 0.2)
     hip = np.array([side / 2, side * 0.55]) + rng.normal(0, side * 0.04, 2)
     lean = rng.normal(0, 0.15)
@@ -251,26 +253,28 @@ def _figure(rng, side) -> np.ndarray:
         joints[[5 + side_, 7 + side_, 11 + side_, 13 + side_]] = shoulder, elbow, hip_, knee
         joints[9 + side_] = elbow + 0.7 * unit * turn(arm + sign * rng.uniform(0, 1.2))
         joints[15 + side_] = knee + 0.9 * unit * turn(leg - sign * rng.uniform(0, 0.5))
+    if behind:  # the same outline, with left and right exchanged
+        joints = joints[mirrored_order()]
     return np.clip(joints, 2, side - 3)
 
 
-def _drawn(rng, side, joints) -> tuple[np.ndarray, np.ndarray]:
+def _drawn(rng, side, joints, behind) -> tuple[np.ndarray, np.ndarray]:
     """Draw the figure and cover parts of it; return the image and which joints are covered."""
     from PIL import Image, ImageDraw
 
     background, skin = rng.integers(90, 170, 3), rng.integers(180, 255, 3)
     picture = Image.new("RGB", (side, side), tuple(background.tolist()))
     draw = ImageDraw.Draw(picture)
-    skin, shadow, hair = (tuple((skin / n).astype(int).tolist()) for n in (1, 1.5, 4))
-    for a, b in COCO_LIMBS[4:]:  # the left side is in the light
-        colour = skin if a % 2 else shadow
-        draw.line([*map(tuple, joints[[a, b]].tolist())], fill=colour, width=3)
+    skin, hair = (tuple((skin / n).astype(int).tolist()) for n in (1, 4))
+    for a, b in COCO_LIMBS[4:]:
+        draw.line([*map(tuple, joints[[a, b]].tolist())], fill=skin, width=3)
     (x, y), r = joints[0], np.ptp(joints[3:5, 0]) / 2
     draw.line([(x, y), tuple(joints[5:7].mean(0).tolist())], fill=skin, width=3)
-    draw.ellipse((x - r, y - 1.3 * r, x + r, y + 0.9 * r), fill=skin)
+    draw.ellipse((x - r, y - 1.3 * r, x + r, y + 0.9 * r), fill=hair if behind else skin)
     for x, y in joints[1:3]:
         draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=hair)
     hidden = np.zeros(17, bool)
+    hidden[:3] = behind
     for _ in range(rng.integers(1, 5)):
         low = joints[rng.integers(5, 17)] - rng.uniform(4, 12, 2)
         high = low + rng.uniform(12, 24, 2)
