@@ -53,7 +53,7 @@ def kernel_gradient(shape, window, features):
 def transform(side):
     """Return the calls of the implementation that "auto" did not choose, and of "auto"."""
     x = jnp.asarray(array(8, side, side, 32))
-    chosen = fourier.choose_implementation((side, side), x.dtype)
+    chosen = fourier.choose_implementation((side, side))
     other = "matmul" if chosen == "fft" else "fft"
 
     def there_and_back(x, implementation):

@@ -7,6 +7,8 @@ channels. The inverse means what NumPy's does for every spectrum: Hermitian symm
 the last axis only, so its zero and Nyquist frequencies enter by their Hermitian part.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
@@ -22,6 +24,12 @@ from spectral_flax.functional.sharding import batch_parallel
 
 Norm = Literal["ortho", "backward", "forward"]
 Implementation = Literal["auto", "fft", "matmul"]
+
+# Sides up to which the matrices are the faster, forward and with gradients, by platform. The table
+# this comes from is in docs/performance.md; what is not here was not measured.
+MATMUL_UP_TO = {"cpu": 16}
+
+_meaning_of_auto = contextvars.ContextVar("meaning_of_auto", default=None)
 
 
 def rfft2(
@@ -40,7 +48,8 @@ def rfft2(
       groups: channels of the result are ordered (groups, real/imaginary, C//groups).
       norm: "ortho" (1/sqrt(HW) both ways), "backward" (1/(HW) in the inverse) or "forward".
       implementation: "fft", "matmul" (products with cosine and sine matrices: real arithmetic,
-        standard operators only) or "auto", the faster on the platform by measurement.
+        standard operators only) or "auto": what was measured to be faster at that size on the
+        default platform of the process (`choose_implementation`).
       dtype: computation dtype of the matmul form. None: float32, or float64 for float64 input;
         the FFT knows no other. The result has the dtype of ``x`` in any case.
       precision: of the matrix products; None is "highest", which an FFT's accuracy needs.
@@ -128,9 +137,23 @@ def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
     return jnp.concatenate([x, x], axis=-2)[..., :width, :]
 
 
-def choose_implementation(sizes: tuple[int, ...], dtype: DTypeLike) -> Literal["fft", "matmul"]:
-    """Return what "auto" means for a transform over ``sizes``: so far always the FFT."""
-    return "fft"
+def choose_implementation(sizes: tuple[int, ...]) -> Literal["fft", "matmul"]:
+    """Return what "auto" means for a transform over ``sizes``: see `MATMUL_UP_TO`.
+
+    It is chosen when a program is traced, for the platform that JAX uses by default.
+    """
+    limit = MATMUL_UP_TO.get(jax.default_backend(), 0)
+    return _meaning_of_auto.get() or ("matmul" if max(sizes) <= limit else "fft")
+
+
+@contextlib.contextmanager
+def auto_is(implementation: Literal["fft", "matmul"]):
+    """Let "auto" mean one implementation at all sizes, in what is traced within the context."""
+    token = _meaning_of_auto.set(implementation)
+    try:
+        yield
+    finally:
+        _meaning_of_auto.reset(token)
 
 
 def _forward(x, rank, groups, norm, implementation, dtype, precision):
@@ -190,7 +213,7 @@ def _check(sizes, input_dtype, norm, implementation, dtype):
     if implementation not in ("auto", "fft", "matmul"):
         raise ValueError(f"implementation={implementation!r}; expected 'auto', 'fft' or 'matmul'")
     if implementation == "auto":
-        implementation = choose_implementation(sizes, input_dtype) if dtype is None else "matmul"
+        implementation = choose_implementation(sizes) if dtype is None else "matmul"
     if implementation == "fft" and dtype is not None and dtype != _float(input_dtype):
         raise ValueError(f"dtype={dtype} needs implementation='matmul'; an FFT computes in float32")
     return implementation

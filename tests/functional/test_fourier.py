@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from spectral_flax.functional import irfft2, irfft3, rfft2, rfft3, split_quarters, tile_quarters
+from spectral_flax.functional import (
+    fourier,
+    irfft2,
+    irfft3,
+    rfft2,
+    rfft3,
+    split_quarters,
+    tile_quarters,
+)
 
 SIZES = [(8, 8), (7, 8), (8, 7), (5, 9), (13, 11), (1, 4), (4, 1), (1, 1)]
 BOTH = pytest.mark.parametrize("implementation", ["fft", "matmul"])
@@ -188,3 +196,17 @@ def test_quarters_hold_every_position_in_its_place(size):
 def test_wrong_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(("sides", "expected"), [((8, 16), 0), ((8, 17), 1), ((20, 20), 1)])
+def test_auto_takes_matrices_where_they_are_faster(sides, expected):
+    """On the CPU, where this was measured: docs/performance.md."""
+
+    def transforms():
+        traced_anew = lambda x: rfft2(x)
+        return str(jax.make_jaxpr(traced_anew)(jnp.zeros((2, *sides, 3)))).count(" fft[")
+
+    assert transforms() == expected
+    with fourier.auto_is("fft"):
+        assert transforms() == 1
+    assert transforms() == expected
