@@ -6,10 +6,10 @@ device with synchronised statistics, with parameters shared by 2, 4 and 8 device
 processes. Printed are the largest and the median difference of the arrays (parameters and
 statistics) from one device's, each relative to the largest value of its array. Rounding differs
 between the ways, and training multiplies such differences at every step, the more the higher its
-rate: at 0.02 they double, and 20 steps make a million of them. A step in two parts differs by more,
-since batch normalisation sees the parts one by one. Then the checkpoint of eight devices is restored on 4, 2 and 1 and under
-other sharings, takes a step of rate 1e-30, is saved again, and its parameters are compared bit for
-bit.
+rate: at 0.02 by two, a million times in 20 steps. A step in two parts differs by more,
+since batch normalisation sees the parts one by one. Then the checkpoint of eight devices is
+restored on 4, 2 and 1 and under other sharings, takes a step of rate 1e-30, is saved again, and its
+parameters are compared bit for bit.
 
 Run: python -m benchmarks.same_steps [--steps 20] [--rate 0.001]
 """
