@@ -26,10 +26,9 @@ class Trial:
     without: tuple[str, ...]
 
 
+PLAIN = ("--options.blocks-after", "None", "--options.block-options", "None")
 TRIALS = {
-    "pose": Trial(
-        "stick_figures_pose", "AP", ("--model", "pose_resnet18", "--options.blocks-after", "None")
-    ),
+    "pose": Trial("stick_figures_pose", "AP", ("--model", "pose_resnet18", *PLAIN)),
     "segmentation": Trial("ellipses_unet_star", "mean_iou", ("--model", "unet_star")),
     "inpainting": Trial("textures_lama", "psnr", ("--options.ratio", "0")),
 }
