@@ -1,6 +1,7 @@
 """Runs of several processes, on one machine over the loopback."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,15 +27,19 @@ def start(arguments, devices):
     return subprocess.Popen(command, env=environment, **streams)
 
 
-def together(arguments, count, devices):
-    """Run the command in ``count`` processes that meet, and return what each printed."""
+def begin(arguments, count, devices):
+    """Start the command in ``count`` processes that meet."""
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         port = listener.getsockname()[1]
     meet = ["--processes.coordinator", f"localhost:{port}", "--processes.count", count]
-    processes = [start([*arguments, *meet, "--processes.index", i], devices) for i in range(count)]
+    return [start([*arguments, *meet, "--processes.index", i], devices) for i in range(count)]
+
+
+def finish(processes, code=0):
+    """Wait for processes, all of which must end with ``code``, and return what each printed."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, "\n".join(outputs)
+    assert {process.returncode for process in processes} == {code}, "\n".join(outputs)
     return outputs
 
 
@@ -45,13 +50,24 @@ def parameters(workdir, step):
 def test_two_processes_take_the_steps_of_one(toy, toy_path, tmp_path):
     changes = ["--options.dropout", "0.0", "--steps", "4", "--mesh.fsdp", "2"]
     changes += ["--mesh.fsdp-min-size", "16", "--workdir", tmp_path / "two"]
-    first, second = together([toy_path, *changes], count=2, devices=2)
+    first, second = finish(begin([toy_path, *changes], count=2, devices=2))
     assert "test at step 4" in first and "step 4/4" not in second
     loop.run(toy(options={"dropout": 0.0}, steps=4, mesh=Mesh(devices=1)))
     one, two = (parameters(tmp_path / name, 4) for name in ("run", "two"))
     for name in one:
         if "rngs" not in name:
             np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_signal_to_one_process_saves_and_stops_all(toy_path, tmp_path):
+    run = [toy_path, "--steps", "100000", "--workdir", tmp_path / "run", "--log-every", "1"]
+    first, second = processes = begin(run, count=2, devices=1)
+    while not first.stdout.readline().startswith("step 2/"):
+        assert first.poll() is None
+    second.send_signal(signal.SIGTERM)
+    said, _ = finish(processes, code=75)
+    assert "SIGTERM at step" in said
+    assert len(list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))) == 1
 
 
 def test_a_process_alone_leads_and_agrees_with_itself():
