@@ -17,10 +17,10 @@ Run: python -m benchmarks.models [--quick] [--size 224] [--batch 4] [--repeats 7
 import argparse
 import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -111,12 +111,19 @@ def growth(name):
 
 
 def grow(name, shape, amp):
-    backward = MODELS[name].trained
-    call = contestants.theirs(peer(name), pixels(shape), backward, amp=amp)
-    with open("/proc/self/statm") as file:
-        before = int(file.read().split()[1]) * resource.getpagesize()
+    call = contestants.theirs(peer(name), pixels(shape), MODELS[name].trained, amp=amp)
+    before = resident("VmRSS")
+    # The largest size of a process is counted anew: so far it is that of building the model.
+    Path("/proc/self/clear_refs").write_text("5")
     call()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    print(resident("VmHWM") - before)
+
+
+def resident(field):
+    """Return the bytes in memory that Linux reports for this process."""
+    # Not ``ru_maxrss``: a new process inherits that of the one that started it.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def measure(names, shape, repeats, backward, given):
