@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fast Fourier convolution and the Fourier block of spectral residual learning, as published."""
+"""Fast Fourier convolution and the blocks of spectral residual learning, as published."""
 
 import torch
 from torch import nn
@@ -58,15 +58,28 @@ class SpectralTransform(nn.Module):
 class FFC(nn.Module):
     """Four paths between local and global channels."""
 
-    def __init__(self, inputs, outputs, kernel, ratio_in, ratio_out, stride=1, lfu=True):
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        kernel,
+        ratio_in,
+        ratio_out,
+        stride=1,
+        lfu=True,
+        padding=None,
+        padding_mode="zeros",
+    ):
         super().__init__()
+        padding = kernel // 2 if padding is None else padding
         global_in, global_out = int(inputs * ratio_in), int(outputs * ratio_out)
         local_in, local_out = inputs - global_in, outputs - global_out
 
         def path(a, b):
             if not (a and b):
                 return None
-            return nn.Conv2d(a, b, kernel, stride, kernel // 2, bias=False)
+            options = dict(padding=padding, padding_mode=padding_mode, bias=False)
+            return nn.Conv2d(a, b, kernel, stride, **options)
 
         self.convl2l, self.convl2g = path(local_in, local_out), path(local_in, global_out)
         self.convg2l = path(global_in, local_out)
@@ -87,18 +100,29 @@ class FFC(nn.Module):
 
 
 class FFCNormAct(nn.Module):
-    """FFC with a normalisation and ReLU on each path."""
+    """FFC with a normalisation and ReLU on each path; a map that is no pair is all local."""
 
-    def __init__(self, inputs, outputs, kernel, ratio_in, ratio_out, stride=1, lfu=True, act=True):
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        kernel,
+        ratio_in,
+        ratio_out,
+        stride=1,
+        lfu=True,
+        act=True,
+        **padding,
+    ):
         super().__init__()
-        self.ffc = FFC(inputs, outputs, kernel, ratio_in, ratio_out, stride, lfu)
+        self.ffc = FFC(inputs, outputs, kernel, ratio_in, ratio_out, stride, lfu, **padding)
         far = int(outputs * ratio_out)
         self.bn_l = nn.BatchNorm2d(outputs - far) if outputs > far else None
         self.bn_g = nn.BatchNorm2d(far) if far else None
         self.act = act
 
     def forward(self, pair):
-        pair = self.ffc(pair)
+        pair = self.ffc(pair if isinstance(pair, tuple) else (pair, None))
         pair = [
             None if a is None else n(a) for a, n in zip(pair, (self.bn_l, self.bn_g), strict=True)
         ]
@@ -168,3 +192,23 @@ class FourierBlock(nn.Module):
         s = torch.relu(self.bn(self.conv_layer(s)))
         y = torch.fft.irfft2(unpacked(s), s=x.shape[-2:]).to(x.dtype)
         return x + self.alpha * y
+
+
+class OrthogonalBlock(nn.Module):
+    """Spectral residual block of learned matrices, made orthogonal again by QR in every call."""
+
+    def __init__(self, features: int, size: tuple[int, int], groups: int = 2):
+        super().__init__()
+        self.source_P, self.source_Q = (
+            nn.Parameter(torch.linalg.qr(torch.randn(n, n)).Q) for n in size
+        )
+        self.conv_layer = nn.Conv2d(features, features, 1, groups=groups)
+        self.bn = nn.BatchNorm2d(features)
+
+    def forward(self, x):
+        p, q = self.source_P, self.source_Q
+        with torch.no_grad():
+            for matrix in (p, q):
+                matrix.copy_(torch.linalg.qr(matrix).Q)
+        s = torch.relu(self.bn(self.conv_layer(p @ x @ q)))
+        return x + p.T @ s @ q.T

@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 import torch
 
-from benchmarks.peers import attention, fourier, resnet
+from benchmarks.peers import attention, fourier, inpainting, resnet, video
 
 ROOT = pathlib.Path(__file__).parents[2] / "tests" / "parity"
 CASES = {
@@ -24,7 +24,22 @@ CASES = {
     "srl_fft": lambda: fourier.FourierBlock(16),
     "nonlocal_2d": lambda: attention.NonLocal(16),
     "bat_2d": lambda: attention.BilinearAttention(32),
+    "srl_lo": lambda: fourier.OrthogonalBlock(16, (16, 12)),
+    "bat_3d": lambda: video.BilinearAttention(32, tk=2),
+    "bat_3d_larger_grid": lambda: video.BilinearAttention(32, tk=2),
+    "bat_3d_spatial_only": lambda: video.BilinearAttention(32, tk=0),
+    "double_attention": lambda: attention.DoubleAttention(16),
+    "cgnl": lambda: attention.CompactNonLocal(32),
+    "criss_cross": lambda: attention.RecurrentCrissCross(64),
     "resnet50": resnet.ResNet,
+    "nl_resnet50": lambda: resnet.ResNet(block=attention.NonLocal),
+    "bat_resnet50": lambda: resnet.ResNet(block=attention.BilinearAttention),
+    "c2d_resnet50": video.C2D,
+    "c2d_resnet50_bat3d": lambda: video.C2D(
+        block=lambda features: video.BilinearAttention(features, k=8, tk=4)
+    ),
+    "lama_9_blocks": inpainting.Generator,
+    "lama_9_blocks_odd": lambda: inpainting.Generator(sigmoid=False),
 }
 
 
