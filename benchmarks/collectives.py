@@ -22,6 +22,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 import spectral_flax as sf
 from benchmarks.runs import write
@@ -40,9 +41,17 @@ def program(name: str, size: int, parallel: str, batch: int = 16) -> tuple[str, 
     """Return the compiled step's text and the bytes of parameters and of statistics."""
     config = Config(model=name, parallel=parallel, batch_size=batch)
     task = Classification(1000, (size, size, 3), mean=(0.5,) * 3, std=(0.25,) * 3)
-    model = sf.abstract_model(name)
-    model.train()
-    network, params, rest = split(model)
+    networks = []
+
+    def leaves():
+        model = sf.create_model(name, rngs=nnx.Rngs(0))
+        model.train()
+        network, params, rest = split(model)
+        networks.append(network)
+        return params, rest
+
+    params, rest = jax.eval_shape(leaves)
+    network = networks[0]
     tx = make_optimizer(config.optimizer, lambda step: 0.1)
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))

@@ -5,8 +5,11 @@ import re
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+# What moves parts of arrays between devices, as no activation should.
+MOVES = "(?:all-gather|all-to-all|collective-permute)"
 
-def count(function, *args, kind="all-gather") -> int:
+
+def count(function, *args, kind=MOVES) -> int:
     """The number of collectives of one kind in the compiled program."""
     text = jax.jit(function).lower(*args).compile().as_text()
     return len(re.findall(rf"= \S.* {kind}(?:-start)?\(", text))

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spectral_flax.functional.padding import repeat_last
+
 Normalization = Literal["sigmoid", "softmax"]
 
 # Up to this many blocks in a map, one product with all pairs of blocks is faster than one per axis
@@ -48,13 +50,6 @@ def map_grid(height: int, width: int, grid: int) -> tuple[tuple[int, int], tuple
     if width % rows[0] == 0:
         columns = rows[0], width // rows[0]
     return rows, columns
-
-
-def complete_blocks(x: jax.Array, size: int, axis: int) -> jax.Array:
-    """Extend an axis to ``size`` by repeating its last position."""
-    pad = [(0, 0)] * x.ndim
-    pad[axis] = 0, size - x.shape[axis]
-    return jnp.pad(x, pad, mode="edge") if pad[axis][1] else x
 
 
 def normalize(logits: jax.Array, method: Normalization, axis: int) -> jax.Array:
@@ -113,7 +108,7 @@ def bilinear_product(
     groups, n, m = p.shape[-3], p.shape[-1], q.shape[-1]
     _check_product(features, groups, (height, n), (width, m))
     t, u = -(-height // n), -(-width // m)
-    x = complete_blocks(complete_blocks(x, n * t, -3), m * u, -2)
+    x = repeat_last(repeat_last(x, n * t, -3), m * u, -2)
     y = x.reshape(*batch, n, t, m, u, groups, features // groups)
     lead = range(len(batch))
     to_groups = [*lead, *(len(batch) + i for i in (4, 0, 2, 1, 3, 5))]  # G n m t u c
@@ -143,7 +138,7 @@ def temporal_product(
     groups, n = matrix.shape[-3], matrix.shape[-1]
     _check_product(features, groups, (frames, n))
     t = -(-frames // n)
-    y = complete_blocks(x, n * t, 1)
+    y = repeat_last(x, n * t, 1)
     shape = (batch, n, t * math.prod(x.shape[2:-1]), groups, features // groups)
     y = y.reshape(shape).transpose(0, 3, 1, 2, 4).reshape(batch, groups, n, -1)
     y = jnp.matmul(matrix.astype(x.dtype), y, precision=precision)

@@ -20,6 +20,7 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.functional.padding import repeat_last
 from spectral_flax.functional.sharding import batch_parallel
 
 Norm = Literal["ortho", "backward", "forward"]
@@ -116,8 +117,8 @@ def split_quarters(x: jax.Array) -> jax.Array:
     Chi, Jiang and Mu, NeurIPS 2020, local Fourier unit.
     """
     height, width = _spatial(x, 2, "x")
-    pad = [(0, 0)] * (x.ndim - 3) + [(0, height % 2), (0, width % 2), (0, 0)]
-    x = jnp.pad(x, pad, mode="edge")
+    x = repeat_last(x, height + height % 2, axis=x.ndim - 3)
+    x = repeat_last(x, width + width % 2, axis=x.ndim - 2)
     h, w = x.shape[-3] // 2, x.shape[-2] // 2
     quarters = [x[..., i : i + h, j : j + w, :] for j in (0, w) for i in (0, h)]
     return jnp.concatenate(quarters, axis=-1)

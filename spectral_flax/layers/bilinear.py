@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional import bilinear
+from spectral_flax.functional.padding import repeat_last
 from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max_pool
 from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.checks import check_map, check_multiple, check_positive
@@ -111,7 +112,7 @@ class BilinearTransform(nnx.Module):
         check_map(x, self.rank, self.features)
         (n, t), (m, u) = bilinear.map_grid(*x.shape[-3:-1], self.grid)
         z = self.reduce(x)
-        full = bilinear.complete_blocks(bilinear.complete_blocks(z, n * t, -3), m * u, -2)
+        full = repeat_last(repeat_last(z, n * t, -3), m * u, -2)
         logits = self.rows(adaptive_max_pool(full, (n, 1)))
         p = self._matrix(logits, self.groups, self.grid, -1)
         logits = self.columns(adaptive_max_pool(full, (1, m)))
@@ -120,7 +121,7 @@ class BilinearTransform(nnx.Module):
             return p, q, None
         n, t = bilinear.block_grid(x.shape[1], self.temporal_grid)
         pooled = adaptive_average_pool(z, (1, 1))
-        pooled = adaptive_average_pool(bilinear.complete_blocks(pooled, n * t, 1), (n,), axes=(1,))
+        pooled = adaptive_average_pool(repeat_last(pooled, n * t, 1), (n,), axes=(1,))
         logits = self.frames(pooled)
         logits = logits.reshape(len(x), -1, logits.shape[-1])  # windows are in time
         logits = logits.reshape(*logits.shape[:2], self.temporal_groups, *(self.temporal_grid,) * 2)
