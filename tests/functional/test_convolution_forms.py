@@ -21,6 +21,8 @@ CASES = {
     "small map, strided": ((2, 7, 6, 8), (3, 3), 4, 2, 1, 1),
     "small map, dilated": ((2, 7, 6, 8), (3, 2), 4, 1, 2, 2),
     "large map": ((3, 17, 16, 8), (3, 3), 4, 1, 1, 1),
+    "large map, widening and dilated": ((3, 17, 16, 8), (3, 2), 12, 1, 2, 2),
+    "large map, thin result": ((3, 17, 16, 8), (5, 5), 2, 1, 2, 1),
     "large map, strided": ((3, 33, 32, 8), (3, 3), 4, 2, 1, 1),
     "thin input": ((2, 9, 8, 3), (5, 5), 4, 2, 2, 1),
     "wide window": ((2, 9, 8, 8), (7, 7), 4, 1, 3, 1),
