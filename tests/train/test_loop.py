@@ -241,8 +241,13 @@ def test_a_second_signal_acts_at_once(toy, monkeypatch):
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(loop, "_finish", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        loop.run(toy(save_every=1))
+    # A shell starts what runs in its background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(toy(save_every=1))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_command_line_trains_and_refuses(toy_path, tmp_path):
