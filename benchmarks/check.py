@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guard against slow-downs: ratios of times within one run, compared with stored ones.
 
-Each ratio is how many times faster the library's form is than the plain one beside it: kernel
-gradients against those of JAX, the transform that "auto" chose against the other, a model with
-normalisations folded against itself, and an FFC network against the plain one. Seconds are never
-compared. On a CPU the ratios are those of CPU seconds, which other work on the machine moves
-little. Fails when a ratio falls below the stored one by more than its slack; where none is stored
-for the platform, the ratios are shown and nothing fails. `--store` writes those of this run.
+Each ratio is how many times faster the library's form is than the plain one beside it: convolutions
+and kernel gradients against those of JAX, the transform that "auto" chose against the other, a
+model with normalisations folded against itself, and an FFC network against the plain one. Seconds
+are never compared. On a CPU the ratios are those of CPU seconds, which other work moves little.
+Fails when a ratio falls below the stored one by more than its slack; where none is stored for the
+platform, the ratios are shown and nothing fails. `--store` writes those of this run.
 
 Run: python -m benchmarks.check [--repeats 7] [--store]
 """
@@ -24,7 +24,7 @@ from flax import nnx
 import spectral_flax as sf
 from benchmarks import contestants, harness
 from spectral_flax.functional import fourier
-from spectral_flax.functional.convolution_forms import KERNEL, by_jax, convolution_form, on_cpu
+from spectral_flax.functional.convolution_forms import KERNEL, Y, by_jax, convolution_form, on_cpu
 
 EXPECTED = Path(__file__).parent / "expected.json"
 SLACK = 1.35
@@ -39,15 +39,15 @@ def compiled(function, *args):
     return lambda: jax.block_until_ready(program(*args))
 
 
-def kernel_gradient(shape, window, features):
-    """Return the calls of a kernel gradient: JAX's and ours (the same but on the CPU)."""
+def convolution(result, shape, window, features, padded=True):
+    """Return the calls of a convolution or its kernel gradient: JAX's and ours (on the CPU)."""
     rank = len(window)
     x, kernel = array(*shape), array(*window, shape[-1], features)
-    padding = tuple((k // 2, k // 2) for k in window)
+    padding = tuple((k // 2, k // 2) if padded else (0, 0) for k in window)
     form = convolution_form(x, kernel, (1,) * rank, padding, (1,) * rank, None)
-    y = array(*form.shapes[2])
+    other = kernel if result == Y else array(*form.shapes[Y])
     ours = on_cpu if jax.default_backend() == "cpu" else by_jax
-    return tuple(compiled(functools.partial(f, form, KERNEL), x, y) for f in (by_jax, ours))
+    return tuple(compiled(functools.partial(f, form, result), x, other) for f in (by_jax, ours))
 
 
 def transform(side):
@@ -80,10 +80,12 @@ def global_step():
 
 
 CHECKS = {
-    "kernel gradient, 3x3": lambda: kernel_gradient((4, 28, 28, 128), (3, 3), 128),
-    "kernel gradient, 1x1": lambda: kernel_gradient((4, 28, 28, 128), (1, 1), 512),
-    "kernel gradient, 7x7 of an image": lambda: kernel_gradient((2, 112, 112, 3), (7, 7), 64),
-    "kernel gradient, 3x3x3": lambda: kernel_gradient((2, 4, 14, 14, 64), (3, 3, 3), 64),
+    "kernel gradient, 3x3": lambda: convolution(KERNEL, (4, 28, 28, 128), (3, 3), 128),
+    "kernel gradient, 1x1": lambda: convolution(KERNEL, (4, 28, 28, 128), (1, 1), 512),
+    "kernel gradient, 7x7 of an image": lambda: convolution(KERNEL, (2, 112, 112, 3), (7, 7), 64),
+    "kernel gradient, 3x3x3": lambda: convolution(KERNEL, (2, 4, 14, 14, 64), (3, 3, 3), 64),
+    "convolution, 3x3, unpadded": lambda: convolution(Y, (1, 66, 66, 512), (3, 3), 128, False),
+    "convolution, 7x7, unpadded": lambda: convolution(Y, (1, 262, 262, 64), (7, 7), 3, False),
     "transform of 8 x 8": lambda: transform(8),
     "transform of 56 x 56": lambda: transform(56),
     "inference, normalisations folded": folded,

@@ -16,53 +16,24 @@ import importlib
 import math
 import os
 import re
+from collections.abc import Iterable
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-import spectral_flax as sf
+from benchmarks.compiled_step import compiled_step
 from benchmarks.runs import write
 from train.config import Config
-from train.mesh import make_mesh
-from train.optimizers import make_optimizer
-from train.state import TrainState, split
-from train.step import make_train_step
-from train.tasks import Classification
 
 KINDS = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
 WIDTHS = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "f64": 8}
 
 
-def program(name: str, size: int, parallel: str, batch: int = 16) -> tuple[str, int, int]:
-    """Return the compiled step's text and the bytes of parameters and of statistics."""
-    config = Config(model=name, parallel=parallel, batch_size=batch)
-    task = Classification(1000, (size, size, 3), mean=(0.5,) * 3, std=(0.25,) * 3)
-    networks = []
-
-    def leaves():
-        model = sf.create_model(name, rngs=nnx.Rngs(0))
-        model.train()
-        network, params, rest = split(model)
-        networks.append(network)
-        return params, rest
-
-    params, rest = jax.eval_shape(leaves)
-    network = networks[0]
-    tx = make_optimizer(config.optimizer, lambda step: 0.1)
-    scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-    opt_state = jax.eval_shape(tx.init, params)
-    state = TrainState(scalar, params, rest, opt_state, key, {}, scalar)
-    mesh = make_mesh(config.mesh)
-    step = make_train_step(network, task, tx, lambda step: 0.1, mesh, state, config)
-    text = step.lower(state, task.batch_shape(batch)).compile().as_text()
-    floats = [a for a in rest.values() if jnp.issubdtype(a.dtype, jnp.floating)]
-    sizes = (sum(4 * math.prod(a.shape) for a in group) for group in (params.values(), floats))
-    return text, *sizes
+def size_in_bytes(arrays: Iterable[jax.ShapeDtypeStruct]) -> int:
+    return sum(a.dtype.itemsize * math.prod(a.shape) for a in arrays)
 
 
 def collectives(text: str) -> dict[str, list[int]]:
@@ -87,11 +58,15 @@ def main() -> None:
     rows = {}
     for name in given.names:
         for size in given.sizes:
-            text, params, statistics = program(name, size, given.parallel)
-            rows[f"{name} {size}"] = row = collectives(text)
-            print(f"{name} at {size}: parameters {params:,} bytes, statistics {statistics:,}")
-            for kind, (count, size_in_bytes) in row.items():
-                print(f"  {kind:20} {count:5} {size_in_bytes:15,} bytes", flush=True)
+            config = Config(model=name, parallel=given.parallel, batch_size=16)
+            step = compiled_step(config, size)
+            rows[f"{name} {size}"] = row = collectives(step.program.as_text())
+            params = size_in_bytes(step.params.values())
+            floats = [a for a in step.rest.values() if jnp.issubdtype(a.dtype, jnp.floating)]
+            print(f"{name} at {size}: parameters {params:,} bytes, ", end="")
+            print(f"statistics {size_in_bytes(floats):,}")
+            for kind, (count, total) in row.items():
+                print(f"  {kind:20} {count:5} {total:15,} bytes", flush=True)
     write("collectives", rows)
 
 

@@ -3,7 +3,7 @@
 
 What the host spends before it is free again: placing the batch and calling the compiled step. The
 network is ResNet-50 in the number of its arrays and tiny in their sizes, and the device is idle
-when the clock starts, so that computing is not counted. Aim: below 4 ms.
+when the clock starts, so that computing is not counted. Aim: below 2 ms.
 
 Run: python -m benchmarks.step_dispatch [--model resnet50] [--steps 100]
 """

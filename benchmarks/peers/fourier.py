@@ -102,20 +102,9 @@ class FFC(nn.Module):
 class FFCNormAct(nn.Module):
     """FFC with a normalisation and ReLU on each path; a map that is no pair is all local."""
 
-    def __init__(
-        self,
-        inputs,
-        outputs,
-        kernel,
-        ratio_in,
-        ratio_out,
-        stride=1,
-        lfu=True,
-        act=True,
-        **padding,
-    ):
+    def __init__(self, inputs, outputs, kernel, ratio_in, ratio_out, act=True, **options):
         super().__init__()
-        self.ffc = FFC(inputs, outputs, kernel, ratio_in, ratio_out, stride, lfu, **padding)
+        self.ffc = FFC(inputs, outputs, kernel, ratio_in, ratio_out, **options)
         far = int(outputs * ratio_out)
         self.bn_l = nn.BatchNorm2d(outputs - far) if outputs > far else None
         self.bn_g = nn.BatchNorm2d(far) if far else None
@@ -135,13 +124,13 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs, width, ratio_in, ratio_out, stride, lfu):
         super().__init__()
         out, both = 4 * width, (ratio_out, ratio_out)
-        self.conv1 = FFCNormAct(inputs, width, 1, ratio_in, ratio_out, 1, lfu)
-        self.conv2 = FFCNormAct(width, width, 3, *both, stride, lfu)
-        self.conv3 = FFCNormAct(width, out, 1, *both, 1, lfu, act=False)
+        self.conv1 = FFCNormAct(inputs, width, 1, ratio_in, ratio_out, lfu=lfu)
+        self.conv2 = FFCNormAct(width, width, 3, *both, stride=stride, lfu=lfu)
+        self.conv3 = FFCNormAct(width, out, 1, *both, act=False, lfu=lfu)
         self.downsample = None
         if stride != 1 or inputs != out or ratio_in != ratio_out:
             self.downsample = FFCNormAct(
-                inputs, out, 1, ratio_in, ratio_out, stride, lfu, act=False
+                inputs, out, 1, ratio_in, ratio_out, act=False, stride=stride, lfu=lfu
             )
 
     def forward(self, pair):

@@ -88,10 +88,8 @@ def on_cpu(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
 
     Kernel gradients are matrix products of the transposed cotangent with shifted views of the
     input, one for each position of the window. On small maps, where re-ordering the kernel is the
-    larger part of XLA's convolution, it and its input gradient are one product with all views. On
-    larger ones they are one product with the kernel at all positions of the window, whose results
-    are shifted and summed, where there are few results. Those of videos are sums of convolutions of
-    frames.
+    larger part of XLA's convolution, it and its input gradient are one product with all views.
+    Those of videos are sums of convolutions of frames.
     """
     window = math.prod(form.shapes[KERNEL][:-2])
     positions = math.prod(form.shapes[Y][:-1])
@@ -110,12 +108,8 @@ def on_cpu(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
         return by_jax(form, result, *args)
     if 1 < window <= _WINDOW and positions < _POSITIONS and channels >= _THIN:
         return (_convolution_by_views if result == Y else _input_gradient_by_views)(form, *args)
-    shifted = form if result == Y else _input_gradient_as_convolution(form)
-    if shifted is not None and _is_shiftable(shifted):
-        if result == Y:
-            return _convolution_by_shifts(form, *args)
-        kernel, y = args
-        return _convolution_by_shifts(shifted, y, _turned(kernel))
+    if result == Y and len(form.strides) == 2 and window > 1 and not any(map(any, form.padding)):
+        return _unpadded_convolution(form, *args)
     # On few positions XLA has given wrong input gradients for frames inside larger programs, found
     # by the published numbers of bilinear attention; there is nothing to gain there anyway.
     if len(form.strides) == 3 and window > 1 and positions >= _POSITIONS:
@@ -218,51 +212,12 @@ def _convolution_by_views(form, x, kernel):
     return y.reshape(form.shapes[Y])
 
 
-def _is_shiftable(form):
-    """Tell whether all products, before they are summed, are at most 2.5 times the inputs.
-
-    Alone the form is faster up to as many results as inputs; in training steps it was not.
-    """
-    *window, inputs, outputs = form.shapes[KERNEL]
-    count = math.prod(window)
-    return (
-        len(window) == 2
-        and count > 1
-        and {*form.strides} == {1}
-        and 2 * count * outputs <= 5 * inputs
-    )
-
-
-def _convolution_by_shifts(form, x, kernel):
-    padded = _padded(form, x)
-    inputs, outputs = kernel.shape[-2:]
-    columns = jnp.moveaxis(kernel.reshape(-1, inputs, outputs), 0, 1).reshape(inputs, -1)
-    products = lax.dot_general(_matrix(padded), columns, _LAST_BY_FIRST, form.precision)
-    # Products of their own: fused with the sum, each would be computed for itself.
-    products = lax.optimization_barrier(products).reshape(*padded.shape[:-1], -1)
-    terms = (
-        _view(form, products[..., i * outputs : (i + 1) * outputs], offset)
-        for i, offset in enumerate(_offsets(form))
-    )
-    return functools.reduce(jnp.add, terms)
-
-
-def _input_gradient_as_convolution(form):
-    """Return the form of the convolution of the cotangent that the input gradient is, if it is."""
-    window = form.shapes[KERNEL][:-2]
-    reach = [d * (k - 1) for k, d in zip(window, form.dilation, strict=True)]
-    padding = tuple((r - a, r - b) for r, (a, b) in zip(reach, form.padding, strict=True))
-    if {*form.strides} != {1} or min(itertools.chain(*padding)) < 0:
-        return None
-    x, kernel, y = form.shapes
-    return dataclasses.replace(
-        form, padding=padding, shapes=(y, (*window, *reversed(kernel[-2:])), x)
-    )
-
-
-def _turned(kernel):
-    """Turn the window by half a circle and exchange inputs and outputs."""
-    return jnp.flip(kernel, tuple(range(kernel.ndim - 2))).swapaxes(-1, -2)
+def _unpadded_convolution(form, x, kernel):
+    # XLA has another program, many times slower, where no side is padded: one row is, and cut off.
+    padding = (0, form.strides[0]), *form.padding[1:]
+    options = form.strides, padding, form.dilation, form.precision
+    longer = _convolve(convolution_form(x, kernel, *options), x, kernel)
+    return lax.slice_in_dim(longer, 0, form.shapes[Y][1], axis=1)
 
 
 def _convolution_by_frames(form, x, kernel):

@@ -117,8 +117,8 @@ def split_quarters(x: jax.Array) -> jax.Array:
     Chi, Jiang and Mu, NeurIPS 2020, local Fourier unit.
     """
     height, width = _spatial(x, 2, "x")
-    x = repeat_last(x, height + height % 2, axis=x.ndim - 3)
-    x = repeat_last(x, width + width % 2, axis=x.ndim - 2)
+    x = repeat_last(x, height + height % 2, axis=-3)
+    x = repeat_last(x, width + width % 2, axis=-2)
     h, w = x.shape[-3] // 2, x.shape[-2] // 2
     quarters = [x[..., i : i + h, j : j + w, :] for j in (0, w) for i in (0, h)]
     return jnp.concatenate(quarters, axis=-1)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Larger maps."""
+"""Maps made larger by what stands at their border."""
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 
 def repeat_last(x: jax.Array, size: int, axis: int) -> jax.Array:
@@ -14,5 +15,5 @@ def repeat_last(x: jax.Array, size: int, axis: int) -> jax.Array:
     missing = size - x.shape[axis]
     if not missing:
         return x
-    last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+    last = lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
     return jnp.concatenate([x, *[last] * missing], axis=axis)

@@ -21,6 +21,7 @@ from spectral_flax.layers.blocks import BLOCKS, block, block_options
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
 from spectral_flax.layers.folding import fold_batch_norm
 from spectral_flax.layers.non_local import NonLocal, non_local
+from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.spectral import (
     HouseholderPair,
     RetractedPair,
@@ -46,6 +47,7 @@ __all__ = [
     "HouseholderPair",
     "NonLocal",
     "RecurrentCrissCross",
+    "Rematerialisable",
     "RetractedPair",
     "SpectralResidual",
     "SpectralTransform",
