@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad, batching, mlir
 
+from spectral_flax.functional import winograd
+
 X, KERNEL, Y = range(3)
 _LAST_BY_FIRST = (((1,), (0,)), ((), ()))
 
@@ -88,8 +90,9 @@ def on_cpu(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
 
     Kernel gradients are matrix products of the transposed cotangent with shifted views of the
     input, one for each position of the window. On small maps, where re-ordering the kernel is the
-    larger part of XLA's convolution, it and its input gradient are one product with all views.
-    Those of videos are sums of convolutions of frames.
+    larger part of XLA's convolution, it and its input gradient are one product with all views; on
+    larger ones, 3x3 windows with channels enough have Winograd's form, unless ``precision`` asks
+    for more than the default. Those of videos are sums of convolutions of frames.
     """
     window = math.prod(form.shapes[KERNEL][:-2])
     positions = math.prod(form.shapes[Y][:-1])
@@ -108,22 +111,21 @@ def on_cpu(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
         return by_jax(form, result, *args)
     if 1 < window <= _WINDOW and positions < _POSITIONS and channels >= _THIN:
         return (_convolution_by_views if result == Y else _input_gradient_by_views)(form, *args)
+    if _has_minimal_form(form, positions, args[0].dtype):
+        return (_minimal_convolution if result == Y else _minimal_input_gradient)(form, *args)
     if result == Y and len(form.strides) == 2 and window > 1 and not any(map(any, form.padding)):
         return _unpadded_convolution(form, *args)
     # On few positions XLA has given wrong input gradients for frames inside larger programs, found
     # by the published numbers of bilinear attention; there is nothing to gain there anyway.
     if len(form.strides) == 3 and window > 1 and positions >= _POSITIONS:
-        if result == Y:
-            return _convolution_by_frames(form, *args)
-        kernel, y = args
-        x = jax.ShapeDtypeStruct(form.shapes[X], y.dtype)
-        return jax.linear_transpose(lambda x: _convolution_by_frames(form, x, kernel), x)(y)[0]
+        return (_convolution_by_frames if result == Y else _input_gradient_by_frames)(form, *args)
     return by_jax(form, result, *args)
 
 
 _THIN = 8  # channels of an input that is thinner than a vector register
 _WINDOW = 27  # positions of the largest window measured, 3x3x3
 _POSITIONS = 512  # below it, n h w of a small map
+_WIDE = 48  # channels of input and output from which on the transforms of Winograd's form pay
 
 
 def _matrix(a):
@@ -220,17 +222,63 @@ def _unpadded_convolution(form, x, kernel):
     return lax.slice_in_dim(longer, 0, form.shapes[Y][1], axis=1)
 
 
+def _has_minimal_form(form, positions, dtype):
+    return (
+        form.shapes[KERNEL][:-2] == (3, 3)
+        and {*form.strides, *form.dilation} == {1}
+        and max(itertools.chain(*form.padding)) <= 2
+        and dtype == jnp.float32
+        and _is_default(form.precision)
+        and positions >= _POSITIONS
+        and min(form.shapes[KERNEL][-2:]) >= _WIDE
+    )
+
+
+def _is_default(precision):
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision
+    return precision in (None, "default", lax.Precision.DEFAULT, (lax.Precision.DEFAULT,) * 2)
+
+
+def _minimal_convolution(form, x, kernel):
+    return winograd.convolution_3x3(x, kernel, form.padding)
+
+
+def _minimal_input_gradient(form, kernel, y):
+    padding = tuple((2 - before, 2 - after) for before, after in form.padding)
+    return winograd.convolution_3x3(y, kernel[::-1, ::-1], padding, transposed=True)
+
+
 def _convolution_by_frames(form, x, kernel):
-    frames, strides = form.shapes[Y][1], form.strides[0]
-    x = jnp.pad(x, ((0, 0), form.padding[0], (0, 0), (0, 0), (0, 0)))
     terms = []
     for i, image_kernel in enumerate(kernel):
-        first = i * form.dilation[0]
-        part = lax.slice_in_dim(x, first, first + (frames - 1) * strides + 1, strides, axis=1)
-        part = part.reshape(-1, *part.shape[2:])
-        options = form.strides[1:], form.padding[1:], form.dilation[1:], form.precision
-        terms.append(_convolve(convolution_form(part, image_kernel, *options), part, image_kernel))
+        part = _seen_frames(form, i, x)
+        terms.append(on_cpu(_of_frames(form, part, image_kernel), Y, part, image_kernel))
     return functools.reduce(jnp.add, terms).reshape(form.shapes[Y])
+
+
+def _input_gradient_by_frames(form, kernel, y):
+    x = jax.ShapeDtypeStruct(form.shapes[X], y.dtype)
+    y = y.reshape(-1, *y.shape[2:])
+    terms = []
+    for i, image_kernel in enumerate(kernel):
+        view = functools.partial(_seen_frames, form, i)
+        image_form = _of_frames(form, jax.eval_shape(view, x), image_kernel)
+        terms += jax.linear_transpose(view, x)(on_cpu(image_form, X, image_kernel, y))
+    return functools.reduce(jnp.add, terms)
+
+
+def _of_frames(form, frames, image_kernel):
+    options = form.strides[1:], form.padding[1:], form.dilation[1:], form.precision
+    return convolution_form(frames, image_kernel, *options)
+
+
+def _seen_frames(form, i, x):
+    """Return the frames that the i-th frame of the window sees, as a batch of images."""
+    first, frames, strides = i * form.dilation[0], form.shapes[Y][1], form.strides[0]
+    x = jnp.pad(x, ((0, 0), form.padding[0], *((0, 0),) * 3))
+    part = lax.slice_in_dim(x, first, first + (frames - 1) * strides + 1, strides, axis=1)
+    return part.reshape(-1, *part.shape[2:])
 
 
 def _input_gradient_by_views(form, kernel, y):

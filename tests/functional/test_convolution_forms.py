@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import AxisType
 
 from spectral_flax.functional import convolution
-from spectral_flax.functional.convolution_forms import by_jax, convolution_form, on_cpu
+from spectral_flax.functional.convolution_forms import Y, by_jax, convolution_form, on_cpu
 
 # input shape, window, features, strides, padding, dilation: one for each form, odd sizes, edges
 CASES = {
@@ -24,12 +24,15 @@ CASES = {
     "large map, unpadded and dilated": ((3, 19, 18, 8), (3, 2), 12, 1, 0, 2),
     "large map, unpadded and strided": ((3, 35, 34, 8), (3, 3), 4, 2, 0, 1),
     "large map, strided": ((3, 33, 32, 8), (3, 3), 4, 2, 1, 1),
+    "large map of many channels": ((3, 17, 16, 48), (3, 3), 64, 1, 1, 1),
+    "large map of many channels, unpadded": ((3, 17, 16, 64), (3, 3), 48, 1, 0, 1),
     "thin input": ((2, 9, 8, 3), (5, 5), 4, 2, 2, 1),
     "wide window": ((2, 9, 8, 8), (7, 7), 4, 1, 3, 1),
     "cropped": ((2, 9, 8, 8), (3, 3), 4, 1, -1, 1),
     "one axis": ((2, 9, 8), (3,), 4, 2, 1, 1),
     "small video": ((2, 3, 5, 4, 8), (3, 3, 3), 4, 2, 1, 1),
     "video": ((2, 5, 9, 8, 8), (3, 3, 3), 4, 1, 1, 1),
+    "video of many channels": ((2, 4, 16, 17, 48), (3, 3, 3), 48, (2, 1, 1), 1, 1),
     "video, strided and dilated": ((2, 7, 13, 12, 8), (3, 1, 1), 4, (2, 1, 1), (2, 0, 0), 2),
 }
 
@@ -58,6 +61,20 @@ def test_a_form_and_its_gradients_are_those_of_jax(case):
         ours = jax.jit(functools.partial(on_cpu, form, result))(*given)
         scale = float(jnp.abs(wanted).max())
         np.testing.assert_allclose(ours, wanted, atol=1e-5 * scale)
+
+
+def test_minimal_filtering_is_for_the_default_precision_alone():
+    form, (x, kernel, _) = arrays("large map of many channels")
+
+    def convolutions(**options):
+        asked = form.__class__(**{**form.__dict__, **options})
+        text = jax.jit(functools.partial(on_cpu, asked, Y)).lower(x, kernel).as_text()
+        return text.count("stablehlo.convolution")
+
+    assert convolutions() == 0
+    assert convolutions(precision=lax.Precision.HIGHEST) == 1
+    with jax.default_matmul_precision("highest"):
+        assert convolutions() == 1
 
 
 @pytest.mark.parametrize("case", ["small map", "large map, strided", "video"])
