@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax.cpu import compiler_options
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -54,7 +56,7 @@ def inpaint(model: nnx.Module, image, mask, *, multiple: int = 8) -> np.ndarray:
     graphdef, state = nnx.split(
         nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
     )
-    filled = np.asarray(_fill(graphdef, state, x, m))[:, :height, :width] * scale
+    filled = np.asarray(_compiled_fill()(graphdef, state, x, m))[:, :height, :width] * scale
     if image.dtype == np.uint8:
         filled = np.rint(filled)
     filled = np.clip(filled, 0, scale).reshape(image.shape).astype(image.dtype)
@@ -169,7 +171,12 @@ def _files(folder) -> dict[str, pathlib.Path]:
     return found
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.cache
+def _compiled_fill():
+    # Not when this is imported: which options these are asks JAX for its devices.
+    return jax.jit(_fill, static_argnums=0, compiler_options=compiler_options())
+
+
 def _fill(graphdef, state, image, mask):
     model = nnx.merge(graphdef, state)
     try:

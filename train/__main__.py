@@ -10,15 +10,18 @@ from train.errors import InterruptedRunError, UserError
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 done, 2 refused, 75 or 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    own_process = arguments is None
+    arguments = sys.argv[1:] if own_process else arguments
     try:
         config = parse(arguments)
         # Not before --help and typing errors are dealt with.
+        from spectral_flax.cpu import keep_freed_memory
         from train.loop import run
         from train.processes import join
 
+        if own_process:
+            keep_freed_memory()
         join(config.processes)
-
         run(config, f"python -m train {shlex.join(arguments)}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from spectral_flax.cpu import compiler_options
 from train.config import Config
 from train.mesh import BATCH_AXES, batch_sharding, replicated, state_sharding
 from train.state import Leaves, Network, TrainState
@@ -75,19 +76,8 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(everywhere, batch_sharding(mesh)),
         out_shardings=(everywhere, whole),
-        compiler_options=_compiler_options(mesh) if config.remat else None,
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
     )
-
-
-def _compiler_options(mesh: jax.sharding.Mesh) -> dict[str, str] | None:
-    """Return the options under which XLA computes a second time what it is asked to.
-
-    On the CPU a pass removes the barriers around the second computation, which is then found to be
-    the first once more, and its values are kept after all.
-    """
-    if mesh.devices.flat[0].platform != "cpu":
-        return None
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def _gradient(network: Network, task: Task, config: Config, axes: Any) -> Gradient:
@@ -192,4 +182,5 @@ def make_eval_step(
         params = lax.with_sharding_constraint(params, replicated(mesh))
         return task.metrics(evaluated(network.merge(params, rest)), batch)
 
-    return jax.jit(eval_step, out_shardings=replicated(mesh))
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(eval_step, out_shardings=replicated(mesh), compiler_options=options)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from spectral_flax.cli import convert, inpaint, models, predict, profiles
+from spectral_flax.cpu import keep_freed_memory
 
 COMMANDS = (models, profiles, convert, predict, inpaint)
 MAX_LINES = 20  # of an error message
@@ -14,6 +15,8 @@ MAX_LINES = 20  # of an error message
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 1 after an error, which is told in one message."""
     args = make_parser().parse_args(arguments)
+    if arguments is None:  # the process is ours
+        keep_freed_memory()
     try:
         return args.run(args) or 0
     except (ValueError, TypeError, OSError, ImportError) as error:

@@ -2,6 +2,7 @@
 """``spectral-flax predict``: the best classes of images, or the skeletons of people in them."""
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from rich.table import Table
 from spectral_flax.checkpoints.store import build, read_weights
 from spectral_flax.cli import poses
 from spectral_flax.cli.options import add_options, card_of
+from spectral_flax.cpu import compiler_options
 from spectral_flax.models.pose import PoseResNet
 from spectral_flax.models.registry import Card
 
@@ -114,7 +116,7 @@ def classify(model: nnx.Module, x: np.ndarray) -> np.ndarray:
     view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
     graphdef, state = nnx.split(view)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options())
     def forward(state, x):
         y = nnx.merge(graphdef, state)(x)
         if y.ndim != 2:

@@ -19,13 +19,16 @@ def convolution_3x3(
     """Convolve ``[N, H, W, C], [3, 3, C, D] -> [N, H', W', D]`` without strides or dilation.
 
     ``padding`` says how many zeros stand before and after H and W, none of them negative; a
-    ``transposed`` kernel is ``[3, 3, D, C]``. One matrix product for each of the 16 positions in a transformed tile, over all tiles.
+    ``transposed`` kernel is ``[3, 3, D, C]``. One matrix product for each of the 16 positions in a
+    transformed tile, over all tiles.
     """
     batch, *spatial, channels = x.shape
     height, width = (n + sum(p) - 2 for n, p in zip(spatial, padding, strict=True))
     rows, columns = (height + 1) // 2, (width + 1) // 2
-    even = ((before, after + n % 2) for (before, after), n in zip(padding, (height, width), strict=True))
-    x = _apart(jnp.pad(x, ((0, 0), *even, (0, 0))))
+    (top, bottom), (before, after) = padding
+    even = (top, bottom + height % 2), (before, after + width % 2)
+    # Together, lest the kernels of a whole network be transformed before its first convolution.
+    x, kernel = _apart((jnp.pad(x, ((0, 0), *even, (0, 0))), kernel))
     tiles = [
         tile
         for band in _apart(_transformed_input(x, 1, rows))

@@ -126,6 +126,37 @@ def conv(
     )
 
 
+def joined(convs: Sequence[nnx.Conv], x: jax.Array) -> jax.Array:
+    """Return the outputs of convolutions, one after the other on channels, as one convolution.
+
+    They share all but their channels. Each sees as many of the first channels of x as it has
+    inputs; for the others its kernel gets zeros.
+    """
+    first = convs[0]
+
+    def widened(kernel):
+        missing = x.shape[-1] - kernel.shape[-2]
+        return jnp.pad(kernel, ((0, 0),) * (kernel.ndim - 2) + ((0, missing), (0, 0)))
+
+    kernel = jnp.concatenate([widened(conv.kernel[...]) for conv in convs], -1)
+    biases = [
+        jnp.zeros(conv.out_features, kernel.dtype) if conv.bias is None else conv.bias[...]
+        for conv in convs
+    ]
+    biased = any(conv.bias is not None for conv in convs)
+    bias = jnp.concatenate(biases) if biased else None
+    x, kernel, bias = first.promote_dtype((x, kernel, bias), dtype=first.dtype)
+    y = convolution(
+        x,
+        kernel,
+        first.strides,
+        first.padding,
+        rhs_dilation=first.kernel_dilation,
+        precision=first.precision,
+    )
+    return y if bias is None else y + _of_channels(bias, y)
+
+
 def linear(
     in_features: int,
     out_features: int,
@@ -203,29 +234,36 @@ class BatchNorm(nnx.Module):
             raise ValueError(f"x has {x.shape[-1]} channels; expected {self.num_features}")
         dtype = self.dtype or x.dtype
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, var = self.mean[...].astype(x.dtype), self.var[...].astype(x.dtype)
-        if not self.use_running_average:
-            mean, var = self._statistics(x)
+        if self.use_running_average:
+            centred = x - _of_channels(self.mean[...].astype(x.dtype), x)
+            var = self.var[...].astype(x.dtype)
+        else:
+            centred, var = self._centred(x)
         inverse = lax.rsqrt(var + self.epsilon) * self.scale[...]
-        mean, inverse, bias = (_of_channels(a, x) for a in (mean, inverse, self.bias[...]))
-        return ((x - mean) * inverse + bias).astype(dtype)
+        y = centred * _of_channels(inverse, x) + _of_channels(self.bias[...], x)
+        return y.astype(dtype)
 
-    def _statistics(self, x):
-        """Return the batch's mean and (biased) variance and update the running ones."""
+    def _centred(self, x):
+        """Return x less the batch's mean, the (biased) variance, and update the running ones."""
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
         mean = x.mean(axes)
         if self.axis_name is not None:
             mean = lax.pmean(mean, self.axis_name)
             count *= lax.axis_size(self.axis_name)
-        var = jnp.square(x - _of_channels(mean, x)).mean(axes)
+        centred = x - _of_channels(mean, x)
+        if jax.default_backend() == "cpu":
+            # Its sums over positions are calls that need this in memory, where the rest of the
+            # program would still compute it from x again, and so both would be kept.
+            centred = lax.optimization_barrier(centred)
+        var = jnp.square(centred).mean(axes)
         if self.axis_name is not None:
             var = lax.pmean(var, self.axis_name)
         for running, batch in (self.mean, mean), (self.var, var * (count / max(count - 1, 1))):
             batch = lax.stop_gradient(batch).astype(running[...].dtype)
             # Not item assignment, which costs Flax a search of the whole trace for each layer.
             running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
-        return mean, var
+        return centred, var
 
 
 def _of_channels(a, x):

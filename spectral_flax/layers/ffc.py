@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from spectral_flax.functional import fourier
 from spectral_flax.functional.pooling import average_pool
-from spectral_flax.layers.basic import BatchNorm, ConvNormAct, Size, as_tuple, conv
+from spectral_flax.layers.basic import BatchNorm, ConvNormAct, Size, as_tuple, conv, joined
 
 
 class FourierUnit(nnx.Module):
@@ -198,6 +198,10 @@ class FFC(nnx.Module):
             if in_global and out_global
             else None
         )
+        # With one more convolution fused in, its kernel has zeros for the global input.
+        zeros = in_global * out_global / (in_features * out_features)
+        self.join = fused and local_to_global and bool(out_local and out_global and in_local)
+        self.join = self.join and zeros <= _FEW_ZEROS
         self.in_local, self.fused = in_local, fused
         self.in_features, self.out_features, self.out_local = in_features, out_features, out_local
         for name, size, sources in (
@@ -210,6 +214,10 @@ class FFC(nnx.Module):
                     f"local_to_global={local_to_global}, global_to_local={global_to_local}"
                 )
 
+    def set_view(self, join: bool | None = None):
+        if join is not None:
+            self.join = self.join and join
+
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has {x.shape[-1]} channels; expected {self.in_features}")
@@ -217,6 +225,12 @@ class FFC(nnx.Module):
         if self.pad is not None:
             margins = [(0, 0), *((p, p) for p in self.pad), (0, 0)]
             x = jnp.pad(x, margins, mode="reflect")
+        if self.join:
+            y = joined((self.to_local, self.local_to_global), x)
+            if self.global_to_global is None:
+                return y
+            local, glob = y[..., : self.out_local], y[..., self.out_local :]
+            return jnp.concatenate([local, glob + self.global_to_global(global_input)], axis=-1)
         local, glob = x[..., : self.in_local], x[..., self.in_local :]
         paths = []
         if self.out_local:
@@ -226,6 +240,9 @@ class FFC(nnx.Module):
             terms = [(self.local_to_global, local), (self.global_to_global, global_input)]
             paths.append(_sum(terms))
         return paths[0] if len(paths) == 1 else jnp.concatenate(paths, axis=-1)
+
+
+_FEW_ZEROS = 0.125  # of a kernel: up to this, one convolution is no more work than two
 
 
 def split_channels(features: int, ratio: float, name: str = "ratio") -> int:

@@ -100,7 +100,7 @@ def test_names_of_any_mode_go_out_and_come_back(mode, rank):
     make = lambda seed: non_local(4, rank=rank, mode=mode, rngs=nnx.Rngs(seed))
     for family in ("SRL", "BAT video", "timm"):
         first, second = make(0), make(1)
-        load_torch(second, save_torch(first, family))
+        load_torch(second, save_torch(first, family=family))
         pairs = zip(*(jax.tree.leaves(nnx.state(m)) for m in (first, second)), strict=True)
         assert all((a == b).all() for a, b in pairs)
 
