@@ -246,7 +246,7 @@ def _minimal_convolution(form, x, kernel):
 
 def _minimal_input_gradient(form, kernel, y):
     padding = tuple((2 - before, 2 - after) for before, after in form.padding)
-    return winograd.convolution_3x3(y, kernel[::-1, ::-1], padding, transposed=True)
+    return winograd.convolution_3x3(y, kernel, padding, transposed=True)
 
 
 def _convolution_by_frames(form, x, kernel):

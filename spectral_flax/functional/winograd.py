@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+_FLIPPED = 3, 1, 2, 0
+
 Padding = tuple[tuple[int, int], ...]
 
 
@@ -18,9 +20,9 @@ def convolution_3x3(
 ) -> jax.Array:
     """Convolve ``[N, H, W, C], [3, 3, C, D] -> [N, H', W', D]`` without strides or dilation.
 
-    ``padding`` says how many zeros stand before and after H and W, none of them negative; a
-    ``transposed`` kernel is ``[3, 3, D, C]``. One matrix product for each of the 16 positions in a
-    transformed tile, over all tiles.
+    ``padding`` says how many zeros stand before and after H and W, none of them negative; if
+    ``transposed``, the kernel is ``[3, 3, D, C]`` and flipped on both axes of the window. One
+    matrix product for each of the 16 positions in a transformed tile, over all tiles.
     """
     batch, *spatial, channels = x.shape
     height, width = (n + sum(p) - 2 for n, p in zip(spatial, padding, strict=True))
@@ -35,6 +37,8 @@ def convolution_3x3(
         for tile in _transformed_input(band, 2, columns)
     ]
     kernels = [k for row in _transformed_kernel(kernel) for k in _transformed_kernel(row)]
+    if transposed:  # the transform of a flipped window has its first and last exchanged
+        kernels = [kernels[4 * i + j] for i in _FLIPPED for j in _FLIPPED]
     contracted = (((1,), (1 if transposed else 0,)), ((), ()))
     products = [
         lax.dot_general(_apart(tile).reshape(-1, channels), k, contracted)
