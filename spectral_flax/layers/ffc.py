@@ -129,8 +129,10 @@ class FFC(nnx.Module):
 
     ``local_to_global=False`` and ``global_to_local=False`` cut the exchange between the paths (the
     paper's ablation). ``padding_mode="reflect"`` pads the convolutions by reflection. With groups,
-    every convolution is grouped, those of the spectral transform in half as many groups. A kernel
-    that covers several frames of a video does so on every path. Other arguments as in `basic.conv`.
+    every convolution is grouped, those of the spectral transform in half as many groups. Where few
+    channels are global the convolutions are computed as one, unless ``nnx.view(model, join=False)``
+    keeps them apart. A kernel that covers several frames of a video does so on every path. Other
+    arguments as in `basic.conv`.
 
     Raises:
       ValueError: a ratio lies outside [0, 1] or, not being 0, leaves no channel to the global
@@ -198,7 +200,8 @@ class FFC(nnx.Module):
             if in_global and out_global
             else None
         )
-        # With one more convolution fused in, its kernel has zeros for the global input.
+        # As one convolution, both convolutions of the local input have a kernel with zeros where
+        # the global input would meet the global output.
         zeros = in_global * out_global / (in_features * out_features)
         self.join = fused and local_to_global and bool(out_local and out_global and in_local)
         self.join = self.join and zeros <= _FEW_ZEROS

@@ -125,13 +125,14 @@ def test_no_activation_is_gathered(kind):
     x = rng.standard_normal((16, 9, 8, 3)).astype(np.float32)
     kernels = [
         rng.standard_normal(s).astype(np.float32)
-        for s in ((5, 5, 3, 8), (3, 3, 8, 8), (1, 1, 8, 16))
+        for s in ((5, 5, 3, 48), (3, 3, 48, 48), (3, 3, 48, 8), (1, 1, 8, 16))
     ]
 
     def loss(x, kernels):
         x = jax.nn.relu(convolution(x, kernels[0], (1, 1), ((2, 2), (2, 2))))
-        x = jax.nn.relu(convolution(x, kernels[1], (2, 2), ((1, 1), (1, 1))))
-        return jnp.square(convolution(x, kernels[2], (1, 1), ((0, 0), (0, 0)))).mean()
+        x = jax.nn.relu(convolution(x, kernels[1], (1, 1), ((1, 1), (1, 1))))
+        x = jax.nn.relu(convolution(x, kernels[2], (2, 2), ((1, 1), (1, 1))))
+        return jnp.square(convolution(x, kernels[3], (1, 1), ((0, 0), (0, 0)))).mean()
 
     gradient = jax.grad(loss, (0, 1))
     ours = collectives.split(mesh, x), collectives.copied(mesh, kernels)

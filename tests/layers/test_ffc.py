@@ -81,6 +81,23 @@ def test_a_switch_drops_its_path_only(dropped):
     assert (weight(local, glob) == 0) == (dropped == "global_to_local")
 
 
+@pytest.mark.parametrize("ratio_in", [0, 0.25])
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_one_convolution_of_all_channels_is_the_two(ratio_in, dtype):
+    options = dict(ratio_in=ratio_in, ratio_out=0.25, strides=2, use_bias=True, dtype=dtype)
+    layer = evaluated(FFC(32, 32, 3, **options, rngs=nnx.Rngs(0)))
+    for seed, conv in enumerate((layer.to_local, layer.local_to_global)):
+        conv.bias.set_value(jax.random.normal(jax.random.key(seed), conv.bias.shape))
+    x = draw(2, 7, 8, 32)
+    y, apart = layer(x), nnx.view(layer, join=False)(x)
+    assert layer.join
+    assert y.dtype == apart.dtype
+    tolerance = 1e-5 if dtype is None else 0.03
+    np.testing.assert_allclose(
+        np.float32(y), np.float32(apart), atol=tolerance * float(jnp.abs(apart).max())
+    )
+
+
 @pytest.mark.parametrize("size", [(7, 9), (13, 4), (1, 1), (2, 3)], ids=str)
 @pytest.mark.parametrize("strides", [1, 2])
 def test_every_map_size_works(size, strides):
@@ -108,10 +125,11 @@ def test_frames_of_a_video_are_transformed_one_by_one():
     np.testing.assert_allclose(layer(x), apart, atol=1e-5)
 
 
-@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("groups, ratio", [(1, 0.5), (4, 0.5), (1, 0.25)])
 @pytest.mark.parametrize("implementation", ["fft", "matmul"])
-def test_no_gather_on_a_mesh(mesh, implementation, groups):
-    layer = FFC(64, 64, 3, groups=groups, implementation=implementation, rngs=nnx.Rngs(0))
+def test_no_gather_on_a_mesh(mesh, implementation, groups, ratio):
+    options = dict(groups=groups, ratio_in=ratio, ratio_out=ratio, implementation=implementation)
+    layer = FFC(64, 64, 3, **options, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
 
     def loss(params, rest, x):
