@@ -18,41 +18,21 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 import spectral_flax as sf
 from benchmarks import contestants, harness
+from benchmarks.convolutions import array, compiled, forms
 from spectral_flax.functional import fourier
-from spectral_flax.functional.convolution_forms import KERNEL, Y, by_jax, convolution_form, on_cpu
+from spectral_flax.functional.convolution_forms import KERNEL, Y
 
 EXPECTED = Path(__file__).parent / "expected.json"
 SLACK = 1.35
 
 
-def array(*shape):
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
-
-def compiled(function, *args):
-    program = jax.jit(function).lower(*args).compile()
-    return lambda: jax.block_until_ready(program(*args))
-
-
-def convolution(result, shape, window, features, padded=True):
-    """Return the calls of a convolution or its kernel gradient: JAX's and ours (on the CPU)."""
-    rank = len(window)
-    x, kernel = array(*shape), array(*window, shape[-1], features)
-    padding = tuple((k // 2, k // 2) if padded else (0, 0) for k in window)
-    form = convolution_form(x, kernel, (1,) * rank, padding, (1,) * rank, None)
-    other = kernel if result == Y else array(*form.shapes[Y])
-    ours = on_cpu if jax.default_backend() == "cpu" else by_jax
-    return tuple(compiled(functools.partial(f, form, result), x, other) for f in (by_jax, ours))
-
-
 def transform(side):
     """Return the calls of the implementation that "auto" did not choose, and of "auto"."""
-    x = jnp.asarray(array(8, side, side, 32))
+    x = jnp.asarray(array((8, side, side, 32)))
     chosen = fourier.choose_implementation((side, side))
     other = "matmul" if chosen == "fft" else "fft"
 
@@ -67,7 +47,7 @@ def transform(side):
 
 def folded():
     model = sf.create_model("resnet50", depths=(1, 1), width=32, rngs=nnx.Rngs(0))
-    x = array(4, 96, 96, 3)
+    x = array((4, 96, 96, 3))
     return tuple(contestants.ours(m, x, False)[0] for m in (model, sf.fold_batch_norm(model)))
 
 
@@ -76,16 +56,16 @@ def global_step():
     options = dict(depths=(1, 1, 1), width=32, rngs=nnx.Rngs(0))
     plain = sf.create_model("resnet50", **options)
     ffc = sf.create_model("ffc_resnet50", ratio=0.25, lfu=True, **options)
-    return tuple(contestants.ours(m, array(4, 96, 96, 3), True)[0] for m in (plain, ffc))
+    return tuple(contestants.ours(m, array((4, 96, 96, 3)), True)[0] for m in (plain, ffc))
 
 
 CHECKS = {
-    "kernel gradient, 3x3": lambda: convolution(KERNEL, (4, 28, 28, 128), (3, 3), 128),
-    "kernel gradient, 1x1": lambda: convolution(KERNEL, (4, 28, 28, 128), (1, 1), 512),
-    "kernel gradient, 7x7 of an image": lambda: convolution(KERNEL, (2, 112, 112, 3), (7, 7), 64),
-    "kernel gradient, 3x3x3": lambda: convolution(KERNEL, (2, 4, 14, 14, 64), (3, 3, 3), 64),
-    "convolution, 3x3, unpadded": lambda: convolution(Y, (1, 66, 66, 512), (3, 3), 128, False),
-    "convolution, 7x7, unpadded": lambda: convolution(Y, (1, 262, 262, 64), (7, 7), 3, False),
+    "kernel gradient, 3x3": lambda: forms(KERNEL, (4, 28, 28, 128), (3, 3), 128),
+    "kernel gradient, 1x1": lambda: forms(KERNEL, (4, 28, 28, 128), (1, 1), 512),
+    "kernel gradient, 7x7 of an image": lambda: forms(KERNEL, (2, 112, 112, 3), (7, 7), 64),
+    "kernel gradient, 3x3x3": lambda: forms(KERNEL, (2, 4, 14, 14, 64), (3, 3, 3), 64),
+    "convolution, 3x3, unpadded": lambda: forms(Y, (1, 66, 66, 512), (3, 3), 128, padded=False),
+    "convolution, 7x7, unpadded": lambda: forms(Y, (1, 262, 262, 64), (7, 7), 3, padded=False),
     "transform of 8 x 8": lambda: transform(8),
     "transform of 56 x 56": lambda: transform(56),
     "inference, normalisations folded": folded,
