@@ -46,14 +46,3 @@ def memory():
     """Programs compiled for one file of tests are not kept for the next."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture
-def optimised():
-    """Compile with optimisations, for what is measured in a program."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.clear_caches()
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.clear_caches()
-    jax.config.update("jax_disable_most_optimizations", before)
