@@ -1,12 +1,36 @@
-import os
+"""The machine that every test finds: eight devices on the CPU, compiled for quickly, and once."""
 
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+import os
+from pathlib import Path
+
+# In the environment and before JAX is imported, so that the processes of tests find the same.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Most of a test's time is XLA's. The fixture `optimised` compiles as users do.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# A program is compiled once for all workers, processes and runs.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache/jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import pytest
 
+CACHE = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+CACHE_BYTES = 2**30
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """Drop the oldest programs of a cache that has grown too large, before workers use it."""
+    if hasattr(config, "workerinput"):
+        return
+    kept = 0
+    programs = ((path.stat(), path) for path in CACHE.glob("*-cache"))
+    for about, path in sorted(programs, key=lambda pair: -pair[0].st_mtime):
+        kept += about.st_size
+        if kept > CACHE_BYTES:
+            path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +44,14 @@ def memory():
     """Programs compiled for one file of tests are not kept for the next."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def optimised():
+    """Compile as users do: for what is measured in a program, and a share of the numbers."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", before)

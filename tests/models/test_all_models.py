@@ -2,7 +2,8 @@
 
 Everything here is traced, not compiled: what a model computes is compared with published numbers
 elsewhere; that each name builds, maps its input to its output, lists its features, trains every
-parameter and keeps its dtype is a matter of its program.
+parameter and keeps its dtype is a matter of its program. A run takes a few names, among which each
+backbone and each block is met with every partner that it could differ with; `-m full` has the rest.
 """
 
 import functools
@@ -14,12 +15,35 @@ import pytest
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax.layers.blocks import BLOCKS
 from spectral_flax.models.registry import MODELS
 
 NAMES = sf.list_models()
-# With few blocks a stage, networks that differ in depth alone are one and the same program.
-OTHER_DEPTHS = ("resnet26", "resnet34", "resnet101", "resnet152", "resnext101")
-PROGRAMS = [n for n in NAMES if "_" not in n or not any(depth in n for depth in OTHER_DEPTHS)]
+
+
+def cases_of(name: str) -> set:
+    """What a name is a case of: its backbone, and its block with FFC or without and in its task."""
+    ffc, rest = name.startswith("ffc_"), name.removeprefix("ffc_")
+    block = next((b for b in sorted(BLOCKS, key=len)[::-1] if rest.endswith(f"_{b}")), None)
+    tasks = {"pose": "pose", "unet": "masks", "c2d": "videos", "i3d": "videos"}
+    task = tasks.get(rest.partition("_")[0], "images")
+    return {(ffc, rest.removesuffix(f"_{block}")), (ffc, block), (task, block)}
+
+
+def chosen() -> list[str]:
+    """Few names among which each backbone is met, and each block in each task and with FFC."""
+    # With few blocks a stage, networks that differ in depth alone are one and the same program.
+    depths = ("resnet26", "resnet34", "resnet101", "resnet152", "resnext101")
+    names = [name for name in NAMES if not any(depth in name for depth in depths)]
+    left, taken = set().union(*map(cases_of, names)), []
+    while left:
+        taken.append(max(names, key=lambda name: len(cases_of(name) & left)))
+        left -= cases_of(taken[-1])
+    return taken
+
+
+CHOSEN = chosen()
+PROGRAMS = [pytest.param(n, marks=() if n in CHOSEN else pytest.mark.full) for n in NAMES]
 
 
 def options_of(name: str) -> dict:
@@ -30,56 +54,63 @@ def options_of(name: str) -> dict:
 
 
 @functools.cache
-def traced(name: str, dtype=None):
+def traced(name: str):
     """The narrow model in shapes, and the shape of an input for it."""
-    model = sf.abstract_model(name, **options_of(name), dtype=dtype)
+    model = sf.abstract_model(name, **options_of(name), dtype=jnp.bfloat16)
     shape = (2, *sf.card(name).input_size, getattr(model, "in_features", 3))
     return model, jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
-def pure(model, **mode):
+def pure(model, training: bool):
+    """Split a model into functions of arrays, and these: parameters, and statistics."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    mode = dict(use_running_average=not training, deterministic=not training)
 
-    def apply(params, rest, x):
-        module = nnx.merge(graphdef, params, rest, copy=True)
-        module = nnx.view(module, raise_if_not_found=False, **mode)
-        return module(x), nnx.state(module, nnx.Not(nnx.Param)), module.features(x)
+    def module(params, rest):
+        merged = nnx.merge(graphdef, params, rest, copy=True)
+        return nnx.view(merged, raise_if_not_found=False, **mode)
 
-    return apply, params, rest
-
-
-EVALUATION = dict(use_running_average=True, deterministic=True)
-TRAINING = dict(use_running_average=False, deterministic=False)
+    return module, params, rest
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_model_maps_its_input_and_lists_its_features(name):
     model, x = traced(name)
-    apply, params, rest = pure(model, **EVALUATION)
-    y, _, features = jax.eval_shape(apply, params, rest, x)
-    assert y.dtype == jnp.float32 and y.shape[0] == 2
+    module, params, rest = pure(model, training=False)
+
+    def evaluate(params, rest, x):
+        evaluated = module(params, rest)
+        return evaluated(x), evaluated.features(x)
+
+    y, features = jax.eval_shape(evaluate, params, rest, x)
+    assert y.dtype == jnp.bfloat16 and y.shape[0] == 2
     if "num_classes" in options_of(name) and y.ndim == 2:
         assert y.shape[-1] == 3
     assert len(features) >= 3
     assert all(f.shape[0] == 2 and f.ndim == x.ndim for f in features.values())
+    assert all(f.dtype == jnp.bfloat16 for f in jax.tree.leaves(features))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_training_reaches_every_parameter_and_statistic_and_bfloat16_stays(name):
-    model, x = traced(name, jnp.bfloat16)
-    apply, params, rest = pure(model, **TRAINING)
+    model, x = traced(name)
+    module, params, rest = pure(model, training=True)
 
     def step(params, rest, x):
         def loss(params):
-            y, statistics, features = apply(params, rest, x)
-            return jnp.square(y.astype(jnp.float32)).sum(), (statistics, y, features)
+            trained = module(params, rest)
+            y = trained(x)
+            return jnp.square(y.astype(jnp.float32)).sum(), (
+                nnx.state(trained, nnx.Not(nnx.Param)),
+                y,
+            )
 
-        gradients, (statistics, y, features) = jax.grad(loss, has_aux=True)(params)
-        return (gradients, statistics), (y, features)
+        gradients, (statistics, y) = jax.grad(loss, has_aux=True)(params)
+        return (gradients, statistics), y
 
-    jaxpr, shapes = jax.make_jaxpr(step, return_shape=True)(params, rest, x)
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(shapes[1]))
-    learned = jax.tree_util.tree_leaves_with_path(shapes[0])
+    jaxpr, (changed, y) = jax.make_jaxpr(step, return_shape=True)(params, rest, x)
+    assert y.dtype == jnp.bfloat16
+    learned = jax.tree_util.tree_leaves_with_path(changed)
     floating = {jax.tree_util.keystr(p): a for p, a in learned if a.dtype.name.startswith("float")}
     assert all(a.dtype == jnp.float32 for a in floating.values())
     inputs = len(jax.tree.leaves((params, rest)))

@@ -18,6 +18,7 @@ from spectral_flax.layers.blocks import BLOCKS
 from spectral_flax.models.placement import published_places
 
 NARROW = dict(width=8, num_classes=5)
+full = functools.partial(pytest.param, marks=pytest.mark.full)
 
 
 def parameters(name, **options) -> int:
@@ -29,10 +30,10 @@ def parameters(name, **options) -> int:
     ("case", "name"),
     [
         ("tv_resnet18", "resnet18"),
-        ("tv_resnext101_32x8d", "resnext101_32x8d"),
-        ("nl_resnet50", "resnet50_nl"),
+        full("tv_resnext101_32x8d", "resnext101_32x8d"),
+        full("nl_resnet50", "resnet50_nl"),
         ("bat_resnet50", "resnet50_bat"),
-        ("cgnl_net_resnet50_cgnl", "resnet50_cgnl"),
+        full("cgnl_net_resnet50_cgnl", "resnet50_cgnl"),
     ],
 )
 def test_published_models_give_the_published_numbers(case, name):

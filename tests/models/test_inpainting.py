@@ -30,7 +30,11 @@ def parameters(model) -> int:
 
 
 @pytest.mark.parametrize(
-    ("case", "activation"), [("lama_9_blocks", "sigmoid"), ("lama_9_blocks_odd", None)]
+    ("case", "activation"),
+    [
+        pytest.param("lama_9_blocks", "sigmoid", marks=pytest.mark.full),
+        ("lama_9_blocks_odd", None),
+    ],
 )
 def test_the_generator_computes_what_was_published(case, activation):
     build = functools.partial(sf.abstract_model, "lama", output_activation=activation)

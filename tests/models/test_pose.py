@@ -36,7 +36,7 @@ def output(model, x):
     return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, x)
 
 
-@pytest.mark.parametrize("block", ["srl_fft", "srl_lo"])
+@pytest.mark.parametrize("block", ["srl_fft", pytest.param("srl_lo", marks=pytest.mark.full)])
 def test_the_networks_compute_what_was_published(block):
     name = f"pose_resnet50_{block}"
     check_parity(name, functools.partial(sf.abstract_model, name))

@@ -15,6 +15,7 @@ import spectral_flax as sf
 from spectral_flax.models.video import temporal_kernels
 
 NARROW = dict(width=8, num_classes=5)
+full = functools.partial(pytest.param, marks=pytest.mark.full)
 
 
 def parameters(name, **options) -> int:
@@ -35,12 +36,12 @@ def clip(*shape):
 @pytest.mark.parametrize(
     ("case", "name", "options"),
     [
-        ("c2d_resnet50", "c2d_resnet50", {}),
+        full("c2d_resnet50", "c2d_resnet50", {}),
         ("c2d_resnet50_bat3d", "c2d_resnet50_bat3d", {}),
-        ("i3d_resnet50_nl", "i3d_resnet50_nl", {}),
-        ("ptv_c2d_r50", "c2d_resnet50", dict(stem_margin=1)),
-        ("ptv_i3d_r50", "i3d_resnet50", dict(stem_margin=1)),
-        ("slowfast_i3d_nln_r50", "i3d_resnet50_nl", dict(stem_margin=1)),
+        full("i3d_resnet50_nl", "i3d_resnet50_nl", {}),
+        full("ptv_c2d_r50", "c2d_resnet50", dict(stem_margin=1)),
+        full("ptv_i3d_r50", "i3d_resnet50", dict(stem_margin=1)),
+        full("slowfast_i3d_nln_r50", "i3d_resnet50_nl", dict(stem_margin=1)),
     ],
 )
 def test_published_models_give_the_published_numbers(case, name, options):

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectral_flax.models.registry import MODELS
 from train import loop
 from train.config import Config, Mesh, Optimizer, Schedule
 from train.data import open_source
@@ -211,10 +210,6 @@ def test_a_finished_run_is_only_evaluated_again(toy, tmp_path):
     before = lines(tmp_path / "run")
     assert loop.run(toy()) == figures
     assert lines(tmp_path / "run") == before
-
-
-def test_the_model_is_removed_from_the_registry_after_a_test():
-    assert "toy" not in MODELS
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -7,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from spectral_flax.models.registry import MODELS
 from train import file_list, loop
 from train.checkpoints import Checkpoints
+from train.command_line import load
 from train.config import Mesh
 from train.errors import UserError
 from train.pace import MEASURED
+
+TOY_CONFIG = Path(__file__).with_name("toy_config.py")
 
 
 def arrays(workdir: Path, step: int = 12):
@@ -35,11 +41,21 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(loop, "place_batch", dying)
 
 
-@pytest.fixture
-def unbroken(toy, tmp_path):
-    workdir = tmp_path / "unbroken"
-    loop.run(toy(workdir=str(workdir)))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The work directory of one run to its end, which no test may change."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "toy", None)
+        config = dataclasses.replace(load(TOY_CONFIG), workdir=str(workdir), mesh=Mesh(devices=1))
+        loop.run(config)
     return workdir
+
+
+@pytest.fixture
+def unbroken(finished, tmp_path):
+    """A copy of the run, for this test alone."""
+    return shutil.copytree(finished, tmp_path / "unbroken")
 
 
 def test_a_resumed_run_ends_in_the_same_bits(toy, unbroken, monkeypatch, tmp_path, capsys):
@@ -144,8 +160,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(toy, unbroken
     assert sorted(p.name for p in (unbroken / "checkpoints").iterdir()) == ["12", "8"]
 
 
-def test_a_killed_run_ends_in_the_same_bits(toy, toy_path, tmp_path):
-    loop.run(toy(workdir=str(tmp_path / "unbroken"), mesh=Mesh(devices=1)))
+def test_a_killed_run_ends_in_the_same_bits(finished, toy_path, tmp_path):
     command = [sys.executable, "-m", "train", str(toy_path), "--mesh.devices", "1"]
     command += ["--workdir", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -156,7 +171,7 @@ def test_a_killed_run_ends_in_the_same_bits(toy, toy_path, tmp_path):
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     subprocess.run(command, check=True, capture_output=True)
-    assert arrays(tmp_path / "run") == arrays(tmp_path / "unbroken")
+    assert arrays(tmp_path / "run") == arrays(finished)
 
 
 def test_the_best_checkpoint_is_the_one_with_the_best_figure(toy, tmp_path):
