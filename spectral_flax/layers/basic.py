@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional.convolution import convolution
+from spectral_flax.functional.platforms import held_on_cpu
 
 Size = int | Sequence[int]
 Initializer = Callable[..., jax.Array]
@@ -252,10 +253,9 @@ class BatchNorm(nnx.Module):
             mean = lax.pmean(mean, self.axis_name)
             count *= lax.axis_size(self.axis_name)
         centred = x - _of_channels(mean, x)
-        if jax.default_backend() == "cpu":
-            # Its sums over positions are calls that need this in memory, where the rest of the
-            # program would still compute it from x again, and so both would be kept.
-            centred = lax.optimization_barrier(centred)
+        # On the CPU sums over positions are calls that need this in memory, where the rest of the
+        # program would still compute it from x again, and so both would be kept.
+        centred = held_on_cpu(centred)
         var = jnp.square(centred).mean(axes)
         if self.axis_name is not None:
             var = lax.pmean(var, self.axis_name)

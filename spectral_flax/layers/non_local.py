@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional import attention
+from spectral_flax.functional.pooling import adaptive_max_pool
 from spectral_flax.layers.basic import BatchNorm, conv, normal, zeros
 from spectral_flax.layers.checks import check_map, check_multiple, check_positive, check_rank
 
@@ -143,12 +144,11 @@ def _pooled(x: jax.Array) -> jax.Array:
 
     A last odd row or column is left out, as published; a single one is kept.
     """
-    for axis in (-3, -2):
+    for axis in (-2, -3):  # the last first, as `adaptive_max_pool` does
         half = x.shape[axis] // 2
         if half:
-            axis = axis % x.ndim
             even = lax.slice_in_dim(x, 0, 2 * half, axis=axis)
-            x = even.reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :]).max(axis + 1)
+            x = adaptive_max_pool(even, (half,), axes=(axis,))
     return x
 
 
