@@ -5,12 +5,15 @@ import functools
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from spectral_flax.checkpoints.rules.layouts import (
     Layout,
     each,
     joined,
     linear_of_pointwise,
     spectrum,
+    summed,
 )
 from spectral_flax.checkpoints.rules.tables import Rule, nested, register_rules, tables_for
 from spectral_flax.layers.basic import ConvNormAct
@@ -19,7 +22,8 @@ from spectral_flax.models.resnet import ResNet
 
 
 def _input_sizes(ffc: FFC) -> tuple[int, int]:
-    return ffc.in_local, ffc.in_features - ffc.in_local
+    """Return how many local and global channels ``to_local`` sees."""
+    return ffc.in_local, ffc.in_features - ffc.in_local if ffc.fused else 0
 
 
 def _output_sizes(block: ConvNormAct) -> tuple[int, int]:
@@ -27,6 +31,16 @@ def _output_sizes(block: ConvNormAct) -> tuple[int, int]:
         return block.conv.out_local, block.conv.out_features - block.conv.out_local
     return block.norm.num_features, 0
 
+
+def _local_layout(array) -> Layout:
+    return summed(_input_sizes) if np.ndim(array) == 1 else joined(-2, _input_sizes)
+
+
+# One convolution here makes the local output of all channels, where two were published.
+_to_local = Layout(
+    lambda arrays, ffc: _local_layout(arrays[0]).from_torch(arrays, ffc),
+    lambda array, ffc: _local_layout(array).to_torch(array, ffc),
+)
 
 FOURIER_UNIT = [Rule("conv", "conv_layer", spectrum), Rule("norm", "bn", spectrum)]
 
@@ -39,7 +53,7 @@ SPECTRAL_TRANSFORM = [
 ]
 
 FFC_RULES = [
-    Rule("to_local", ("convl2l", "convg2l"), joined(-2, _input_sizes)),
+    Rule("to_local", ("convl2l", "convg2l"), _to_local),
     Rule("global_to_local", "convg2l"),
     Rule("local_to_global", "convl2g"),
     *nested(SPECTRAL_TRANSFORM, "global_to_global", "convg2g"),
