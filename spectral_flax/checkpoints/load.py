@@ -65,7 +65,7 @@ class Entry:
 
     def to_torch(self) -> dict[str, np.ndarray]:
         arrays = self.layout.to_torch(np.asarray(self.variable[...]), self.owner)
-        pairs = zip(self.names, arrays, strict=True)
+        pairs = zip(self.names, (a for a in arrays if a is not None), strict=True)
         return {name: np.ascontiguousarray(array) for name, array in pairs}
 
 
@@ -171,8 +171,9 @@ def torch_entries(model: nnx.Module, rules: Sequence[Rule]) -> list[Entry]:
             layout = _layout(rule, module, leaf, whole=not suffix)
             names = tuple(n.format(**match.groupdict()) + suffix for n in rule.names)
             arrays = layout.to_torch(np.broadcast_to(np.float32(0), variable.shape), owner)
-            shapes = tuple(a.shape for a in arrays)
-            entries.append(Entry(dotted, variable, names[: len(shapes)], shapes, layout, owner))
+            there = [(n, a.shape) for n, a in zip(names, arrays, strict=True) if a is not None]
+            names, shapes = zip(*there, strict=True)
+            entries.append(Entry(dotted, variable, names, shapes, layout, owner))
             break
         else:
             raise UncoveredError(f"no rule covers {dotted} of {type(model).__name__}")
