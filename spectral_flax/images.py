@@ -10,9 +10,12 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
+
+from spectral_flax.masks import marked
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -142,8 +145,8 @@ def read_pair(
         picture = _converted(file, alpha)
     with opened(mask, "a mask") as file:
         own_turn = _tag(file)
-        marked = _marked(file, labels)
-    size = marked.shape[::-1]
+        pixels = _marked(file, labels)
+    size = pixels.shape[::-1]
     if turn in _TO_UPRIGHT and own_turn is None:
         stored = picture.size[::-1] if turn >= 5 else picture.size
         if size == stored == picture.size:
@@ -152,12 +155,32 @@ def read_pair(
                 "save both upright, or give the mask the same"
             )
         if size == stored:
-            marked = np.asarray(pillow().fromarray(marked).transpose(_turns()[turn]))
-            size = marked.shape[::-1]
+            pixels = np.asarray(upright(pillow().fromarray(pixels), turn))
+            size = pixels.shape[::-1]
     if size != picture.size:
         sizes = "{}x{}; its image is {}x{}".format(*size, *picture.size)
         raise ValueError(f"mask {_name(mask)} is {sizes}")
-    return picture, marked
+    return picture, pixels
+
+
+def files_by_stem(folder: str | os.PathLike, *, ending: str = "") -> dict[str, Path]:
+    """Return the image files of a folder by their names without suffix and without ``ending``.
+
+    Raises:
+      ValueError: there is no such folder, or two files share a name.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is not a folder")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        # Hidden files are made by machines: "._a.png" by macOS beside each a.png.
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            stem = path.stem.removesuffix(ending)
+            if stem in found:
+                raise ValueError(f"{str(found[stem])!r} and {str(path)!r} share a name")
+            found[stem] = path
+    return found
 
 
 def to_rgb(image: "Image.Image", *, alpha: Literal["drop", "white"] = "drop") -> "Image.Image":
@@ -250,49 +273,7 @@ def _with_alpha(image: "Image.Image") -> "Image.Image":
 def _marked(image: "Image.Image", labels: bool) -> np.ndarray:
     _require_one_frame_of_eight_bits(image)
     image = upright(image, orientation(image))
-    if labels and image.mode == "P":
-        return _indices(image)
-    channels = np.asarray(_with_alpha(image)).astype(np.int32)
-    if channels.ndim == 2:
-        return channels
-    opaque = channels.shape[-1] == 3
-    colours, alpha = channels[..., : 3 if channels.shape[-1] > 2 else 1], channels[..., -1]
-    grey = (colours == colours[..., :1]).all()
-    weights = [1] if grey else [1, 1 << 8, 1 << 16]
-    colours = sum(colours[..., i] * weight for i, weight in enumerate(weights))
-    return colours if opaque else _shape(colours, alpha)
-
-
-def _shape(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Return what a mask of these colours with this alpha channel marks."""
-    low, high = alpha.min(), alpha.max()
-    if low == high:
-        return colours if high else alpha
-    solid = colours[alpha == high]
-    if low > 0 or (solid != solid[0]).any():
-        raise ValueError(
-            "it is transparent in parts and not of one colour in the rest; expected a shape on "
-            "transparent ground, or no transparency"
-        )
-    return alpha
-
-
-def _indices(image: "Image.Image") -> np.ndarray:
-    """Return the indices of a palette's image, if index 0 does not look like the marked part."""
-    indices = np.asarray(image).astype(np.int32)
-    entries, first = np.unique(indices, return_index=True)
-    seen = np.asarray(image.convert("RGBA")).reshape(-1, 4)[first].astype(int)
-    if entries[0] == 0:
-        black, clear = (seen[:, :3] == 0).all(-1), seen[:, 3] == 0
-        inverted = black[1:].any() and not black[0] and not clear[0]
-        inverted |= clear[1:].any() and not clear[0]
-        inverted |= len(entries) == 1 and (seen[0] == 255).all()
-        if inverted:
-            colour = tuple(seen[0].tolist())
-            raise ValueError(
-                f"its palette contradicts its labels: 0, what is not marked, has colour {colour}"
-            )
-    return indices
+    return marked(image if labels and image.mode == "P" else _with_alpha(image))
 
 
 def _require_one_frame_of_eight_bits(image: "Image.Image") -> None:

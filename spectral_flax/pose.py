@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps
+from spectral_flax.images import normalized
 
 COCO_LIMBS = (
     *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),
@@ -63,15 +64,6 @@ def crop(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nda
         size[::-1], Image.Transform.AFFINE, tuple(coefficients), Image.Resampling.BILINEAR
     )
     return np.asarray(turned)
-
-
-def normalized(images, mean, std, *, bgr: bool = True):
-    """Return RGB images ``uint8 [..., 3]`` as published pose networks see them, in float32.
-
-    They were trained on BGR images, normalised with the mean and deviation of RGB (``bgr``).
-    """
-    mean, std = (np.float32(v).reshape((1,) * (images.ndim - 1) + (3,)) for v in (mean, std))
-    return ((images[..., ::-1] if bgr else images).astype(np.float32) / 255 - mean) / std
 
 
 def predict_pose(
