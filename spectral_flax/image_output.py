@@ -78,8 +78,8 @@ def save_image(
     That is its colour profile, EXIF, resolution, XMP and texts, as far as the format has room. The
     EXIF orientation and thumbnail, which are of other pixels, are left out.
     """
-    path = Path(path)
     check_output(path, mode=image.mode, overwrite=overwrite)
+    path = Path(path)
     format_, encoded = _format(path), io.BytesIO()
     kept = {} if source is None else _metadata(source, format_, image.size)
     image.save(encoded, format_, **_SETTINGS.get(format_, {}), **kept)
@@ -148,7 +148,7 @@ def _metadata(source: str | os.PathLike, format_: str, size: tuple[int, int]) ->
 def _exif(image: "Image.Image", size: tuple[int, int]):
     """Return EXIF for the upright pixels, without orientation, thumbnail, and TIFF's own layout."""
     exif = image.getexif()
-    details = exif.get_ifd(0x8769)
+    details = exif.get_ifd(0x8769) if 0x8769 in exif else {}
     for tag, length in zip((0xA002, 0xA003), size, strict=True):
         if tag in details:
             details[tag] = length

@@ -31,8 +31,12 @@ class ImageFileError(ValueError):
     """A file is no image, or none that is wanted here; ``reason`` leaves its name out."""
 
     def __init__(self, file: File, reason: str, what: str = "an image"):
-        super().__init__(f"{_name(file)} can not be read as {what}: {reason}")
+        super().__init__(_name(file), reason, what)
         self.reason = reason
+
+    def __str__(self):
+        name, reason, what = self.args
+        return f"{name!r} can not be read as {what}: {reason}"
 
 
 @functools.cache
@@ -151,15 +155,15 @@ def read_pair(
         stored = picture.size[::-1] if turn >= 5 else picture.size
         if size == stored == picture.size:
             raise ValueError(
-                f"{_name(image)} has the EXIF orientation {turn}, its mask {_name(mask)} has none: "
-                "save both upright, or give the mask the same"
+                f"{_name(image)!r} has the EXIF orientation {turn}, its mask {_name(mask)!r} has "
+                "none: save both upright, or give the mask the same"
             )
         if size == stored:
             pixels = np.asarray(upright(pillow().fromarray(pixels), turn))
             size = pixels.shape[::-1]
     if size != picture.size:
         sizes = "{}x{}; its image is {}x{}".format(*size, *picture.size)
-        raise ValueError(f"mask {_name(mask)} is {sizes}")
+        raise ValueError(f"mask {_name(mask)!r} is {sizes}")
     return picture, pixels
 
 
@@ -310,8 +314,8 @@ def _without_waiting(path, flags: int) -> int:
 
 def _name(file: File) -> str:
     if isinstance(file, (str, os.PathLike)):
-        return repr(os.fspath(file))
-    return repr(getattr(file, "name", type(file).__name__))
+        return os.fspath(file)
+    return str(getattr(file, "name", type(file).__name__))
 
 
 def _unidentified(file: File) -> str:
