@@ -58,6 +58,9 @@ class People:
     std = (0.229, 0.224, 0.225)
     num_classes = 17
 
+    def __post_init__(self):
+        self._usable(0)  # an error, if no image can be read
+
     @property
     def image_shape(self) -> tuple[int, ...]:
         return (*self.size, 3)
@@ -69,9 +72,7 @@ class People:
         return box_to_region(self.people[index]["box"], self.size)
 
     def __getitem__(self, index: int) -> Example:
-        found = self._picture(index)
-        if found is None and self.split == "train":
-            found = self.broken.stand_in(index, len(self), self._picture, self.name)
+        found = self._usable(index) if self.split == "train" else self._picture(index)
         index, picture = found or (index, np.zeros((1, 1, 3), np.uint8))
         person = self.people[index]
         joints = np.asarray(person.get("joints", np.zeros((17, 3))), np.float32)
@@ -85,6 +86,11 @@ class People:
         example["joints"] = np.float32(transform_points(joints[:, :2], inverse(matrix)))
         example["valid"] = np.float32(found is not None)
         return example | {"image": crop(picture, matrix, self.size)}
+
+    def _usable(self, index: int) -> tuple[int, np.ndarray]:
+        """Return the index and the image of a person, or of another whose image can be read."""
+        read = self._picture
+        return read(index) or self.broken.stand_in(index, len(self), read, self.name)
 
     def _picture(self, index: int) -> tuple[int, np.ndarray] | None:
         """Return the index and the image of a person; None if it cannot be read."""
