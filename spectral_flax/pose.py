@@ -15,6 +15,8 @@ COCO_LIMBS = (
     *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),
     *((5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16)),
 )
+LARGEST = 1e9
+"""No coordinate of a box is beyond; infinite ones and what is no number neither."""
 
 
 def box_to_region(box: Sequence[float], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,9 +88,15 @@ def predict_pose(
         raise ValueError(f"image is {image.dtype} {image.shape}; expected uint8 [H, W, 3]")
     if boxes is None:
         boxes = [(0, 0, image.shape[1], image.shape[0])]
+    if not len(boxes):
+        raise ValueError(
+            "boxes is empty; expected some, or None for one person who fills the image"
+        )
     for box in boxes:
-        if len(box) != 4 or not np.isfinite(box).all() or box[2] <= 0 or box[3] <= 0:
-            raise ValueError(f"box {tuple(box)}; expected x, y, w, h, the latter two positive")
+        if len(box) != 4 or not np.abs(box).max() < LARGEST or box[2] <= 0 or box[3] <= 0:
+            raise ValueError(
+                f"box {tuple(box)}; expected x, y, w, h below {LARGEST:g}, the latter two positive"
+            )
         ends = box[0] + box[2], box[1] + box[3]
         if box[0] >= image.shape[1] or box[1] >= image.shape[0] or min(ends) <= 0:
             size = f"{image.shape[1]}x{image.shape[0]}"

@@ -4,6 +4,7 @@
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from spectral_flax.cli import convert, inpaint, models, predict, profiles
@@ -21,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if arguments is None:  # the process is ours
         keep_freed_memory()
+        warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file, errors tell
+        warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:

@@ -128,7 +128,13 @@ class Photographs(Torn):
         if not self.folder.is_dir():
             raise UserError(f"there is no folder {str(self.folder)!r}")
         found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
-        files = tuple(path for path in found if path.suffix.lower() in SUFFIXES)
+        files = tuple(
+            path
+            for path in found
+            if path.suffix.lower() in SUFFIXES
+            # What is hidden was made by machines.
+            and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+        )
         if not files:
             raise UserError(f"{str(self.folder)!r} holds no images")
         object.__setattr__(self, "files", files)
