@@ -1,11 +1,13 @@
 """One policy for files that cannot be used, whichever the task."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from spectral_flax import images
 from train import data
 from train.config import Config, Data
 from train.errors import UserError
@@ -90,6 +92,14 @@ def test_a_set_of_broken_files_alone_is_refused_at_once(settings, tmp_path, spli
         file.write_bytes(b"")
     with pytest.raises(UserError, match=r"none of 9 files can be read; the last: .*\(.*\)"):
         data.open_source(settings.name, split, settings)[0]
+
+
+@pytest.mark.parametrize("name", ["ellipses", "textures", "stick_figures", "image_folder"])
+def test_what_needs_pillow_says_so_before_it_begins(monkeypatch, name):
+    images.pillow.cache_clear()
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(UserError, match=f"{name!r}: image files need Pillow: pip install"):
+        data.open_source(name, "test", Data(name=name))
 
 
 KINDS = {

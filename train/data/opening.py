@@ -85,6 +85,7 @@ def open_source(name: str, split: Split, data: Data | None = None) -> Source:
     """
     data = data or Data(name=name)
     if name in TASK_SOURCES:
+        _require_pillow(data)  # for results.png at the end, if not before
         module = importlib.import_module(TASK_SOURCES[name])
         return module.open_split(name, split, data)
     if name.startswith(TFDS):
