@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways in which a run ends early."""
+"""The ways in which a run ends early, and how a message shows what it found in a file."""
+
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxlevel = 3
 
 
 class UserError(Exception):
@@ -20,3 +26,9 @@ class InterruptedRunError(Exception):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def quoted(value: object) -> str:
+    """Return a value read from a file for a message: escaped, on one line, of bounded length."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -117,7 +117,9 @@ class Video:
                 frame = next(decoder, None)
                 here = None if frame is None else number.get(frame.pts)
                 expected = range(index + 1) if position is None else (position + 1,)
-                if here not in expected or (here >= key and frame.is_corrupt):
+                if here not in expected or (here == key and not frame.key_frame):
+                    return None
+                if here >= key and frame.is_corrupt:
                     return None
                 position = here
             found[index] = _upright(frame)
