@@ -14,7 +14,7 @@ from train.errors import UserError, quoted, some
 
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?")
 # No data set has as many classes; such labels are names made of digits.
-_MOST_CLASSES = 10**6
+MOST_CLASSES = 10**6
 # The longer marks first: that of UTF-16 begins that of UTF-32.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -66,10 +66,10 @@ def numbered(
     values = {name: _value(name) for name in {*known, *labels}}
     if all(values[name] is not None and values[name].is_integer() for name in set(known)):
         highest = int(max(values[name] for name in known))
-        if highest >= _MOST_CLASSES:
+        if highest >= MOST_CLASSES:
             raise UserError(
                 f"{str(file)!r}: the training list has the label {highest}; expected numbers of "
-                f"classes, from 0 and below {_MOST_CLASSES}, or names"
+                f"classes, from 0 and below {MOST_CLASSES}, or names"
             )
         count = num_classes or highest + 1
         wrong = [x for x in labels if not _is_class(values[x], count)]
