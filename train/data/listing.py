@@ -3,7 +3,6 @@
 
 import dataclasses
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -161,10 +160,9 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 def _is_regular(entry: os.DirEntry) -> bool:
     """Leave pipes and devices out, which never end; a link to nothing is found broken later."""
-    try:
-        return stat.S_ISREG(entry.stat().st_mode)
-    except OSError:
-        return True
+    if not entry.is_symlink():  # a directory tells without a look at each file
+        return entry.is_file()
+    return os.path.isfile(entry.path) or not os.path.exists(entry.path)
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry]:

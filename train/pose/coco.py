@@ -203,14 +203,14 @@ def _joints(value: Any, name: str) -> np.ndarray:
     if not isinstance(value, list) or len(value) != 3 * JOINTS:
         found = f"{len(value) / 3:g} joints" if isinstance(value, list) else quoted(value)
         raise ValueError(f"{name} has {found}; expected {JOINTS} of 3 numbers each")
-    joints = np.reshape([v if _is_number(v) else np.nan for v in value], (-1, 3)).astype(float)
+    joints = np.array([v if _is_number(v) else np.nan for v in value], float).reshape(-1, 3)
     joints[joints[:, 2] == 0] = 0
     good = np.isfinite(joints).all(1) & (joints[:, 2] >= 0)
-    if not good.all():
-        i = int(good.argmin())
-        what = quoted(value[3 * i : 3 * i + 3])
-        raise ValueError(f"{name} has the joint {what}; expected finite x, y and visibility")
-    return joints
+    if good.all():
+        return joints
+    place = int(good.argmin())
+    what = quoted(value[3 * place : 3 * place + 3])
+    raise ValueError(f"{name} has the joint {what}; expected finite x, y and visibility")
 
 
 def _image_number(row: dict, name: str, numbers: dict) -> int:
@@ -230,7 +230,7 @@ def _numbers(value: Any, count: int, name: str, field: str, most: float = _FAR) 
 
 
 def _is_number(value: Any, most: float = _FAR) -> bool:
-    return type(value) in (int, float) and abs(value) <= most  # so no NaN either
+    return type(value) in (int, float) and -most <= value <= most  # so no NaN either
 
 
 def _field(row: dict, field: str, name: str) -> Any:
