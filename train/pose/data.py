@@ -19,6 +19,7 @@ from spectral_flax.pose import (
 from train import image_files
 from train.config import Data
 from train.data import Example, Split
+from train.data.listing import is_file
 from train.errors import UserError, quoted
 from train.pose import coco
 
@@ -149,7 +150,7 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
         what = f"with joints in the annotations of {part}" if boxes is None else f"in {boxes!r}"
         raise UserError(f"no person {what} whose box is inside an image of {str(folder)!r}")
     pictures = {n: folder / part / file for n, (*_, file) in annotations.images.items()}
-    missing = [pictures[n] for n in {p["image"] for p in people} if not _is_file(pictures[n])]
+    missing = [pictures[n] for n in {p["image"] for p in people} if not is_file(pictures[n])]
     if missing:
         shown = ", ".join(quoted(str(path)) for path in sorted(missing)[:3])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -163,13 +164,6 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
         pictures=pictures,
         sides={n: (width, height) for n, (width, height, _) in annotations.images.items()},
     )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long for any file
-        return False
 
 
 def _detected(found, annotations: coco.Annotations) -> list[dict[str, Any]]:
