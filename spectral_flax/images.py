@@ -145,10 +145,10 @@ def read_pair(
         its image.
     """
     with opened(image) as file:
-        turn = _tag(file)
+        turn = exif_orientation(file)
         picture = _converted(file, alpha)
     with opened(mask, "a mask") as file:
-        own_turn = _tag(file)
+        own_turn = exif_orientation(file)
         pixels = _marked(file, labels)
     size = pixels.shape[::-1]
     if turn in _TO_UPRIGHT and own_turn is None:
@@ -207,11 +207,20 @@ def to_rgb(image: "Image.Image", *, alpha: Literal["drop", "white"] = "drop") ->
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+def exif_orientation(image: "Image.Image") -> int | None:
+    """Return the EXIF orientation that an open image file notes of its stored pixels, if any."""
+    try:
+        value = image.getexif().get(ORIENTATION)
+        return value if value in range(1, 9) else None
+    except Exception:  # broken remarks of the camera do not make a broken image
+        return None
+
+
 def orientation(image: "Image.Image") -> int:
     """Return the EXIF orientation that an open image is still to be turned by; 1 is upright."""
     if image.format == "TIFF":  # Pillow turns these itself as it loads them
         image.load()
-    value = _tag(image)
+    value = exif_orientation(image)
     return value if value in _TO_UPRIGHT else 1
 
 
@@ -244,14 +253,6 @@ _TO_UPRIGHT = {
 @functools.cache
 def _turns() -> dict[int, int]:
     return {turn: pillow().Transpose[name] for turn, name in _TO_UPRIGHT.items()}
-
-
-def _tag(image: "Image.Image") -> int | None:
-    try:
-        value = image.getexif().get(ORIENTATION)
-        return value if value in range(1, 9) else None
-    except Exception:  # broken remarks of the camera do not make a broken image
-        return None
 
 
 def _converted(image: "Image.Image", alpha: str) -> "Image.Image":

@@ -10,6 +10,7 @@ from flax import nnx
 
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps
 from spectral_flax.images import normalized
+from spectral_flax.models.registry import Card, card
 
 COCO_LIMBS = (
     *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),
@@ -73,16 +74,18 @@ def predict_pose(
     image: np.ndarray,
     boxes: Sequence[Sequence[float]] | None = None,
     *,
-    size: tuple[int, int] = (256, 192),
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
-    bgr: bool = True,
+    size: tuple[int, int] | None = None,
+    about: Card | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find joints: ``uint8 [H, W, 3] -> [N, J, 2], [N, J]``, x and y in the image, and scores.
 
-    ``boxes`` are x, y, w, h of N people; None is one person who fills the image. Heatmaps of the
-    crop and of its mirror image are averaged, as published.
+    ``boxes`` are x, y, w, h of N people; None is one person who fills the image. ``about`` is the
+    card of the model, which says how it wants images: their size (``size`` comes first), mean,
+    deviation and order of channels; None is that of the published networks. Heatmaps of the crop
+    and of its mirror image are averaged, as published.
     """
+    about = card("pose_resnet50") if about is None else about
+    size = about.input_size if size is None else size
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image is {image.dtype} {image.shape}; expected uint8 [H, W, 3]")
@@ -106,7 +109,7 @@ def predict_pose(
     crops = np.stack([crop(image, matrix, size) for matrix in matrices])
     mode = dict(use_running_average=True, deterministic=True)
     graphdef, state = nnx.split(nnx.view(model, raise_if_not_found=False, **mode))
-    x = normalized(crops, mean, std, bgr=bgr)
+    x = normalized(crops, about.mean, about.std, bgr=about.channel_order == "BGR")
     places, scores, grid = (np.asarray(a) for a in _joints(graphdef, state, x))
     matrices = [crop_matrix(*region, tuple(grid)) for region in regions]
     pairs = zip(places, matrices, strict=True)

@@ -12,9 +12,11 @@ import numpy as np
 import optax
 from flax import nnx
 
+import spectral_flax as sf
 from spectral_flax.images import normalized
 from train.config import Config
 from train.data import Source
+from train.data.files import Files
 from train.errors import UserError
 from train.mixing import mix
 
@@ -165,6 +167,19 @@ def _among_largest(logits: jax.Array, truth: jax.Array, k: int) -> jax.Array:
     return logits.shape[-1] - 1 - smaller.sum(-1, keepdims=True) < k
 
 
+def _check_channels(config: Config) -> None:
+    """Refuse an order of channels that prediction, by the card of the model, would not show."""
+    try:
+        order = sf.card(config.model).channel_order.lower()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if config.data.channels != order:
+        raise UserError(
+            f"--data.channels is {config.data.channels!r}; expected {order!r}, as the card of "
+            f"{config.model!r} says; for another order register a model with a card of its own"
+        )
+
+
 def make_task(config: Config, source: Source) -> Task:
     """Build the task that ``config`` names for the data of ``source``.
 
@@ -179,6 +194,8 @@ def make_task(config: Config, source: Source) -> Task:
             raise UserError(f"the task {config.task!r}: {error}") from error
     if config.task_options:
         raise UserError(f"task_options={config.task_options}; classification has none")
+    if isinstance(source, Files):
+        _check_channels(config)
     return Classification(
         num_classes=source.num_classes,
         image_shape=source.image_shape,

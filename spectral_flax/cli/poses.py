@@ -60,8 +60,7 @@ def run(
         raise ValueError(f"--box is of one image; {len(args.images)} are given")
     if args.labels is not None:
         raise ValueError(f"--labels {args.labels}: a pose model has joints, not classes")
-    size = tuple(options.get("input_size", about.input_size))
-    settings = dict(size=size, mean=about.mean, std=about.std, bgr=about.channel_order == "BGR")
+    settings = dict(size=tuple(options.get("input_size", about.input_size)), about=about)
     found = {}
     for path in args.images:
         try:

@@ -86,6 +86,7 @@ def open_source(name: str, split: Split, data: Data | None = None) -> Source:
     data = data or Data(name=name)
     if name in TASK_SOURCES:
         _require_pillow(data)  # for results.png at the end, if not before
+        _refuse(data, views="single", channels="rgb", mean=None, std=None)
         module = importlib.import_module(TASK_SOURCES[name])
         return module.open_split(name, split, data)
     if name.startswith(TFDS):
@@ -109,11 +110,7 @@ def _checked(source: Source, data: Data) -> Source:
         if values is not None and len(values) != channels:
             raise UserError(f"--data.{field} is {values}; expected {channels} value(s)")
     if not isinstance(source, Files):
-        for field, plain in (("views", "single"), ("channels", "rgb")):
-            if getattr(data, field) != plain:
-                raise UserError(
-                    f"--data.{field} is {getattr(data, field)!r}; {data.name!r} has {plain!r} only"
-                )
+        _refuse(data, views="single", channels="rgb")
     if data.num_classes is not None and data.num_classes != source.num_classes:
         raise UserError(
             f"--data.num-classes is {data.num_classes}; {data.name!r} has {source.num_classes}"
@@ -123,6 +120,15 @@ def _checked(source: Source, data: Data) -> Source:
     if isinstance(source, Files):
         source.require_one_readable()
     return source
+
+
+def _refuse(data: Data, **plain) -> None:
+    """Refuse what has no effect on a data set: fields that are not as in ``plain``."""
+    for field, value in plain.items():
+        if getattr(data, field) != value:
+            raise UserError(
+                f"--data.{field} is {getattr(data, field)!r}; {data.name!r} has {value!r} only"
+            )
 
 
 def _folder(data: Data) -> Path:

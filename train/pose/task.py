@@ -14,6 +14,7 @@ import spectral_flax as sf
 from spectral_flax.checkpoints.torch_file import read_torch
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps, gaussian_heatmaps
 from spectral_flax.images import normalized
+from spectral_flax.models.registry import Card
 from spectral_flax.pose import box_to_region, crop_matrix, draw_skeletons, transform_points
 from train.config import Config
 from train.data import Source, open_source
@@ -27,7 +28,13 @@ def make(config: Config, source: Source) -> "Pose":
     if not isinstance(source, People):
         raise ValueError(f"the data set {config.data.name!r} has no people")
     test = source if source.split == "test" else open_source(config.data.name, "test", config.data)
-    return Pose(test=test, image_shape=source.image_shape, **config.task_options)
+    about = sf.card(config.model)
+    if "bgr" in config.task_options:
+        raise ValueError(
+            f"bgr={config.task_options['bgr']!r} is no option; the card of {config.model!r} says "
+            f"{about.channel_order}, in training as in prediction"
+        )
+    return Pose(test=test, image_shape=source.image_shape, about=about, **config.task_options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,17 +42,17 @@ class Pose:
     """Regions around people and the joints in them.
 
     Attributes:
+      about: the model's card, which says how it wants images.
       sigma: of the targets' Gaussians, in pixels of the heatmap; None: 2 for each 64 rows.
       flip_test: also look at mirrored images in the evaluation.
-      bgr: show the network BGR images, as published weights expect.
       encoder_weights: file of a classifier, published names, to start the encoder from.
     """
 
     test: People
     image_shape: tuple[int, ...]
+    about: Card = dataclasses.field(default_factory=lambda: sf.card("pose_resnet50"))
     sigma: int | None = None
     flip_test: bool = True
-    bgr: bool = True
     encoder_weights: str | None = None
 
     @property
@@ -74,7 +81,8 @@ class Pose:
         }
 
     def heatmaps(self, model: nnx.Module, image: jax.Array) -> jax.Array:
-        x = normalized(image, self.test.mean, self.test.std, bgr=self.bgr)
+        about = self.about
+        x = normalized(image, about.mean, about.std, bgr=about.channel_order == "BGR")
         return model(x).astype(jnp.float32)
 
     def loss(self, model: nnx.Module, batch, key: jax.Array):
