@@ -16,16 +16,13 @@ from typing import Any
 import numpy as np
 
 from spectral_flax.checkpoints import torch_archive
+from spectral_flax.checkpoints.entries import MAX_WRAPPERS, find_weights
 from spectral_flax.checkpoints.pickle_data import Foreign, Unsafe
 from spectral_flax.checkpoints.torch_archive import Archive
 from spectral_flax.checkpoints.torch_tensors import Tensor, as_array
 
-# Names under which training programs keep the weights, the likeliest first.
-WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "net", "network")
-WRAPPERS += ("weights", "params")
 # Prefixes that wrappers of a module put before every name: data parallelism, torch.compile.
 PREFIXES = ("module.", "_orig_mod.")
-MAX_WRAPPERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +41,8 @@ def read_torch(path: str | pathlib.Path, *, entry: str | None = None) -> Checkpo
     """Return the weights in the file at ``path`` as NumPy arrays (bfloat16 included).
 
     Wrappers (``state_dict``, ``model_state``, ...) are opened and a prefix such as ``module.``
-    that all names share is removed; ``entry`` names the wrapper (dotted, "" for the file itself)
-    where a file holds several sets of weights. Arrays are read-only, may be strided views of one
+    that all names share is removed; ``entry`` says where the weights are (see `find_weights`)
+    where a file holds several sets of them. Arrays are read-only, may be strided views of one
     another as the tensors were, and keep the dtype of the file.
 
     Raises ValueError, naming the file, for anything that is not an intact PyTorch file, for calls
@@ -64,7 +61,7 @@ def read_torch(path: str | pathlib.Path, *, entry: str | None = None) -> Checkpo
 
 def _checkpoint(archive: Archive, entry: str | None) -> Checkpoint:
     root = archive.root
-    entry, found = _find_weights(root, entry)
+    entry, found = find_weights(root, entry, _Memory())
     values = _module_state(found) if isinstance(found, Foreign) else found
     if isinstance(found, Foreign) and not values:
         raise ValueError(f"the module {found.name} in it holds no tensors")
@@ -93,37 +90,6 @@ def _checkpoint(archive: Archive, entry: str | None) -> Checkpoint:
 _SCALARS = str | bool | int | float | None
 
 
-def _find_weights(root: Any, entry: str | None) -> tuple[str, Any]:
-    """Return the dotted place of the weights in the file and the mapping or module there."""
-    holds = _Memory()
-    if entry is not None:
-        node = root
-        for part in entry.split(".") if entry else ():
-            if not isinstance(node, dict) or part not in node:
-                raise ValueError(f"it has no entry {entry!r}; it has {_keys(node)}")
-            node = node[part]
-        if not holds.tensors(node):
-            raise ValueError(f"its entry {entry!r} holds no tensors but {_keys(node)}")
-        return entry, node
-    node, place = root, []
-    for _ in range(MAX_WRAPPERS):
-        within = node if isinstance(node, dict) else {}
-        known = [k for k in WRAPPERS if k in within and holds.tensors_below(within[k])]
-        if not known:
-            break
-        place.append(known[0])
-        node = within[known[0]]
-    if holds.tensors(node):
-        return ".".join(place), node
-    inner = [k for k, v in node.items() if holds.tensors(v)] if isinstance(node, dict) else []
-    if len(inner) == 1:
-        return ".".join([*place, str(inner[0])]), node[inner[0]]
-    if inner:
-        names = ", ".join(repr(".".join([*place, str(key)])) for key in inner[:20])
-        raise ValueError(f"it holds several sets of weights; choose one by entry=: {names}")
-    raise ValueError(f"it holds no tensors by name; it has {_keys(node)}")
-
-
 def _is_tensor(node: Any) -> bool:
     """Whether the node is a tensor, be it one without a dense form (sparse, quantised, meta)."""
     return isinstance(node, Tensor) or (isinstance(node, Foreign) and "._rebuild" in node.name)
@@ -135,7 +101,7 @@ class _Memory:
     def __init__(self):
         self.known: dict[int, bool] = {}
 
-    def tensors(self, node: Any) -> bool:
+    def __call__(self, node: Any) -> bool:
         """Whether the node is a state dict, or a module that was saved whole."""
         if isinstance(node, Foreign):
             return isinstance(node.state, dict) and "_modules" in node.state
@@ -146,18 +112,6 @@ class _Memory:
             found = any(_is_tensor(v) and isinstance(k, str) for k, v in items)
             self.known[id(node)] = found
         return self.known[id(node)]
-
-    def tensors_below(self, node: Any) -> bool:
-        """Whether the node holds tensors or a node in it does."""
-        inner = node.values() if isinstance(node, dict) else ()
-        return self.tensors(node) or any(self.tensors(value) for value in inner)
-
-
-def _keys(node: Any) -> str:
-    if not isinstance(node, dict):
-        return f"a {node!r}" if isinstance(node, Foreign) else f"a {type(node).__name__}"
-    names = [str(key) for key in list(node)[:8]]
-    return f"the entries {', '.join(names)}" + (", ..." if len(node) > 8 else "")
 
 
 def _module_state(module: Foreign) -> dict[str, Any]:

@@ -4,12 +4,17 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits
+from spectral_flax.checkpoints.parts import chosen
+from spectral_flax.checkpoints.prefixes import weights_below
+from spectral_flax.checkpoints.values import UnfitValueError, converted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,42 +44,47 @@ def variables(model: nnx.Module) -> dict[str, Any]:
 
 
 def assign(
-    model: nnx.Module, tensors: Mapping[str, np.ndarray], *, skip: Sequence[str] = ()
-) -> None:
-    """Fill ``model``, in place, with arrays by dotted paths, cast to the dtypes of the model.
+    model: nnx.Module,
+    tensors: Mapping[str, Any],
+    *,
+    skip: str | Iterable[str] = (),
+    allow_non_finite: bool = False,
+) -> tuple[str, ...]:
+    """Fill ``model``, in place, with arrays by dotted paths, converted to the dtypes of the model.
 
-    ``skip`` names parts of the model (``"head"``) that keep their values; the state of random
-    number generators, which a training run saves too, is left alone. Raises ValueError, with every
-    fault in it and the model unchanged, if arrays are missing, left over or mis-shaped.
+    ``skip`` names parts of the model, by dotted paths or globs, that keep their values; the state
+    of random number generators, which a training run saves too, is left alone. A prefix of the
+    model's paths is found by itself (``generator.``). Returns the names of entries that are not
+    below it, which are left.
+
+    Raises CheckpointError, with every fault in it and the model unchanged, if arrays are missing,
+    left over, mis-shaped or of values that do not fit (see `load_torch`).
     """
-    generators = nnx.to_flat_state(nnx.state(model, nnx.RngState))
-    drawn = {".".join(map(str, path)) for path, _ in generators}
-    tensors = {name: array for name, array in tensors.items() if name not in drawn}
     graph = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
     wanted = {".".join(map(str, path)): (path, variable) for path, variable in graph}
-
-    def skipped(name: str) -> bool:
-        return any(name == part or name.startswith(f"{part}.") for part in skip)
-
-    for part in skip:
-        if not any(name == part or name.startswith(f"{part}.") for name in wanted):
-            raise ValueError(f"skip={part!r} names no part of {type(model).__name__}")
-    faults = [f"missing: {name}" for name in wanted if name not in tensors and not skipped(name)]
-    faults += [f"unexpected: {n}" for n in tensors if n not in wanted and not skipped(n)]
-    faults += [
-        f"shape: {name} is {list(np.shape(tensors[name]))}; the model needs {list(variable.shape)}"
-        for name, (_, variable) in wanted.items()
-        if name in tensors and not skipped(name) and np.shape(tensors[name]) != variable.shape
-    ]
+    generators = nnx.to_flat_state(nnx.state(model, nnx.RngState))
+    drawn = {".".join(map(str, path)) for path, _ in generators}
+    below = weights_below(tensors, [wanted.keys()])
+    found = {name: array for name, array in below.tensors.items() if name not in drawn}
+    left = chosen(wanted.keys() | found.keys(), skip, of=type(model).__name__)
+    expected = {name: v.shape for name, (_, v) in wanted.items() if name not in left}
+    faults = misfits(expected, found, left)
+    title = f"the weights do not fit this {type(model).__name__}:"
     if faults:
-        told = "\n".join(f"  {fault}" for fault in faults)
-        raise ValueError(f"the weights do not fit this {type(model).__name__}:\n{told}")
-    values = [
-        (path, variable.replace(jnp.asarray(tensors[name], variable.dtype)))
-        for name, (path, variable) in wanted.items()
-        if not skipped(name)
-    ]
+        raise CheckpointError(title, faults, first_names(expected, tensors))
+    values = []
+    for name in expected:
+        path, variable = wanted[name]
+        try:
+            array = converted(found[name], variable.dtype, allow_non_finite=allow_non_finite)
+        except UnfitValueError as error:
+            faults.append(f"value: {name} {error}")
+        else:
+            values.append((path, variable.replace(jnp.asarray(array))))
+    if faults:
+        raise CheckpointError(title, faults)
     nnx.update(model, nnx.from_flat_state(values))
+    return below.beside
 
 
 def options_to_json(options: Mapping[str, Any]) -> str:
