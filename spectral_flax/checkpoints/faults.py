@@ -30,13 +30,21 @@ class CheckpointError(ValueError):
 
 
 def misfits(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], known: Iterable[str] = ()
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, Any],
+    known: Iterable[str] = (),
+    *,
+    shapes: bool = True,
 ) -> list[str]:
-    """Return what is missing in ``found``, left over (and not ``known``) or of another shape."""
+    """Return what is missing in ``found``, left over (and not ``known``) or of another shape.
+
+    With ``shapes``, those of what is missing or left over are told too.
+    """
     known = expected.keys() | set(known)
-    lines = [f"missing: {name} {list(s)}" for name, s in expected.items() if name not in found]
+    told = lambda shape: f" {list(shape)}" if shapes else ""
+    lines = [f"missing: {name}{told(s)}" for name, s in expected.items() if name not in found]
     lines += [
-        f"unexpected: {shown(name, 160)} {list(shape_of(value))}"
+        f"unexpected: {shown(name, 160)}{told(shape_of(value))}"
         for name, value in found.items()
         if name not in known
     ]

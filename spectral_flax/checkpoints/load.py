@@ -125,12 +125,17 @@ def load_torch(
 
 
 def save_torch(
-    model: nnx.Module, path: str | os.PathLike | None = None, *, family: str | None = None
+    model: nnx.Module,
+    path: str | os.PathLike | None = None,
+    *,
+    family: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return the state dict of ``model`` under the published PyTorch names.
 
-    With a ``path`` it is also written there, as a file for ``torch.load``. ``family`` chooses among
-    several published ways to name one architecture; None is the first.
+    With a ``path`` it is also written there, as a file for ``torch.load``; what is there is
+    replaced with ``overwrite`` only. ``family`` chooses among several published ways to name one
+    architecture; None is the first.
     """
     tables = {table.family: table.entries for table in _covering_tables(model)}
     family = next(iter(tables)) if family is None else family
@@ -144,7 +149,7 @@ def save_torch(
     if path is not None:
         from spectral_flax.checkpoints.torch_writer import write_torch
 
-        write_torch(path, state)
+        write_torch(path, state, overwrite=overwrite)
     return state
 
 

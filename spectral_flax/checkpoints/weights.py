@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,9 +13,13 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits
+from spectral_flax.checkpoints.json_text import parse_json
 from spectral_flax.checkpoints.parts import chosen
-from spectral_flax.checkpoints.prefixes import weights_below
+from spectral_flax.checkpoints.prefixes import entries_below, weights_below
+from spectral_flax.checkpoints.text import shown
 from spectral_flax.checkpoints.values import UnfitValueError, converted
+
+MAX_DEPTH = 16  # of a model's options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,19 @@ class Weights:
     def __post_init__(self):
         if self.names not in ("flax", "torch"):
             raise ValueError(f"names={self.names!r}; expected 'flax' or 'torch'")
+
+
+def narrowed(weights: Weights, entry: str | None, source: str | os.PathLike) -> Weights:
+    """Return the weights whose names begin with ``entry`` and a dot, without these.
+
+    Raises ValueError, naming the ``source``, if there are none.
+    """
+    if not entry:
+        return weights
+    try:
+        return dataclasses.replace(weights, tensors=entries_below(weights.tensors, entry))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def variables(model: nnx.Module) -> dict[str, Any]:
@@ -68,7 +86,7 @@ def assign(
     found = {name: array for name, array in below.tensors.items() if name not in drawn}
     left = chosen(wanted.keys() | found.keys(), skip, of=type(model).__name__)
     expected = {name: v.shape for name, (_, v) in wanted.items() if name not in left}
-    faults = misfits(expected, found, left)
+    faults = misfits(expected, found, left, shapes=False)
     title = f"the weights do not fit this {type(model).__name__}:"
     if faults:
         raise CheckpointError(title, faults, first_names(expected, tensors))
@@ -97,11 +115,44 @@ def options_to_json(options: Mapping[str, Any]) -> str:
 
 
 def options_from_json(text: str) -> dict[str, Any]:
-    """Return the options that `options_to_json` wrote, sequences as tuples."""
-    options = json.loads(text)
-    if not isinstance(options, dict):
-        raise ValueError(f"the options of a model are {text[:60]!r}; expected a JSON object")
-    return {name: _rich(value) for name, value in options.items()}
+    """Return the options that `options_to_json` wrote, sequences as tuples.
+
+    Raises ValueError for anything else.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"the options of a model are {shown(text)}; expected them as text")
+    return _options(parse_json(text))
+
+
+def model_and_options(record: Any) -> tuple[str, dict[str, Any]]:
+    """Return the name of a model and its options, as a file's ``record`` tells them.
+
+    Raises ValueError if one is missing or of another type.
+    """
+    for name, kind in (("model", str), ("options", Mapping)):
+        value = record.get(name) if isinstance(record, Mapping) else None
+        if not isinstance(value, kind):
+            raise ValueError(f"its {name!r} is {shown(value)}; expected {_KINDS[name]}")
+    return checked_name(record["model"]), _options(record["options"])
+
+
+_KINDS = {"model": "the name of a model", "options": "an object"}
+
+
+def checked_name(name: Any) -> str | None:
+    """Return the name of a model that a file tells, or None; ValueError if it can be none."""
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]{0,99}", name)):
+        raise ValueError(f"its model is {shown(name)!r}; expected the name of a model")
+    return name
+
+
+def _options(found: Any) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"the options of a model are {shown(found)}; expected a JSON object")
+    for name in found:
+        if not (name.isidentifier() and len(name) < 100):
+            raise ValueError(f"an option is called {shown(name)!r}")
+    return {name: _rich(value) for name, value in found.items()}
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -120,8 +171,10 @@ def _plain(name: str, value: Any) -> Any:
     raise TypeError(f"option {name}={value!r} can not be written to a file")
 
 
-def _rich(value: Any) -> Any:
+def _rich(value: Any, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"the options of a model are nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):  # {2: (1, 3)} has whole numbers as keys, which JSON lacks
-        number = re.compile(r"-?\d+")
-        return {int(k) if number.fullmatch(k) else k: _rich(v) for k, v in value.items()}
-    return tuple(map(_rich, value)) if isinstance(value, list) else value
+        number = re.compile(r"0|-?[1-9]\d{0,8}")
+        return {int(k) if number.fullmatch(k) else k: _rich(v, depth + 1) for k, v in value.items()}
+    return tuple(_rich(v, depth + 1) for v in value) if isinstance(value, list) else value
