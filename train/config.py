@@ -155,13 +155,17 @@ class Start:
     """Weights to begin from, in place of random ones. A run that goes on has its own."""
 
     weights: str | None = None
-    """A PyTorch or safetensors file, a folder as the Hub or Orbax makes it, or a Hub name."""
+    """A PyTorch or safetensors file, a folder (of the Hub, Orbax or a run), or a Hub name."""
+    entry: str | None = None
+    """Which set of weights, where there are several: its place in the file, joined by dots."""
+    allow_non_finite: bool = False
+    """Begin from weights even if some are NaN or infinite."""
     inflate: str | None = None
     """Model for images that the weights are of, to be inflated to a model for videos."""
     inflate_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of that model; set in the config file."""
     skip: tuple[str, ...] = ()
-    """Parts of the model, by dotted name, that keep their random values, such as head."""
+    """Parts of the model, by dotted name or glob, that keep their random values, such as head."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,8 @@ class Arguments:
     """Weights in place of a run: .safetensors, .pth, an Orbax or Hub folder, or a Hub name."""
     model: str | None = None
     """Model of the weights, where they do not say; its options are --options.NAME VALUE."""
+    entry: str | None = None
+    """Which set of weights, where there are several: its place in the file, joined by dots."""
     scaling: Literal["data", "card"] = "data"
     """Scale images by the data set's mean and deviation, or by those on the model's card."""
     config: Path | None = None
@@ -98,7 +100,12 @@ def _evaluate(words: list[str]) -> Evaluation:
         base = dataclasses.replace(change(base), options=named.options)
         card = given.scaling == "card"
         found = evaluate_weights(
-            given.weights, base, model=given.model, card_scaling=card, watch=_watch
+            given.weights,
+            base,
+            model=given.model,
+            entry=given.entry,
+            card_scaling=card,
+            watch=_watch,
         )
     if given.output is not None:
         write_results(given.output, found)
@@ -116,6 +123,7 @@ def _check(given: Arguments, named: Config) -> None:
     runs_only = {"--step": given.step is not None, "--best": given.best}
     weights_only = {
         "--model": given.model is not None,
+        "--entry": given.entry is not None,
         "--scaling": given.scaling != "data",
         "--options": bool(named.options),
     }

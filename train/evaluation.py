@@ -120,20 +120,22 @@ def evaluate_weights(
     config: Config,
     *,
     model: str | None = None,
+    entry: str | None = None,
     card_scaling: bool = False,
     watch: Watch = lambda batches, total: batches,
 ) -> Evaluation:
     """Evaluate weights that `sf.read_weights` understands, on the data of ``config``.
 
     ``model`` names what they belong to, where they do not say themselves; options that they do not
-    bring are those of ``config``. ``card_scaling`` scales images as the model's card says, in place
+    bring are those of ``config``. ``entry`` says which set of weights, where there are several.
+    ``card_scaling`` scales images as the model's card says, in place
     of the data set's mean and standard deviation.
     """
     config = for_evaluation(config)
     if (Path(path) / "checkpoints").is_dir():
         raise UserError(f"{path!r} is the directory of a run; give --workdir {path}")
     try:
-        weights = read_weights(path)
+        weights = read_weights(path, entry=entry)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"cannot read the weights {path!r}: {error}") from error
     name = model or weights.model

@@ -83,7 +83,9 @@ def refuse_existing(paths: list[pathlib.Path], *, overwrite: bool) -> None:
     there = [str(path) for path in paths if os.path.lexists(path)]
     if there and not overwrite:
         verb = "exist" if len(there) > 1 else "exists"
-        raise FileExistsError(f"{', '.join(there)} {verb}; replaced only if asked for: overwrite")
+        raise FileExistsError(
+            f"{', '.join(there)} {verb}; replaced only if asked for: overwrite=True, --overwrite"
+        )
 
 
 def _draft_beside(path: pathlib.Path) -> pathlib.Path:

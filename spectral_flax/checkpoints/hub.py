@@ -33,6 +33,11 @@ SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 REPOSITORY = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
+def files_in(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Return the files that `write_folder` writes."""
+    return [pathlib.Path(folder) / name for name in (CONFIG, WEIGHTS, DESCRIPTION)]
+
+
 def write_folder(folder: str | os.PathLike, weights: Weights, *, overwrite: bool = False) -> None:
     """Write a model's configuration, weights and a short description to ``folder``.
 
@@ -49,7 +54,7 @@ def write_folder(folder: str | os.PathLike, weights: Weights, *, overwrite: bool
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = new_folder(folder)
     else:
-        refuse_existing([folder / name for name in (*texts, WEIGHTS)], overwrite=overwrite)
+        refuse_existing(files_in(folder), overwrite=overwrite)
         place = contextlib.nullcontext(folder)
     with place as folder, contextlib.ExitStack() as drafts:  # which get their names together
         folder.mkdir(exist_ok=True)

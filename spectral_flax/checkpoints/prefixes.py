@@ -47,10 +47,9 @@ def weights_below(tensors: Mapping[str, Any], families: Sequence[Set[str]]) -> B
         best, fits = _shared(tensors), {}
     source = {n[len(best) :]: n for n in tensors if n.startswith(best)}
     for prefix, names in fits.items():
-        missing = names.keys() - fits[best].keys()
-        alone = all(claims[short] == 1 for short in names)
-        if missing == names.keys() and alone and len(names) == sizes[prefix]:
-            taken = set(names.values())
+        taken = set(names.values())
+        free = taken.isdisjoint(fits[best].values()) and names.keys().isdisjoint(fits[best])
+        if free and len(names) == sizes[prefix] and all(claims[short] == 1 for short in names):
             source = {s: n for s, n in source.items() if n not in taken} | names
     beside = tensors.keys() - source.values()
     return Below({s: tensors[n] for s, n in source.items()}, best, tuple(sorted(beside)))

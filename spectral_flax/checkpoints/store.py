@@ -187,10 +187,9 @@ def save(
 
     Raises FileExistsError if something is there, and ``overwrite`` is not set.
     """
-    kind = _format(path)
+    kind = check_target(path, overwrite=overwrite)
     path = local_path(path)
     if kind in hub.TORCH_SUFFIXES:
-        refuse_existing([path], overwrite=overwrite)
         write_torch(path, save_torch(model), overwrite=overwrite)
         return
     weights = Weights(variables(model), "flax", name, options or {})
@@ -199,14 +198,27 @@ def save(
     elif kind == ".orbax":
         from spectral_flax.checkpoints.orbax import write_orbax
 
-        refuse_existing([path], overwrite=overwrite)
         if os.path.lexists(path):
-            with new_folder(path, overwrite=True) as draft:
+            with new_folder(path, overwrite=overwrite) as draft:
                 write_orbax(draft, weights)
         else:  # where it shall be: several processes may write, each its part
             write_orbax(path, weights)
     else:
         hub.write_folder(path, weights, overwrite=overwrite)
+
+
+def check_target(path: str | os.PathLike, *, overwrite: bool = False) -> str:
+    """Return the suffix that says what `save` makes at ``path``: nothing for a folder.
+
+    Raises ValueError for a suffix of another format, FileExistsError for what is there already.
+    """
+    kind = _format(path)
+    path = local_path(path)
+    refuse_existing([path] if kind else hub.files_in(path), overwrite=overwrite)
+    if path.is_dir() if kind and kind != ".orbax" else path.is_file():
+        expected = "a file" if kind and kind != ".orbax" else "a folder"
+        raise ValueError(f"path={str(path)!r} is not {expected}, and is not replaced by one")
+    return kind
 
 
 def _format(path: str | os.PathLike) -> str:

@@ -110,3 +110,9 @@ def test_two_prefixes_that_serve_as_well_are_no_choice_of_ours():
 def test_a_few_known_names_in_a_large_file_are_chance():
     names = [f"other.{i}" for i in range(9)] + ["loss.conv.weight", "loss.conv.bias"]
     assert weights_below(dict.fromkeys(names), [LARGE]).tensors.keys() == set(names)
+
+
+def test_names_that_fit_as_they_are_keep_their_prefix():
+    known = {"g.conv.weight", "d.conv.weight"}, {"conv.weight", "d.conv.weight"}
+    found = weights_below(dict.fromkeys(["g.conv.weight", "d.conv.weight", "x"]), known)
+    assert found.tensors.keys() == {"g.conv.weight", "d.conv.weight", "x"}

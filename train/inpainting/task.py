@@ -2,6 +2,7 @@
 """Inpainting: a generator against a discriminator, which move in turn."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax.checkpoints.rules import register_rules
+from spectral_flax.checkpoints.rules.inpainting import training_rules
 from spectral_flax.models.inpainting import PatchDiscriminator
 from train.config import Config
 from train.data import Source
@@ -39,6 +42,13 @@ class Adversaries(nnx.Module):
     def __init__(self, generator: nnx.Module, discriminator: nnx.Module):
         self.generator = generator
         self.discriminator = discriminator
+
+
+register_rules(
+    Adversaries, training_rules, "LaMa training", ignored=r"(?!generator\.|discriminator\.).*"
+)
+# A generator's own file; the discriminator is nowhere, and can only be skipped.
+register_rules(Adversaries, functools.partial(training_rules, prefix=""), "LaMa")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
