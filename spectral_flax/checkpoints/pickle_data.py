@@ -8,10 +8,9 @@ honest checkpoint holds (``os.system``, ``builtins.eval``: see `pickle_names`) a
 called or not, so that a file made to attack is not mistaken for one with a missing entry.
 
 A subclass of ``pickle.Unpickler`` whose ``find_class`` returns stand-ins would be shorter, but a
-file can end the interpreter through it: 200 000 nested tuples overflow the C stack where Python's
-objects hash, compare or call one another, which no ``except`` catches; nor does it bound memory.
-Here every instruction takes a time and a memory that do not depend on what came before, and a
-`Budget` counts them.
+file can end the interpreter through it: deep nesting (200 000 tuples) overflows the C stack, which
+no ``except`` catches; nor does it bound memory. Here every instruction takes a time and a memory
+that do not depend on what came before, and a `Budget` counts them.
 """
 
 import functools
@@ -50,10 +49,7 @@ def read_pickle(
     """
     machine = _Machine(builders, persistent, budget, foreign)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if count > MAX_OPCODES:
-                raise ValueError(f"its pickle has more than {MAX_OPCODES} instructions")
-            machine.step(opcode.name, argument)
+        machine.run(file, min(MAX_OPCODES, budget.instructions))
     except (IndexError, KeyError, TypeError, OverflowError, AttributeError) as error:
         told = f"{type(error).__name__}: {message(error, 200)}"
         raise ValueError(f"its pickle is damaged ({told})") from error
@@ -68,34 +64,44 @@ class _Machine:
         self.budget, self.foreign = budget, foreign
         self.stack: list = []
         self.marks: list[int] = []
-        self.deepest = 0  # what the stack and its marks were at most
         self.memo: list = []  # as numbered by every pickler: 0, 1, 2, ...
         self.memo_by_name: dict[str, Any] = {}  # as texts: the hashes of numbers can be crafted
         self.names: dict[str, Global] = {}
 
-    def step(self, name: str, argument: Any) -> None:
-        self.budget.spend(_COSTS.get(name, 0))
-        if name in _PUSH:
-            self.budget.spend(sys.getsizeof(argument))
-            self.stack.append(argument)
-        elif name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            count = len(self.memo) + len(self.memo_by_name)
-            self._remember(count if argument is None else argument, self.top())
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self.stack.append(self._remembered(argument))
-        else:
-            handler = getattr(self, "op_" + name.lower(), None)
-            if handler is None:
-                raise ValueError(f"its pickle uses {name}, which no checkpoint does")
-            handler(argument)
-        depth = len(self.stack) + 4 * len(self.marks)
-        if depth > self.deepest:
-            self.budget.spend(_SLOT * (depth - self.deepest))
-            self.deepest = depth
+        handlers = {name: self._push for name in _PUSH}
+        handlers |= dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), self._remember)
+        handlers |= dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), self._recall)
+        for opcode in pickletools.opcodes:
+            handler = getattr(self, f"op_{opcode.name.lower()}", None)
+            if handler is not None:
+                handlers[opcode.name] = handler
+        self.handlers = {name: (handler, _COSTS.get(name, 0)) for name, handler in handlers.items()}
 
-    def _remember(self, index: int, value: Any) -> None:
+    def run(self, file: BinaryIO, most: int) -> None:
+        """Follow at most so many instructions, until the one that says stop."""
+        stack, marks, spend, deepest = self.stack, self.marks, self.budget.spend, 0
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count > most:
+                raise ValueError(f"its pickle has more than {most} instructions")
+            if opcode.name not in self.handlers:
+                raise ValueError(f"its pickle uses {opcode.name}, which no checkpoint does")
+            handler, cost = self.handlers[opcode.name]
+            if cost:
+                spend(cost)
+            handler(argument)
+            depth = len(stack) + 4 * len(marks)
+            if depth > deepest:
+                spend(_SLOT * (depth - deepest))
+                deepest = depth
+
+    def _push(self, argument: Any) -> None:
+        self.budget.spend(sys.getsizeof(argument))
+        self.stack.append(argument)
+
+    def _remember(self, index: int | None) -> None:
+        value = self.top()
+        if index is None:
+            index = len(self.memo) + len(self.memo_by_name)
         if index == len(self.memo):
             self.memo.append(value)
         elif 0 <= index < len(self.memo):
@@ -104,10 +110,9 @@ class _Machine:
             self.budget.spend(_ENTRY + 64)
             self.memo_by_name[str(index)] = value
 
-    def _remembered(self, index: int) -> Any:
-        if 0 <= index < len(self.memo):
-            return self.memo[index]
-        return self.memo_by_name[str(index)]
+    def _recall(self, index: int) -> None:
+        known = 0 <= index < len(self.memo)
+        self.stack.append(self.memo[index] if known else self.memo_by_name[str(index)])
 
     def top(self) -> Any:
         self._check_mark(1)
@@ -134,8 +139,7 @@ class _Machine:
         if version > 5:
             raise ValueError(f"its pickle has protocol {version}; protocols to 5 are known")
 
-    def op_frame(self, _) -> None:
-        """Frames only help buffering."""
+    def op_frame(self, _) -> None: ...
 
     def op_stop(self, _) -> None:
         if len(self.stack) != 1 or self.marks:
@@ -158,6 +162,22 @@ class _Machine:
 
     # Containers.
 
+    def _constant(self, value: Any, _) -> None:
+        self.stack.append(value)
+
+    op_none = functools.partialmethod(_constant, None)
+    op_newtrue = functools.partialmethod(_constant, True)
+    op_newfalse = functools.partialmethod(_constant, False)
+    op_empty_tuple = functools.partialmethod(_constant, ())
+
+    def op_empty_dict(self, _) -> None:
+        self.stack.append({})
+
+    def op_empty_list(self, _) -> None:
+        self.stack.append([])
+
+    op_empty_set = op_empty_list  # sets stay lists: their elements may not be hashable here
+
     def op_tuple(self, _) -> None:
         self.stack.append(tuple(self.pop_mark()))
 
@@ -173,7 +193,7 @@ class _Machine:
     def op_list(self, _) -> None:
         self.stack.append(self.pop_mark())
 
-    op_frozenset = op_list  # sets stay lists: their elements may not be hashable here
+    op_frozenset = op_list
 
     def op_dict(self, _) -> None:
         items = self.pop_mark()
@@ -285,7 +305,7 @@ class _Machine:
         bound methods in all.
         """
         if len(args) not in (2, 3) or not isinstance(args[1], str):
-            raise ValueError("its pickle is damaged (getattr without the name of an attribute)")
+            raise ValueError("its pickle is damaged (getattr without a name)")
         owner, attribute = args[:2]
         if isinstance(owner, Global):
             self.foreign.add(owner.name)
@@ -307,23 +327,13 @@ class _Machine:
             target.state = state
         elif isinstance(target, Global):
             raise Unsafe(f"it changes {target.name} itself")
-        # An ordered dictionary or a tensor may carry attributes (a state dict's _metadata); only
-        # its contents are data.
+        # A dictionary or a tensor may carry attributes (_metadata); only its contents are data.
 
     def op_binpersid(self, _) -> None:
         self.stack.append(self.persistent(self.pop()))
 
 
 _MAPPINGS = {"collections.OrderedDict", "collections.defaultdict", "builtins.dict"}
-_CONSTANTS = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_SET": list,
-    "EMPTY_TUPLE": tuple,
-}
 _PUSH = {
     *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
     *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE"),

@@ -207,26 +207,25 @@ class Arrays:
     def _spend(self, name: str, tensor: Tensor) -> None:
         """Count what a dense copy takes beyond the storage: that of an expanded tensor, or of many.
 
-        The very same view under a second name (tied weights) is free.
+        The very same view under a second name (tied weights) is free, unless it is expanded.
         """
-        # As a text, because the hashes of numbers can be made equal on purpose.
-        view = (
-            f"{tensor.storage.key} {tensor.dtype} {tensor.offset} {tensor.shape} {tensor.strides}"
-        )
-        if view in self.views:
-            return
-        self.budget.spend(len(view) + 64 * len(tensor.shape) + 512)  # the array, and this text
-        self.views.add(view)
         key, available = tensor.storage.key, tensor.storage.nbytes
+        size = math.prod(tensor.shape) * tensor.dtype.itemsize
+        # As a text, because the hashes of numbers can be made equal on purpose.
+        view = f"{key} {tensor.dtype} {tensor.offset} {tensor.shape} {tensor.strides}"
+        if view in self.views and size <= available:
+            return
         before = self.dense.get(key, 0)
-        self.dense[key] = before + math.prod(tensor.shape) * tensor.dtype.itemsize
-        excess = max(self.dense[key] - available, 0) - max(before - available, 0)
+        self.dense[key] = before + size
+        excess = max(before + size - available, 0) - max(before - available, 0)
         if excess > self.budget.left:
             raise ValueError(
                 f"{quoted(name)} of shape {shown(tensor.shape)} is spread over "
                 f"{available} bytes only"
             )
         self.budget.spend(excess)
+        self.budget.spend(len(view) + 64 * len(tensor.shape) + 512)  # the array, and this text
+        self.views.add(view)
 
 
 def _check_view(name: str, tensor: Tensor) -> None:

@@ -21,6 +21,7 @@ class Budget:
     def __init__(self, size: int):
         self.size = size
         self.left = TIMES * size + BASE
+        self.instructions = 2 * size + 100_000  # of a pickle; each takes a byte where not deflated
 
     def spend(self, count: int) -> None:
         """Take ``count`` bytes; raise ValueError where they are not left."""
