@@ -71,10 +71,10 @@ class _Machine:
         handlers = {name: self._push for name in _PUSH}
         handlers |= dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), self._remember)
         handlers |= dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), self._recall)
-        for opcode in pickletools.opcodes:
-            handler = getattr(self, f"op_{opcode.name.lower()}", None)
-            if handler is not None:
-                handlers[opcode.name] = handler
+        handlers["FRAME"] = lambda _: None  # they only help buffering
+        names = [opcode.name for opcode in pickletools.opcodes]
+        own = {name: getattr(self, f"op_{name.lower()}", None) for name in names}
+        handlers |= {name: handler for name, handler in own.items() if handler is not None}
         self.handlers = {name: (handler, _COSTS.get(name, 0)) for name, handler in handlers.items()}
 
     def run(self, file: BinaryIO, most: int) -> None:
@@ -138,8 +138,6 @@ class _Machine:
     def op_proto(self, version: int) -> None:
         if version > 5:
             raise ValueError(f"its pickle has protocol {version}; protocols to 5 are known")
-
-    def op_frame(self, _) -> None: ...
 
     def op_stop(self, _) -> None:
         if len(self.stack) != 1 or self.marks:
@@ -281,6 +279,8 @@ class _Machine:
 
     def call(self, function: Any, args: Any, named: Any = None) -> Any:
         """Return what stands for the call: a built value or a `Foreign` one."""
+        if isinstance(function, Foreign) and function.name == "functools.partial":
+            function = function.args[0]  # how a class with keywords is written in protocol 2
         if not isinstance(function, Global):
             raise Unsafe("it calls the result of another call")
         name = function.name
@@ -290,6 +290,8 @@ class _Machine:
             raise Unsafe(f"it calls {shown(name)}, which no checkpoint needs")
         if name == "builtins.getattr":
             return self._attribute(args)
+        if name == "copyreg._reconstructor" and args and isinstance(args[0], Global):
+            name = args[0].name  # an object of this class
         if not named and name in _MAPPINGS:
             return self._mapping(name, args)
         if not named and name in self.builders:

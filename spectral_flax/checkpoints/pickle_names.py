@@ -21,12 +21,14 @@ MAX_NAME = 1000  # characters
 # Modules of the standard library that hold data and pure functions only.
 _DATA = {
     *("__future__", "_collections", "_collections_abc", "_datetime", "_decimal", "_functools"),
-    *("_operator", "_pydatetime", "_pydecimal", "_random", "_struct", "_weakrefset", "_zoneinfo"),
-    *("abc", "argparse", "array", "bisect", "calendar", "cmath", "collections", "colorsys"),
-    *("copy", "copyreg", "csv", "configparser", "dataclasses", "datetime", "decimal", "enum"),
-    *("fractions", "functools", "graphlib", "heapq", "ipaddress", "itertools", "math", "numbers"),
-    *("operator", "optparse", "random", "re", "sre_compile", "statistics", "string", "struct"),
-    *("textwrap", "typing", "uuid", "zoneinfo"),
+    *("_hashlib", "_operator", "_pydatetime", "_pydecimal", "_random", "_sre", "_struct"),
+    *("_weakrefset", "_zoneinfo", "abc", "argparse", "array", "base64", "bisect", "calendar"),
+    *("cmath", "collections", "colorsys", "configparser", "contextlib", "copy", "copyreg", "csv"),
+    *("dataclasses", "datetime", "decimal", "difflib", "enum", "errno", "fractions", "functools"),
+    *("genericpath", "graphlib", "hashlib", "heapq", "html", "ipaddress", "itertools", "json"),
+    *("locale", "math", "ntpath", "numbers", "operator", "optparse", "posixpath", "queue"),
+    *("random", "re", "secrets", "sre_compile", "statistics", "string", "struct", "textwrap"),
+    *("typing", "unicodedata", "uuid", "warnings", "zoneinfo"),
 }
 # Of other modules, these names.
 _PLAIN = {
@@ -36,7 +38,6 @@ _PLAIN = {
     "http": {"HTTPMethod", "HTTPStatus"},
     "inspect": {"BoundArguments", "Parameter", "Signature", "_ParameterKind", "_empty"},
     "io": {"BytesIO", "StringIO"},
-    "json.decoder": {"JSONDecodeError"},
     "logging": {"Filter", "Formatter", "Logger", "LogRecord", "RootLogger", "getLogger"}
     | {"NullHandler", "PercentStyle", "StrFormatStyle", "StreamHandler", "StringTemplateStyle"},
     "os": {"PathLike", "stat_result", "terminal_size"},
@@ -49,7 +50,9 @@ _PLAIN = {
     "types": {"GenericAlias", "MappingProxyType", "MethodType", "NoneType", "SimpleNamespace"}
     | {"UnionType"},
     "urllib.parse": {"DefragResult", "ParseResult", "SplitResult"},
+    "weakref": {"WeakKeyDictionary", "WeakSet", "WeakValueDictionary"},
     "xml.etree.ElementTree": {"Element"},
+    "zlib": {"adler32", "crc32"},
 }
 _PLAIN["pathlib._local"] = _PLAIN["pathlib"]  # their home in Python 3.13
 _NOT_PLAIN = {
@@ -77,9 +80,8 @@ _VERBS = {"eval", "exec", "execfile", "execv", "execve", "execvp", "fork", "impo
 _VERBS |= {"popen", "run_module", "run_path", "runstring", "spawn", "system", "_load_from_bytes"}
 _VERBS |= {"CDLL", "Popen", "PyDLL", "WinDLL", "loads", "read_pickle"}
 # NumPy and PyTorch.
-_NUMPY = {"_frombuffer", "_mareconstruct", "_reconstruct", "_ufunc_reconstruct", "dtype", "iinfo"}
-_NUMPY |= {"finfo", "matrix", "memmap", "ndarray", "poly1d", "recarray", "record", "scalar"}
-_NUMPY |= {kind.__name__ for kind in np.sctypeDict.values()}
+_NUMPY = {"_frombuffer", "_mareconstruct", "_reconstruct", "_ufunc_reconstruct", "scalar"}
+_NUMPY |= {name for name, value in vars(np).items() if isinstance(value, type)}
 _TORCH = {"_get_layout", "device", "dtype", "finfo", "iinfo", "layout", "memory_format", "qscheme"}
 _LOADERS = {"compile", "fromfile", "genfromtxt", "load", "loads", "loadtxt"}
 _LOADING = ("torch._dynamo", "torch._inductor", "torch.fx", "torch.hub", "torch.jit")
@@ -113,9 +115,9 @@ def is_refused(name: str, *, called: bool = True) -> bool:
     if attribute.lstrip("_")[:1].isupper():  # a class
         return False
     if through or top not in ("numpy", "torch"):
-        return through
-    if not called:
-        return attribute in _LOADERS or module.startswith(_LOADING)
+        return through or (called and attribute in _LOADERS)
     unpickler = attribute.endswith("_ctor") or attribute.startswith("__pyx_unpickle")
     known = attribute in _NUMPY or unpickler if top == "numpy" else attribute in _TORCH
-    return not (known or attribute.startswith("_rebuild"))
+    if known or attribute.startswith("_rebuild"):
+        return False
+    return called or attribute in _LOADERS or module.startswith(_LOADING)
