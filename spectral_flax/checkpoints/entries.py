@@ -5,12 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spectral_flax.checkpoints.prefixes import entries_below
-from spectral_flax.checkpoints.text import several, shown
+from spectral_flax.checkpoints.untrusted import quoted, several, shown
 
 # Names under which training programs keep the weights, the likeliest first.
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "net", "network")
 WRAPPERS += ("weights", "params")
 MAX_WRAPPERS = 4
+
+
+class NoWeightsError(ValueError):
+    """There are no weights where they were looked for."""
 
 
 def find_weights(root: Any, entry: str | None, holds: Callable[[Any], bool]) -> tuple[str, Any]:
@@ -26,7 +30,7 @@ def find_weights(root: Any, entry: str | None, holds: Callable[[Any], bool]) -> 
         return _opened(root, (), holds)
     if not entry:
         if not holds(root):
-            raise ValueError(f"it holds no tensors by name itself but {told(root)}")
+            raise NoWeightsError(f"it holds no tensors by name itself but {told(root)}")
         return "", root
     below = _Below(holds)
     node = _at(root, entry.split("."))
@@ -34,9 +38,9 @@ def find_weights(root: Any, entry: str | None, holds: Callable[[Any], bool]) -> 
         wrapped = next((w for w in WRAPPERS if below(_get(root, w))), None)
         node = None if wrapped is None else _at(root[wrapped], entry.split("."))
     if node is None:
-        raise ValueError(f"it has no entry {shown(entry)!r}; it has {told(root)}")
+        raise ValueError(f"it has no entry {quoted(entry)}; it has {told(root)}")
     if not below(node):
-        raise ValueError(f"its entry {shown(entry)!r} holds no tensors but {told(node)}")
+        raise NoWeightsError(f"its entry {quoted(entry)} holds no tensors but {told(node)}")
     return _opened(node, (entry,), holds)
 
 
@@ -58,7 +62,7 @@ def weights_in(root: Mapping[str, Any], entry: str | None = None) -> dict[str, A
 def told(node: Any) -> str:
     """Return in words what a node holds."""
     if not isinstance(node, Mapping):
-        return f"a {getattr(node, 'name', type(node).__name__)}"
+        return f"a {shown(getattr(node, 'name', type(node).__name__))}"
     return f"the entries {several(node)}" if node else "no entries"
 
 
@@ -72,13 +76,13 @@ def _opened(node: Any, place: tuple[str, ...], holds) -> tuple[str, Any]:
             keys = [key for key, value in within.items() if wrapped(value)]
             keys = keys or [key for key, value in within.items() if below(value)]
         if len(keys) > 1:
-            names = several(repr(".".join([*place, shown(key)])) for key in keys)
+            names = several(quoted(".".join([*place, shown(key)])) for key in keys)
             raise ValueError(f"it holds several sets of weights; choose one by entry=: {names}")
         if not keys:
             break
         place, node = (*place, str(keys[0])), within[keys[0]]
     if not holds(node):
-        raise ValueError(f"it holds no tensors by name; it has {told(node)}")
+        raise NoWeightsError(f"it holds no tensors by name; it has {told(node)}")
     return ".".join(place), node
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spectral_flax.checkpoints.text import several, shown
+from spectral_flax.checkpoints.untrusted import several, shown
 
 MANY = 5  # faults of a kind that are written out
 

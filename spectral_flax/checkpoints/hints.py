@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from spectral_flax.checkpoints.text import shown
+from spectral_flax.checkpoints.untrusted import shown
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from spectral_flax.checkpoints.files import local_path, new_file, new_folder, refuse_existing
 from spectral_flax.checkpoints.json_text import parse_json
 from spectral_flax.checkpoints.safetensors_file import read_safetensors, write_safetensors
-from spectral_flax.checkpoints.text import several, shown
 from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.checkpoints.untrusted import several, shown
 from spectral_flax.checkpoints.weights import (
     Weights,
     model_and_options,

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from spectral_flax.checkpoints.text import shown
+from spectral_flax.checkpoints.untrusted import quoted
 
 MAX_BYTES = 1 << 20  # of a configuration; what this library writes has some hundreds
 
@@ -41,6 +41,6 @@ def without_doubles(pairs: list) -> dict:
     result = {}
     for name, value in pairs:
         if name in result:
-            raise ValueError(f"it names the entry {shown(name)!r} twice")
+            raise ValueError(f"it names the entry {quoted(name)} twice")
         result[name] = value
     return result

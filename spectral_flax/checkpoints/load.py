@@ -18,8 +18,8 @@ from spectral_flax.checkpoints.parts import as_parts, chosen, covers
 from spectral_flax.checkpoints.prefixes import weights_below
 from spectral_flax.checkpoints.rules.layouts import LEAF_NAMES, Layout, each, usual
 from spectral_flax.checkpoints.rules.tables import Rule, ignored_by, tables_for
-from spectral_flax.checkpoints.text import several, shown
 from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.checkpoints.untrusted import quoted, several
 from spectral_flax.checkpoints.values import UnfitValueError, converted
 
 
@@ -106,13 +106,13 @@ def load_torch(
     skipped = [e for e in table.entries if e not in wanted]
     faults = misfits(expected, relevant, _shapes(skipped))
     title = f"the checkpoint does not fit this {type(model).__name__} ({table.family} names"
-    title += f" below {shown(below.prefix)!r}):" if below.prefix else "):"
+    title += f" below {quoted(below.prefix)}):" if below.prefix else "):"
     if faults:
         told = relevant or mapping  # where all is taken for other modules, they tell
         found = {name: shape_of(value) for name, value in told.items()}
         notes = [*hints(expected, found), *first_names(expected, mapping if below.prefix else told)]
         if below.beside:
-            notes.append(f"beside {shown(below.prefix)!r}: {several(below.beside)}")
+            notes.append(f"beside {quoted(below.prefix)}: {several(below.beside)}")
         raise CheckpointError(title, faults, notes)
     values, faults = _values(wanted, below.tensors, allow_non_finite)  # all before any is assigned
     if faults:

@@ -5,7 +5,7 @@ import collections
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
-from spectral_flax.checkpoints.text import several, shown
+from spectral_flax.checkpoints.untrusted import quoted, several
 
 MAX_PARTS = 12  # of a prefix
 CHANCE = 0.25  # the share of a model's names that is not found by chance
@@ -63,7 +63,7 @@ def entries_below(tensors: Mapping[str, Any], entry: str) -> dict[str, Any]:
     prefix = f"{entry}." if entry else ""
     found = {n[len(prefix) :]: v for n, v in tensors.items() if n.startswith(prefix)}
     if not found:
-        raise ValueError(f"it has no entry {shown(entry)!r}; its names are {several(tensors)}")
+        raise ValueError(f"it has no entry {quoted(entry)}; its names are {several(tensors)}")
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from spectral_flax.checkpoints.files import new_file
 from spectral_flax.checkpoints.json_text import parse_json
-from spectral_flax.checkpoints.text import shown
+from spectral_flax.checkpoints.untrusted import quoted, shown
 from spectral_flax.checkpoints.weights import (
     Weights,
     checked_name,
@@ -99,7 +99,7 @@ def _read(file, size: int) -> Weights:
     tensors, position = {}, 0
     for begin, end, dtype, shape, name in sorted(entries, key=lambda entry: entry[:2]):
         if begin != position:
-            raise ValueError(f"the bytes of {shown(name)!r} begin at {begin}, expected {position}")
+            raise ValueError(f"the bytes of {quoted(name)} begin at {begin}, expected {position}")
         position = end
         if 8 + length + end > size:
             raise ValueError(f"it is truncated: {8 + length + end - size} bytes are missing")
@@ -132,11 +132,11 @@ def _checked(name: str, entry: Any) -> tuple:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
             pass
         case _:
-            raise ValueError(f"{shown(name)!r} is not described by dtype, shape and data_offsets")
+            raise ValueError(f"{quoted(name)} is not described by dtype, shape and data_offsets")
     if dtype not in DTYPES:
-        raise ValueError(f"{shown(name)!r} has the unknown dtype {shown(dtype, 20)!r}")
+        raise ValueError(f"{quoted(name)} has the unknown dtype {quoted(dtype, 20)}")
     whole = all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end))
     dtype = np.dtype(DTYPES[dtype])
     if not whole or len(shape) > 64 or end - begin != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"the shape of {shown(name)!r} does not agree with its length in bytes")
+        raise ValueError(f"the shape of {quoted(name)} does not agree with its length in bytes")
     return begin, end, dtype, tuple(shape)

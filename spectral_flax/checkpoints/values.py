@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from spectral_flax.checkpoints.text import shown
+from spectral_flax.checkpoints.untrusted import shown
 
 
 class UnfitValueError(ValueError):

@@ -16,7 +16,7 @@ from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfi
 from spectral_flax.checkpoints.json_text import parse_json
 from spectral_flax.checkpoints.parts import chosen
 from spectral_flax.checkpoints.prefixes import entries_below, weights_below
-from spectral_flax.checkpoints.text import shown
+from spectral_flax.checkpoints.untrusted import quoted, shown
 from spectral_flax.checkpoints.values import UnfitValueError, converted
 
 MAX_DEPTH = 16  # of a model's options
@@ -142,7 +142,7 @@ _KINDS = {"model": "the name of a model", "options": "an object"}
 def checked_name(name: Any) -> str | None:
     """Return the name of a model that a file tells, or None; ValueError if it can be none."""
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]{0,99}", name)):
-        raise ValueError(f"its model is {shown(name)!r}; expected the name of a model")
+        raise ValueError(f"its model is {quoted(name)}; expected the name of a model")
     return name
 
 
@@ -151,7 +151,7 @@ def _options(found: Any) -> dict[str, Any]:
         raise ValueError(f"the options of a model are {shown(found)}; expected a JSON object")
     for name in found:
         if not (name.isidentifier() and len(name) < 100):
-            raise ValueError(f"an option is called {shown(name)!r}")
+            raise ValueError(f"an option is called {quoted(name)}")
     return {name: _rich(value) for name, value in found.items()}
 
 
