@@ -10,6 +10,7 @@ import spectral_flax as sf
 from spectral_flax.checkpoints.store import load_weights
 from train.config import Start
 from train.errors import UserError
+from train.processes import say
 
 
 def load_start(start: Start, model: nnx.Module) -> None:
@@ -33,7 +34,7 @@ def load_start(start: Start, model: nnx.Module) -> None:
             report = sf.inflate(image_model, model, skip=start.skip or skip)
     except (OSError, TypeError, ValueError, sf.CheckpointError) as error:
         raise UserError(f"--start.weights {os.fspath(start.weights)}: {error}") from error
-    print(f"begins from {start.weights}: {report}")
+    say(f"begins from {start.weights}: {report}")
 
 
 def _place(weights: str) -> str | Path:
