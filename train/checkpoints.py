@@ -105,6 +105,8 @@ class Checkpoints:
         with self._saving():
             if not self.directory.is_dir():
                 raise FileNotFoundError(f"{self.directory} is gone")
+            if (self.directory / str(step)).exists():
+                raise FileExistsError(f"there is one of step {step} already")
             args = ocp.args.Composite(record=record, **items)
             if not self.manager.save(step, args=args, force=force):
                 there = ", ".join(map(str, self.steps()))
