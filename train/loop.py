@@ -191,6 +191,7 @@ def _finish(config: Config, report: Report, pending: tuple[int, dict] | None) ->
     if not finite and config.non_finite == "stop":
         raise NonFiniteLossError(
             f"step {step}: loss {scalars['loss']}, gradient norm {scalars['gradient_norm']}; "
-            "try a lower --optimizer.learning-rate or --optimizer.clip-norm 1"
+            "try a lower --optimizer.learning-rate or, in another --workdir, "
+            "--optimizer.clip-norm 1"
         )
     report.step(step, {"loss": scalars["loss"]} | scalars)

@@ -34,7 +34,7 @@ class Metrics:
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {reason(error)}") from error
         *lines, last = content.split(b"\n")
-        cut_short = _entry(last) is None and last.startswith(_BEGINNING[: len(last)])
+        cut_short = last.startswith(_BEGINNING[: len(last)]) and _value(last) is None
         for line in lines if cut_short else (*lines, last):
             entry = _entry(line)
             if entry is None:
@@ -91,12 +91,16 @@ def _line(entry: Entry) -> bytes:
     return json.dumps(entry).encode() + b"\n"
 
 
-def _entry(line: bytes) -> Entry | None:
-    """Return what a line of ours holds: a step, a split and numbers; None of any other."""
+def _value(line: bytes) -> Any:
     try:
-        entry = json.loads(line.decode())
+        return json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
+
+
+def _entry(line: bytes) -> Entry | None:
+    """Return what a line of ours holds: a step, a split and numbers; None of any other."""
+    entry = _value(line)
     if not isinstance(entry, dict):
         return None
     step, split = entry.get("step"), entry.get("split")
