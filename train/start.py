@@ -13,6 +13,7 @@ from spectral_flax.checkpoints.weights import Weights
 from train.config import Start
 from train.errors import UserError
 from train.inpainting.task import Adversaries
+from train.processes import say
 
 
 def load_start(start: Start, model: nnx.Module) -> None:
@@ -27,7 +28,7 @@ def load_start(start: Start, model: nnx.Module) -> None:
         report = _inflated(start, model) if start.inflate is not None else _filled(start, model)
     except (OSError, TypeError, ValueError, ImportError) as error:
         raise UserError(f"--start.weights {os.fspath(start.weights)}: {error}") from error
-    print(f"begins from {start.weights}: {report}")
+    say(f"begins from {start.weights}: {report}")
 
 
 def _filled(start: Start, model: nnx.Module) -> str:

@@ -5,6 +5,7 @@ import difflib
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -254,7 +255,11 @@ def _newest(path: pathlib.Path) -> pathlib.Path | None:
     if _is_orbax(path):
         return path
     for folder in (path, path / "checkpoints"):
-        steps = [step for step in folder.glob("*") if step.name.isdecimal() and _is_orbax(step)]
+        steps = [
+            step
+            for step in folder.glob("*")
+            if re.fullmatch("[0-9]+", step.name) and _is_orbax(step)
+        ]
         if steps:
             return max(steps, key=lambda step: int(step.name))
     return None

@@ -3,10 +3,13 @@ import resource
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from spectral_flax.checkpoints.orbax import read_orbax
 from train import file_list, loop
 from train.checkpoints import Checkpoints
 from train.config import Mesh
@@ -19,7 +22,17 @@ def arrays(workdir: Path, step: int = 12):
     checkpoints = Checkpoints(workdir / "checkpoints")
     record = checkpoints.record(step)
     checkpoints.close()
-    return record.digests, record.position
+    groups = {
+        group: read_orbax(workdir / "checkpoints" / str(step) / group).tensors
+        for group, names in record.names.items()
+        if names
+    }
+    digests = {
+        (group, name): zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        for group, tensors in groups.items()
+        for name, array in tensors.items()
+    }
+    return digests, record.position
 
 
 def stop_at(monkeypatch, step):
