@@ -9,11 +9,14 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps
+from spectral_flax.images import normalized
 
 COCO_LIMBS = (
     *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),
     *((5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16)),
 )
+LARGEST = 1e9
+"""No coordinate of a box is beyond; infinite ones and what is no number neither."""
 
 
 def box_to_region(box: Sequence[float], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -65,15 +68,6 @@ def crop(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nda
     return np.asarray(turned)
 
 
-def normalized(images, mean, std, *, bgr: bool = True):
-    """Return RGB images ``uint8 [..., 3]`` as published pose networks see them, in float32.
-
-    They were trained on BGR images, normalised with the mean and deviation of RGB (``bgr``).
-    """
-    mean, std = (np.float32(v).reshape((1,) * (images.ndim - 1) + (3,)) for v in (mean, std))
-    return ((images[..., ::-1] if bgr else images).astype(np.float32) / 255 - mean) / std
-
-
 def predict_pose(
     model: nnx.Module,
     image: np.ndarray,
@@ -94,9 +88,15 @@ def predict_pose(
         raise ValueError(f"image is {image.dtype} {image.shape}; expected uint8 [H, W, 3]")
     if boxes is None:
         boxes = [(0, 0, image.shape[1], image.shape[0])]
+    if not len(boxes):
+        raise ValueError(
+            "boxes is empty; expected some, or None for one person who fills the image"
+        )
     for box in boxes:
-        if len(box) != 4 or not np.isfinite(box).all() or box[2] <= 0 or box[3] <= 0:
-            raise ValueError(f"box {tuple(box)}; expected x, y, w, h, the latter two positive")
+        if len(box) != 4 or not np.abs(box).max() < LARGEST or box[2] <= 0 or box[3] <= 0:
+            raise ValueError(
+                f"box {tuple(box)}; expected x, y, w, h below {LARGEST:g}, the latter two positive"
+            )
         ends = box[0] + box[2], box[1] + box[3]
         if box[0] >= image.shape[1] or box[1] >= image.shape[0] or min(ends) <= 0:
             size = f"{image.shape[1]}x{image.shape[0]}"

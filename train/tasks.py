@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from spectral_flax.images import normalized
 from train.config import Config
 from train.data import Source
 from train.errors import UserError
@@ -115,10 +116,7 @@ class Classification:
 
     def _network(self, model: nnx.Module, image: jax.Array) -> jax.Array:
         # Bytes travel to the device, floats are made there.
-        image = image.astype(jnp.float32) / 255
-        channels = (1,) * (image.ndim - 1) + (-1,)
-        mean, std = (np.float32(v).reshape(channels) for v in (self.mean, self.std))
-        return model((image - mean) / std).astype(jnp.float32)
+        return model(normalized(image, self.mean, self.std)).astype(jnp.float32)
 
     def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         target = jax.nn.one_hot(batch["label"], self.num_classes)

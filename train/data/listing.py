@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from spectral_flax.images import SUFFIXES
 from train.data.source import Split
 from train.errors import UserError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+IMAGES = SUFFIXES
 VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
 
 _FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
+from spectral_flax.images import pillow
 from train.config import Data
 from train.data.arrays import (
     IMAGENET_MEAN,
@@ -180,6 +181,6 @@ def _files(split: Split, data: Data, items: Items, reader) -> Files:
 
 def _require_pillow(data: Data) -> None:
     try:
-        import PIL  # noqa: F401
+        pillow()
     except ImportError as error:
-        raise UserError(f"{data.name!r} needs Pillow: pip install pillow") from error
+        raise UserError(f"{data.name!r}: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spectral_flax.functional.keypoints import COCO_FLIP_PAIRS
+from spectral_flax.images import read_image
 from spectral_flax.pose import (
     COCO_LIMBS,
     box_to_region,
@@ -18,9 +19,9 @@ from spectral_flax.pose import (
     inverse,
     transform_points,
 )
-from train import image_files
 from train.config import Data
 from train.data import Example, Split
+from train.data.broken import BrokenFiles
 from train.errors import UserError
 
 _FOLDERS = {"train": "train2017", "test": "val2017"}
@@ -52,9 +53,13 @@ class People:
     annotations: dict[str, Any] = dataclasses.field(repr=False)
     people: tuple[dict[str, Any], ...] = dataclasses.field(repr=False)
     pictures: dict[int, Any] = dataclasses.field(repr=False)
+    broken: BrokenFiles = dataclasses.field(default_factory=BrokenFiles, repr=False)
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
     num_classes = 17
+
+    def __post_init__(self):
+        self._usable(0)  # an error, if no image can be read
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -67,10 +72,9 @@ class People:
         return box_to_region(self.people[index]["box"], self.size)
 
     def __getitem__(self, index: int) -> Example:
+        found = self._usable(index) if self.split == "train" else self._picture(index)
+        index, picture = found or (index, np.zeros((1, 1, 3), np.uint8))
         person = self.people[index]
-        picture = self.pictures[person["image"]]
-        if isinstance(picture, Path):
-            picture = np.asarray(image_files.read(picture))
         joints = np.asarray(person.get("joints", np.zeros((17, 3))), np.float32)
         centre, extent = self.region(index)
         example = {"joints": joints[:, :2], "visible": (joints[:, 2] > 0).astype(np.float32)}
@@ -80,7 +84,21 @@ class People:
             return example | {"image": picture}
         matrix = crop_matrix(centre, extent, self.size)
         example["joints"] = np.float32(transform_points(joints[:, :2], inverse(matrix)))
+        example["valid"] = np.float32(found is not None)
         return example | {"image": crop(picture, matrix, self.size)}
+
+    def _usable(self, index: int) -> tuple[int, np.ndarray]:
+        """Return the index and the image of a person, or of another whose image can be read."""
+        read = self._picture
+        return read(index) or self.broken.stand_in(index, len(self), read, self.name)
+
+    def _picture(self, index: int) -> tuple[int, np.ndarray] | None:
+        """Return the index and the image of a person; None if it cannot be read."""
+        picture = self.pictures[self.people[index]["image"]]
+        if isinstance(picture, Path):
+            file = picture
+            picture = self.broken.read(str(file), lambda: np.asarray(read_image(file)))
+        return None if picture is None else (index, picture)
 
     def augment(self, example: Example, rng: np.random.Generator) -> Example:
         """Scale, turn and mirror as published, and cut out."""

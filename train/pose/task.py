@@ -12,6 +12,7 @@ from flax import nnx
 
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps, gaussian_heatmaps
+from spectral_flax.images import normalized
 from spectral_flax.pose import box_to_region, crop_matrix, draw_skeletons, transform_points
 from train.config import Config
 from train.data import Source, open_source
@@ -84,9 +85,8 @@ class Pose:
         }
 
     def heatmaps(self, model: nnx.Module, image: jax.Array) -> jax.Array:
-        mean, std = (np.float32(v).reshape(1, 1, 1, 3) for v in (self.test.mean, self.test.std))
-        image = image[..., ::-1] if self.bgr else image
-        return model((image.astype(jnp.float32) / 255 - mean) / std).astype(jnp.float32)
+        x = normalized(image, self.test.mean, self.test.std, bgr=self.bgr)
+        return model(x).astype(jnp.float32)
 
     def loss(self, model: nnx.Module, batch, key: jax.Array):
         size = self.heatmap_size

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from spectral_flax.images import normalized
 from train.config import Config
 from train.data import Source
 from train.segmentation.metrics import segmentation_metrics
@@ -60,8 +61,7 @@ class Segmentation:
         }
 
     def logits(self, model: nnx.Module, image: jax.Array) -> jax.Array:
-        mean, std = (np.float32(v).reshape(1, 1, 1, -1) for v in (self.mean, self.std))
-        return model((image.astype(jnp.float32) / 255 - mean) / std).astype(jnp.float32)
+        return model(normalized(image, self.mean, self.std)).astype(jnp.float32)
 
     def loss(self, model: nnx.Module, batch, key: jax.Array):
         logits = self.logits(model, batch["image"])
