@@ -5,7 +5,7 @@ import argparse
 
 from spectral_flax.checkpoints.store import build, check_target, read_weights, save
 from spectral_flax.checkpoints.weights import variables
-from spectral_flax.cli.options import add_options
+from spectral_flax.cli.options import add_options, add_overwrite
 
 
 def add_command(commands) -> None:
@@ -29,9 +29,7 @@ def add_command(commands) -> None:
         help="as in spectral-flax list; files of this library know theirs",
     )
     parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace what is at OUT; else that is an error"
-    )
+    add_overwrite(parser)
     parser.add_argument(
         "--allow-non-finite", action="store_true", help="take weights that are NaN or infinite"
     )
