@@ -36,7 +36,9 @@ def converted(value: Any, dtype: Any, *, allow_non_finite: bool = False) -> np.n
         finite, held = _finite(array), _finite(result)
     if not allow_non_finite and not finite.all():
         count = finite.size - np.count_nonzero(finite)
-        raise UnfitValueError(f"holds NaN or infinity ({count} of {finite.size} numbers)")
+        raise UnfitValueError(
+            f"holds NaN or infinity ({count} of {finite.size} numbers); see allow_non_finite"
+        )
     lost = finite & ~held
     if lost.any():
         one = array[lost].ravel()[0]
