@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from spectral_flax.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.checkpoints.untrusted import read_small
 from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -109,7 +110,7 @@ def _read_file(path: pathlib.Path) -> Weights:
 
 def _with_config(weights: Weights, path: pathlib.Path) -> Weights:
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(read_small(path))
         if config.get("library") != LIBRARY:
             return weights
         options = options_from_json(json.dumps(config["options"]))

@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from spectral_flax.checkpoints.untrusted import Budget, message, open_regular, size_of
 from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
 
 DTYPES = {
@@ -66,19 +67,19 @@ def read_safetensors(path: str | os.PathLike) -> Weights:
     Raises ValueError, naming the file, for anything but an intact file.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory, not a safetensors file")
-    with open(path, "rb") as file:
-        try:
-            return _read(file, path.stat().st_size)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} can not be read as a safetensors file: {error}") from error
+    try:
+        with open_regular(path) as file:
+            return _read(file, size_of(file))
+    except (ValueError, RecursionError) as error:
+        told = message(error)
+        raise ValueError(f"{path} can not be read as a safetensors file: {told}") from error
 
 
 def _read(file, size: int) -> Weights:
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, MAX_HEADER):
         raise ValueError("it is truncated, or another kind of file")
+    Budget(size).spend(32 * length)  # what "[],[],[]" takes when it is read
     header = json.loads(file.read(length), object_pairs_hook=_without_doubles)
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
