@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import re
-import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 
@@ -67,8 +66,6 @@ def write_folder(folder: str | os.PathLike, weights: Weights, *, overwrite: bool
 def read_file(path: str | os.PathLike, *, entry: str | None = None) -> Weights:
     """Return the weights in a file, of safetensors or of PyTorch as its suffix tells."""
     path = pathlib.Path(path)
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path} is not a regular file; expected a file of weights")
     if path.suffix == ".safetensors":
         return narrowed(read_safetensors(path), entry, path)
     found = read_torch(path, entry=entry)

@@ -3,41 +3,34 @@
 
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
-from spectral_flax.checkpoints.untrusted import quoted
+from spectral_flax.checkpoints.untrusted import open_regular, quoted
 
 MAX_BYTES = 1 << 20  # of a configuration; what this library writes has some hundreds
 
 
-def parse_json(
-    source: str | bytes | pathlib.Path,
-    *,
-    limit: int = MAX_BYTES,
-    pairs: Callable[[list], Any] | None = None,
-) -> Any:
+def parse_json(source: str | bytes | pathlib.Path, *, limit: int = MAX_BYTES) -> Any:
     """Return the value of a text in JSON, or of a file of it.
 
     Raises ValueError, in a line, for what is too long or too deep, names an entry twice, is not
-    UTF-8 or not JSON. ``pairs`` makes an object of its names and values.
+    UTF-8 or not JSON.
     """
     if isinstance(source, pathlib.Path):
-        with open(source, "rb") as file:
+        with open_regular(source) as file:
             source = file.read(limit + 1)
     if len(source) > limit:
         raise ValueError(f"it is longer than {limit} bytes")
     try:
         text = source.decode("utf-8") if isinstance(source, bytes) else source
-        return json.loads(text, object_pairs_hook=pairs or without_doubles)
+        return json.loads(text, object_pairs_hook=_without_doubles)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 (byte {error.start})") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply (the recursion limit is reached)") from error
 
 
-def without_doubles(pairs: list) -> dict:
-    """Return a dictionary of names and values; ValueError if a name occurs twice."""
+def _without_doubles(pairs: list) -> dict:
     result = {}
     for name, value in pairs:
         if name in result:

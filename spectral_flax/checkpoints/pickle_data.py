@@ -51,8 +51,8 @@ def read_pickle(
     try:
         machine.run(file, min(MAX_OPCODES, budget.instructions))
     except (IndexError, KeyError, TypeError, OverflowError, AttributeError) as error:
-        told = f"{type(error).__name__}: {message(error, 200)}"
-        raise ValueError(f"its pickle is damaged ({told})") from error
+        told = f"its pickle is damaged ({type(error).__name__}: {message(error, 200)})"
+        raise ValueError(told) from error
     return machine.stack.pop()
 
 
@@ -86,8 +86,7 @@ class _Machine:
             if opcode.name not in self.handlers:
                 raise ValueError(f"its pickle uses {opcode.name}, which no checkpoint does")
             handler, cost = self.handlers[opcode.name]
-            if cost:
-                spend(cost)
+            spend(cost)
             handler(argument)
             depth = len(stack) + 4 * len(marks)
             if depth > deepest:
@@ -132,8 +131,6 @@ class _Machine:
         self.budget.spend(_SLOT * len(items))
         del self.stack[start:]
         return items
-
-    # Structure.
 
     def op_proto(self, version: int) -> None:
         if version > 5:
@@ -303,8 +300,7 @@ class _Machine:
     def _attribute(self, args: tuple) -> Any:
         """Return what stands for ``getattr``: a member of a class or a method of an object.
 
-        So are written nested classes, class methods and members of an Enum in older protocols, and
-        bound methods in all.
+        So are written bound methods and, in older protocols, nested classes and class methods.
         """
         if len(args) not in (2, 3) or not isinstance(args[1], str):
             raise ValueError("its pickle is damaged (getattr without a name)")
