@@ -4,7 +4,7 @@
 import dataclasses
 import importlib
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from train.mixing import mix
 
 Batch = dict[str, jax.Array]
 Scalars = dict[str, jax.Array]
+Direction = Literal["max", "min"]
 
 
 class Task(Protocol):
@@ -29,6 +30,10 @@ class Task(Protocol):
 
     model_options: dict[str, Any]
     """What the data demand of the model's constructor."""
+    directions: dict[str, Direction]
+    """Every figure of ``summary``, and whether it is best when high or low."""
+    rows: tuple[str, ...]
+    """Those of ``metrics`` that hold a row an example: rows of all batches are put together."""
 
     def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the arrays in a training batch."""
@@ -37,10 +42,13 @@ class Task(Protocol):
         """The mean loss of a batch and the scalars to log."""
 
     def metrics(self, model: nnx.Module, batch: Batch) -> Scalars:
-        """Sums over the valid examples of a batch; they add up over batches."""
+        """Sums over the valid examples of a batch, which add up over batches, and ``rows``.
+
+        Rows are of every example, so that an array of validity has to be among them.
+        """
 
     def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
-        """The figures that the sums over the whole data set give, the most telling one first."""
+        """The figures of the sums over the whole data set, and of its rows; most telling first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +74,14 @@ class Classification:
     cutmix: float = 0.0
     views_at_once: int | None = None
     confusion: bool = False
+
+    rows: ClassVar[tuple[str, ...]] = ()
+    directions: ClassVar[dict[str, Direction]] = {
+        "accuracy": "max",
+        "top5_accuracy": "max",
+        "mean_class_accuracy": "max",
+        "loss": "min",
+    }
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -184,7 +200,9 @@ def make_task(config: Config, source: Source) -> Task:
     """Build the task that ``config`` names for the data of ``source``.
 
     Other tasks live in ``train/TASK/task.py``, which also says what their options are. A task may
-    draw its results: ``picture(model, source, path)``, called when a run is done.
+    draw its results: ``picture(model, source, path)``, called when a run is done. What training
+    needs of other weights it reads in ``prepared(workdir, begins=…)``: once, from where its options
+    say, and then from what the run keeps; evaluation reads none of it.
     """
     if config.task != "classification":
         module = importlib.import_module(f"train.{config.task}.task")

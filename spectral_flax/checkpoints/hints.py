@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from spectral_flax.checkpoints.variants import Shapes, deconvolution_kernels, projects_first
+from spectral_flax.messages import shown
 
 # A part of a name that only one family of files has, and what that family is.
 _FAMILIES = {
@@ -74,7 +75,7 @@ def hints(expected: Shapes, found: Shapes) -> list[str]:
 
     ``expected`` and ``found`` are names and shapes of our model's state dict and of the file's.
     """
-    ours, theirs = describe(expected), describe(found)
+    ours, theirs = _described(expected), _described(found)
     if not theirs:
         return ["the file's names are those of no model known here"]
     if ours.get("name") != theirs["name"]:
@@ -96,8 +97,16 @@ def hints(expected: Shapes, found: Shapes) -> list[str]:
             advice = f"create the model with num_classes={value}, or load with skip=('head',)"
         else:
             advice = f"create the model with {option}={value!r}"
-        lines.append(f"{says}; {advice}")
+        lines.append(shown(f"{says}; {advice}", 300))
     return lines
+
+
+def _described(shapes: Shapes) -> dict[str, Any]:
+    """Return what `describe` does; nothing of names with shapes that no network has."""
+    try:
+        return describe(shapes)
+    except (IndexError, ValueError, ZeroDivisionError):
+        return {}
 
 
 def describe(shapes: Shapes) -> dict[str, Any]:

@@ -87,15 +87,16 @@ class ResNet(Rematerialisable):
     Args:
       depths: residual blocks of each stage.
       bottleneck: blocks of three convolutions, four times as wide at the end.
-      groups, width_per_group: of the 3x3 convolutions of bottlenecks (ResNeXt).
-      convolution, ratio: the convolution of all blocks and the share of its global channels. With
-        a ratio, the map is split from the first block on and joined by the first block of the last
-        stage; ``ratio=0`` is the plain network.
+      groups: of the 3x3 convolutions of bottlenecks (ResNeXt).
+      width_per_group: of the same.
+      convolution: that of all blocks.
+      ratio: share of its global channels. With a ratio, the map is split from the first block on
+        and joined by the first block of the last stage; ``ratio=0`` is the plain network.
       project_first: the first block of all has a projection in its shortcut even where it keeps the
         shape, as in published FFC networks of basic blocks with ratio 0.
       se: squeeze and excitation in every block.
-      block, blocks_after: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape;
-        one stands after each residual block that ``blocks_after`` names (stage → zero-based ones).
+      block: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape.
+      blocks_after: one stands after each residual block named here (stage → zero-based ones).
       input_size: (T,) H, W of the input that the blocks are built for: each is then also given
         ``size``, that of its map. None: they are not.
       dilated: stages (3, 4) whose stride is replaced by dilation.

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import jax
@@ -7,6 +8,8 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+import spectral_flax as sf
+from spectral_flax.checkpoints.weights import variables
 from spectral_flax.functional.keypoints import gaussian_heatmaps
 from spectral_flax.models import registry
 from spectral_flax.pose import (
@@ -21,9 +24,11 @@ from spectral_flax.pose import (
 from train.config import Config, Data
 from train.data import open_source
 from train.errors import UserError
+from train.evaluation import _total
 from train.pose.data import stick_figures
 from train.pose.evaluation import coco_figures, detections
 from train.pose.task import Pose
+from train.state import make_model
 from train.tasks import make_task
 
 
@@ -50,14 +55,44 @@ def test_batches_add_up_to_all_people():
     task, batch, model = truth_as_heatmaps((64, 48))
     heatmaps = model(None)
     halves = [slice(0, 60), slice(60, 100)]
-    parts = [
-        task.metrics(lambda _, h=h: heatmaps[h], {k: v[h] for k, v in batch.items()})
-        for h in halves
-    ]
-    whole = task.metrics(model, batch)["joints"]
-    np.testing.assert_allclose(sum(p["joints"] for p in parts), whole)
+    batches = [{k: v[h] for k, v in batch.items()} | {"half": i} for i, h in enumerate(halves)]
+    step = lambda params, rest, b: task.metrics(lambda _: heatmaps[halves[b["half"]]], b)
+    for order in (batches, batches[::-1]):
+        sums = _total(step, task, {}, {}, order)
+        assert task.summary(sums) == task.summary(jax.device_get(task.metrics(model, batch)))
+
+
+def test_people_that_were_not_seen_have_no_score():
+    task, batch, model = truth_as_heatmaps((64, 48))
     batch["valid"][:] = 0
-    assert not task.metrics(model, batch)["joints"].any()
+    figures = task.summary(jax.device_get(task.metrics(model, batch)))
+    assert figures["AP"] == 0
+
+
+def test_what_a_batch_brings_to_the_host_does_not_grow_with_the_data_set():
+    task, batch, model = truth_as_heatmaps((64, 48))
+    few = {k: v[:3] for k, v in batch.items()}
+    found = task.metrics(lambda _: model(None)[:3], few)
+    assert {name: len(rows) for name, rows in found.items()} == dict.fromkeys(task.rows, 3)
+
+
+def test_an_encoder_that_was_there_at_the_start_is_needed_at_the_start_only(tmp_path):
+    options = dict(depths=(1,), encoder_width=8, deconvolutions=0)
+    config = Config(task="pose", model="pose_resnet18", options=options)
+    data = Data(name="stick_figures", size=(32, 16))
+    weights = tmp_path / "classifier.pth"
+    task_options = {"encoder_weights": str(weights)}
+    config = dataclasses.replace(config, data=data, task_options=task_options)
+    given = sf.create_model("resnet18", width=8, depths=(1,), num_classes=5, rngs=nnx.Rngs(7))
+    sf.save(given, weights)
+    task = make_task(config, open_source(data.name, "train", data))
+    model = make_model(config, task.prepared(tmp_path, begins=True))
+    np.testing.assert_array_equal(model.encoder.stem.conv.kernel, given.stem.conv.kernel)
+    weights.unlink()
+    later = make_model(config, task.prepared(tmp_path, begins=False))  # filled by the checkpoint
+    assert variables(later).keys() == variables(model).keys()
+    with pytest.raises(UserError, match=r"encoder_weights .*classifier\.pth.*No such file"):
+        task.prepared(tmp_path, begins=True)
 
 
 def test_no_detection_is_a_precision_of_0():

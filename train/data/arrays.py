@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from spectral_flax.messages import quoted
 from train.config import Data
 from train.data.label_list import MOST_CLASSES
 from train.data.npz_file import read_npz
 from train.data.source import Example, Split
-from train.errors import UserError, quoted
+from train.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.errors import UserError, quoted, some
+from spectral_flax.messages import quoted, several
+from train.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?")
 # No data set has as many classes; such labels are names made of digits.
@@ -75,7 +76,7 @@ def numbered(
         wrong = [x for x in labels if not _is_class(values[x], count)]
         if wrong:
             raise UserError(
-                f"{str(file)!r} has labels outside 0 ... {count - 1}: {some(sorted(set(wrong)))}"
+                f"{str(file)!r} has labels outside 0 ... {count - 1}: {several(sorted(set(wrong)))}"
             )
         return [int(values[label]) for label in labels], count
     ordered = all(values[name] is not None for name in known)
@@ -83,7 +84,9 @@ def numbered(
     number = {name: i for i, name in enumerate(classes)}
     unknown = sorted(set(labels) - set(classes))
     if unknown:
-        raise UserError(f"{str(file)!r} has classes that the training list lacks: {some(unknown)}")
+        raise UserError(
+            f"{str(file)!r} has classes that the training list lacks: {several(unknown)}"
+        )
     if num_classes is not None and num_classes != len(classes):
         raise UserError(f"--data.num-classes is {num_classes}; the list has {len(classes)} classes")
     return [number[label] for label in labels], len(classes)

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from spectral_flax.images import SUFFIXES
+from spectral_flax.messages import several
 from train.data.label_list import numbered, read_list
 from train.data.source import Split
-from train.errors import UserError, some
+from train.errors import UserError
 
 IMAGES = SUFFIXES
 VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
@@ -65,7 +66,7 @@ def class_folders(
     present = set(_folders_in(folder))
     unknown = sorted(present - set(classes))
     if unknown:
-        raise UserError(f"{str(folder)!r} has classes that train/ lacks: {some(unknown)}")
+        raise UserError(f"{str(folder)!r} has classes that train/ lacks: {several(unknown)}")
     if num_classes is not None and num_classes != len(classes):
         raise UserError(
             f"--data.num-classes is {num_classes}; {str(train)!r} has {len(classes)} folders"
@@ -101,7 +102,7 @@ def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listi
     numbers, count = numbered(labels, known, file, num_classes)
     missing = [path for path in paths if not is_file(root / path)]
     if missing:
-        raise UserError(f"{str(file)!r} names {len(missing)} missing file(s): {some(missing)}")
+        raise UserError(f"{str(file)!r} names {len(missing)} missing file(s): {several(missing)}")
     encoded = np.array([os.fsencode(path) for path in paths])
     return Listing(str(root), encoded, np.array(numbers, np.int32), count)
 
@@ -191,6 +192,6 @@ def _what_else(folder: Path, suffixes: Sequence[str]) -> str:
     if not flat:
         return f"no files that end in {', '.join(suffixes)}"
     return (
-        f"{len(flat)} file(s) of no class, such as {some(flat[:1])}: move each into a folder of "
+        f"{len(flat)} file(s) of no class, such as {several(flat[:1])}: move each into a folder of "
         "its class, or name files and labels in lists, for --data.name image_list or video_list"
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.errors import UserError, quoted
+from spectral_flax.messages import quoted
+from train.errors import UserError
 
 # So much may an array take whatever the file's size; beyond, so many times that size.
 FREE = 200 * 2**20

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from spectral_flax.messages import reason
 from train.config import Config, Data
 from train.data.source import Example, Padded, Source
 from train.errors import UserError
@@ -89,7 +90,17 @@ class Batches:
     def __next__(self) -> Example:
         if self.iterator is None:
             self._start()
-        batch = next(self.iterator)
+        try:
+            batch = next(self.iterator)
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            lost = isinstance(error, EOFError | ConnectionError) or "Worker process" in str(error)
+            if not (self.data.workers and lost):
+                raise
+            raise UserError(
+                f"a worker process that reads the data is gone ({reason(error)}): killed, perhaps "
+                "for its memory; with fewer --data.workers or a lower --data.prefetch the same "
+                "command goes on from the last checkpoint"
+            ) from error
         self.position += 1
         return batch
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from train.errors import UserError, quoted
+from spectral_flax.messages import quoted
+from train.errors import UserError
 
 JOINTS = 17
 PERSON = 1

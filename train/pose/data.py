@@ -9,6 +9,7 @@ import numpy as np
 
 from spectral_flax.functional.keypoints import COCO_FLIP_PAIRS
 from spectral_flax.images import exif_orientation, opened, read_image, upright
+from spectral_flax.messages import quoted
 from spectral_flax.pose import (
     COCO_LIMBS,
     box_to_region,
@@ -21,7 +22,7 @@ from train.config import Data
 from train.data import Example, Split
 from train.data.broken import BrokenFiles
 from train.data.listing import is_file
-from train.errors import UserError, quoted
+from train.errors import UserError
 from train.pose import coco
 
 _FOLDERS = {"train": "train2017", "test": "val2017"}

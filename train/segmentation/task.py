@@ -3,7 +3,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from train.config import Config
 from train.data import Source
 from train.segmentation.metrics import segmentation_metrics
 from train.sheets import write_sheet
+from train.tasks import Direction
 
 
 def make(config: Config, source: Source) -> "Segmentation":
@@ -39,6 +40,14 @@ class Segmentation:
     std: tuple[float, ...]
     cross_entropy: float = 1.0
     dice: float = 1.0
+
+    rows: ClassVar[tuple[str, ...]] = ()
+    directions: ClassVar[dict[str, Direction]] = {
+        "mean_iou": "max",
+        "mean_accuracy": "max",
+        "accuracy": "max",
+        "weighted_iou": "max",
+    }
 
     @property
     def model_options(self) -> dict[str, Any]:
