@@ -100,7 +100,7 @@ def quoted(value: Any, limit: int = 80) -> str:
     return f"'{shown(value, limit)}'" if isinstance(value, str) else shown(value, limit)
 
 
-def message(error: BaseException, limit: int = 2000) -> str:
+def message(error: BaseException, limit: int = 1000) -> str:
     """Return what an error says, which may quote a file: bounded and escaped."""
     return shown(str(error), limit)
 
