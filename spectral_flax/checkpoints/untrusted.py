@@ -108,4 +108,7 @@ def message(error: BaseException, limit: int = 1000) -> str:
 def _escaped(character: str) -> str:
     if character.isprintable():
         return character
-    return character.encode("unicode_escape").decode("ascii")
+    code = ord(character)  # by hand: a codec is imported, that is executed, at its first use
+    usual = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+    number = f"x{code:02x}" if code < 256 else f"u{code:04x}" if code < 65536 else f"U{code:08x}"
+    return usual.get(character, f"\\{number}")
