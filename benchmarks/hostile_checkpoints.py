@@ -347,14 +347,15 @@ def main() -> int:
     sizes = (args.bytes, 2 * args.bytes, 4 * args.bytes)
     import spectral_flax.checkpoints.torch_file  # noqa: F401 (imported before it is measured)
 
-    results = [measure(kind, sizes) for kind in args.kind or KINDS]
-    bad = 0
-    for row in results:
+    results, bad = [], 0
+    for kind in args.kind or KINDS:
+        row = measure(kind, sizes)
+        results.append(row)
         wrong = row["memory_over_bound"] > 1 or row["exponent"] > 1.3 or "UN" in row["outcome"]
         bad += wrong
         print(f"{row['kind']:36} {row['outcome']:10} {row['bytes'] / 1e6:5.2f} MB  "
               f"memory {row['memory_over_bound']:.2f}  CPU {row['seconds'][-1]:.2f} s  "
-              f"exponent {row['exponent']:.2f}{'  WRONG' if wrong else ''}")  # fmt: skip
+              f"exponent {row['exponent']:.2f}{'  WRONG' if wrong else ''}", flush=True)  # fmt: skip
     if args.json:
         args.json.write_text(json.dumps(results, indent=2) + "\n")
     return 1 if bad else 0
