@@ -6,7 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from benchmarks.hostile_checkpoints import KINDS, archive, beside, get, put, read, text
+from benchmarks.hostile_checkpoints import read
+from benchmarks.hostile_files import KINDS, archive, beside, get, put, text
 from spectral_flax.checkpoints import untrusted
 from spectral_flax.checkpoints.hub import read_folder
 from spectral_flax.checkpoints.pickle_values import Key, safe_key
