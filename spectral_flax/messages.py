@@ -32,7 +32,7 @@ def several(values: Iterable[Any], count: int = 8) -> str:
     """Return the first ``count`` of ``values`` with commas, and how many more there are."""
     values = list(values)
     more = f" and {len(values) - count} more" if len(values) > count else ""
-    return ", ".join(shown(value) for value in values[:count]) + more
+    return ", ".join(shown(value, 100) for value in values[:count]) + more
 
 
 def reason(error: BaseException, limit: int = 200) -> str:
@@ -51,4 +51,7 @@ def message(error: BaseException, limit: int = 2000) -> str:
 def _escaped(character: str) -> str:
     if character.isprintable():
         return character
-    return character.encode("unicode_escape").decode("ascii")
+    code = ord(character)  # by hand: a codec is imported, that is executed, at its first use
+    usual = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+    number = f"x{code:02x}" if code < 256 else f"u{code:04x}" if code < 65536 else f"U{code:08x}"
+    return usual.get(character, f"\\{number}")

@@ -79,6 +79,8 @@ _SCALARS = {f"numpy.{kind.__name__}" for kind in np.sctypeDict.values() if np.dt
 def _bytes(data: Any, budget: Budget) -> bytes:
     if isinstance(data, Foreign) and data.name == "_codecs.encode":  # in protocols before 3
         data = data.args[0] if data.args else None
+    elif isinstance(data, Foreign) and data.name == "builtins.bytes" and not data.args:
+        data = b""
     if isinstance(data, str):  # as Python 2 wrote bytes
         budget.spend(len(data))
         data = data.encode("latin-1")

@@ -12,6 +12,7 @@ that names ``os.system`` was made to attack whoever reads it by other means, and
 
 import _compat_pickle
 import builtins
+import functools
 import sys
 
 import numpy as np
@@ -100,6 +101,7 @@ def full_name(module: str, attribute: str) -> str:
     return ".".join(renamed)
 
 
+@functools.lru_cache(1024)
 def is_refused(name: str, *, called: bool = True) -> bool:
     """Whether a call, or else a mention, of ``name`` marks the file as an attack."""
     parts = name.split(".")

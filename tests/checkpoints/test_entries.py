@@ -62,7 +62,7 @@ def test_one_of_several_sets_is_chosen_by_its_entry(root, entry):
         ({"G": A, "epoch": 3}, "epoch", "'epoch' holds no tensors but a int"),
         ({"a": {}, "b": 3}, None, "no tensors by name; it has the entries a, b"),
         ({3: np.ones(2), "a": np.ones(1)}, None, "an entry is called 3; expected names as text"),
-        ({"x" * 999: {}, "y\n": {}}, None, r"entries x{80}\.\.\., y\\n$"),
+        ({"x" * 999: {}, "y\n": {}}, None, r"entries x{100}\.\.\., y\\n$"),
     ],
 )
 def test_what_there_is_to_choose_from_is_named(root, entry, told):

@@ -139,7 +139,7 @@ def test_a_missing_package_is_named(monkeypatch):
         ('{"library": "spectral_flax"}', "its 'model' is None; expected the name of a model"),
         ('{"library": "spectral_flax", "model": 3, "options": {}}', "its 'model' is 3"),
         ('{"library": "spectral_flax", "model": "a"}', "its 'options' is None; expected an object"),
-        ('{"library": "spectral_flax", "model": "a", "options": []}', r"its 'options' is \(\);"),
+        ('{"library": "spectral_flax", "model": "a", "options": []}', r"its 'options' is \[\];"),
         ('{"library": 1, "library": 2}', "names the entry 'library' twice"),
         ("[" * 100_000, "nested too deeply"),
         (" " * (1 << 21), "longer than 1048576 bytes"),

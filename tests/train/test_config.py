@@ -97,7 +97,7 @@ def test_a_wrong_command_line_is_refused(words, message):
         ("import sys; sys.exit(3)", r"ends the program: exit\(3\)"),
         ("raise SystemExit", r"ends the program: exit\(None\)"),
         ("raise GeneratorExit('x')", "GeneratorExit"),
-        ("raise ValueError('\\x1b[31m' + 'a' * 9999)", r"ValueError: \\x1b\[31ma+…$"),
+        ("raise ValueError('\\x1b[31m' + 'a' * 9999)", r"ValueError: \\x1b\[31ma+\.\.\.$"),
         ("variants = 5", "int as variants; expected a dictionary"),
         ("variants = None", "NoneType as variants"),
         ("variants = {3: 4}", "defines nothing"),

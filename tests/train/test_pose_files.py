@@ -199,7 +199,7 @@ BAD = {
     "a joint is not a number": (joint(float("nan")), "annotation 3 has the joint .nan, "),
     "a joint is infinite": (joint(float("-inf")), "annotation 3 has the joint .-inf, "),
     "a joint is too far": (joint(1e300, 1), "annotation 3 has the joint .*1e.300"),
-    "a joint is an integer too long": (joint(10**400), "annotation 3 has the joint .10"),
+    "a joint is an integer too long": (joint(10**400), "annotation 3 has the joint .an integer"),
     "a joint is text": (joint("4.0"), "annotation 3 has the joint .'4.0', "),
     "a visibility is not a number": (joint(float("nan"), 2), "finite x, y and visibility"),
     "a visibility is negative": (joint(-1, 2), "finite x, y and visibility"),
