@@ -59,9 +59,10 @@ class BestCheckpoint:
                 self.checkpoints.say(f"the best checkpoint, of step {step}, is damaged: {error}")
                 self.checkpoints.say("it is set aside; the next evaluation takes its place")
                 self.checkpoints.set_aside([step])
+            else:
+                kept[step] = value
                 continue
-            kept[step] = value
-        drop_failed_reads()
+            drop_failed_reads()
         return kept
 
     def close(self) -> None:
