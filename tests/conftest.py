@@ -3,14 +3,16 @@
 import os
 from pathlib import Path
 
+import quick_compiler
+
 # In the environment and before JAX is imported, so that the processes of tests find the same.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-# Most of a test's time is XLA's. The fixture `optimised` compiles as users do.
+# Most of a test's time is XLA's, so it does less. `.ci/run` has tests with all that users get.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("XLA_FLAGS", os.environ.get("XLA_FLAGS") or quick_compiler.flags())
 # A program is compiled once for all workers, processes and runs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache/jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import jax
 import pytest
@@ -44,14 +46,3 @@ def memory():
     """Programs compiled for one file of tests are not kept for the next."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture
-def optimised():
-    """Compile as users do: for what is measured in a program, and a share of the numbers."""
-    before = jax.config.jax_disable_most_optimizations
-    jax.clear_caches()
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.clear_caches()
-    jax.config.update("jax_disable_most_optimizations", before)

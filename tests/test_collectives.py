@@ -26,11 +26,6 @@ def test_a_plain_grouped_convolution_moves_its_batch(mesh):
     assert collectives.count(gradient, *given) > 0
 
 
-def test_a_plain_fourier_transform_is_gathered(mesh):
-    transform = lambda x: jnp.abs(jnp.fft.rfft2(x, axes=(1, 2)))
-    assert collectives.count(transform, collectives.split(mesh, X)) > 0
-
-
 def constrained(mesh, spec, x):
     return lax.with_sharding_constraint(2 * x, NamedSharding(mesh, spec))
 

@@ -61,14 +61,7 @@ def largest(tree) -> float:
     return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
 
 
-@pytest.fixture
-def quick_compiler():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def test_a_step_moves_the_generator_and_then_its_judge_against_what_it_has_become(quick_compiler):
+def test_a_step_moves_the_generator_and_then_its_judge_against_what_it_has_become():
     weights = dict(adversarial=10.0, feature_matching=20.0, gradient_penalty=0.001)
     task, model, batch = parts(**weights)
     image, mask = jnp.float32(batch["image"]) / 255, jnp.float32(batch["mask"][..., None])

@@ -1,5 +1,7 @@
 """Configs: every one loads, makes sense, and its model and optimiser can be built."""
 
+import ast
+import functools
 import inspect
 import re
 import runpy
@@ -32,13 +34,18 @@ def narrow(model):
 ALL = [name for path in CONFIGS for name in variants(path)]
 
 
+@functools.cache
+def built(model, options):
+    """Build a model in shapes; ``options`` are given as text, since many configs have the same."""
+    sf.abstract_model(model, **narrow(model) | ast.literal_eval(options))
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_config_makes_sense_and_names_a_model_with_its_options(name):
     config = check(load(name))
-    sf.abstract_model(config.model, **narrow(config.model) | config.options)
+    built(config.model, repr(config.options))
     if config.start.inflate:
-        options = narrow(config.start.inflate) | config.start.inflate_options
-        sf.abstract_model(config.start.inflate, **options)
+        built(config.start.inflate, repr(config.start.inflate_options))
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name.endswith("_smoke")])

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import resource
@@ -14,6 +15,7 @@ import pytest
 from spectral_flax.checkpoints.orbax import read_orbax
 from spectral_flax.models.registry import MODELS
 from train import file_list, loop
+from train.__main__ import main
 from train.checkpoints import Checkpoints
 from train.command_line import load
 from train.config import Mesh
@@ -173,7 +175,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(toy, unbroken
     assert sorted(p.name for p in (unbroken / "checkpoints").iterdir()) == ["12", "8"]
 
 
-def test_a_killed_run_ends_in_the_same_bits(finished, toy_path, tmp_path):
+def test_a_killed_run_ends_in_the_same_bits(finished, toy, toy_path, tmp_path):
     command = [sys.executable, "-m", "train", str(toy_path), "--mesh.devices", "1"]
     command += ["--workdir", str(tmp_path / "run")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -183,7 +185,7 @@ def test_a_killed_run_ends_in_the_same_bits(finished, toy_path, tmp_path):
             break
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    subprocess.run(command, check=True, capture_output=True)
+    loop.run(toy())
     assert arrays(tmp_path / "run") == arrays(finished)
 
 
@@ -200,17 +202,32 @@ def test_a_best_figure_that_does_not_exist_names_those_there_are(toy):
         loop.run(toy(best="acuracy", steps=2))
 
 
-def test_a_disk_that_is_full_is_said_and_leaves_what_was_saved(toy_path, tmp_path):
-    def limited():  # files of a megabyte at most, as a full disk would cut them
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+@pytest.fixture
+def small_disk():
+    """Return a context in which files have 128 KiB at most, as a full disk would cut them."""
 
-    command = [sys.executable, "-m", "train", str(toy_path), "--mesh.devices", "1", "--steps", "4"]
-    command += ["--options.width", "1000", "--workdir", str(tmp_path / "run")]
-    failed = subprocess.run(command, preexec_fn=limited, capture_output=True, text=True)
-    assert failed.returncode == 2
-    assert "could not be written" in failed.stderr and "the disk is full" in failed.stderr
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    @contextlib.contextmanager
+    def limited():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
+
+
+def test_a_disk_that_is_full_is_said_and_leaves_what_was_saved(
+    toy, small_disk, toy_path, tmp_path, capsys
+):
+    words = [str(toy_path), "--mesh.devices", "1", "--steps", "4", "--options.width", "200"]
+    words += ["--workdir", str(tmp_path / "run")]
+    with small_disk():
+        assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "could not be written" in said and "the disk is full" in said
+    assert main(words) == 0
 
 
 def test_a_checkpoint_lists_its_files(toy, unbroken):
