@@ -13,8 +13,10 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.functional.arrays import as_floating
 from spectral_flax.functional.fourier import Implementation
 from spectral_flax.layers.basic import ConvNormAct, conv
+from spectral_flax.layers.checks import as_channels_last
 from spectral_flax.layers.ffc import FFC
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
@@ -113,6 +115,7 @@ class Lama(Rematerialisable):
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Return the feature maps by name: ``stem``, ``down1`` …, ``blocks``, ``up1`` … ."""
+        x = as_floating(x=x)
         unit = 2 ** len(self.down)
         if (
             x.ndim != 4
@@ -123,15 +126,13 @@ class Lama(Rematerialisable):
                 f"x has shape {x.shape}; expected [N, H, W, {self.in_features}] with H and W "
                 f"multiples of {unit} (sf.inpaint takes any size)"
             )
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
         x = self.stem(x)
         maps = {"stem": x}
         for i, down in enumerate(self.down, start=1):
             x = down(x)
             maps[f"down{i}"] = x
         for block in self.blocks:
-            x = self.apply(block, x)
+            x = self._run(block, x)
         maps["blocks"] = x
         for i, up in enumerate(self.up, start=1):
             x = up(x)
@@ -178,6 +179,7 @@ class PatchDiscriminator(nnx.Module):
 
     def features(self, x: jax.Array) -> list[jax.Array]:
         """Return the map of each layer, the logits last."""
+        x = as_channels_last(x, self.first.in_features)
         maps = [nnx.leaky_relu(self.first(x), negative_slope=0.2)]
         for block in self.blocks:
             maps.append(block(maps[-1]))
