@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Double, compact and criss-cross attention, and reasoning on graphs, for images and videos."""
 
-import functools
 import math
 
 import jax
@@ -12,6 +11,7 @@ from jax.typing import DTypeLike
 
 from spectral_flax.functional import attention
 from spectral_flax.functional.arrays import with_range
+from spectral_flax.layers.activations import LeakyReLU
 from spectral_flax.layers.basic import BatchNorm, ConvNormAct, conv, normal, summing_dtype, zeros
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank
 
@@ -206,7 +206,7 @@ class RecurrentCrissCross(nnx.Module):
             rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs
         )
         window = (1, 3, 3)[-rank:]
-        leaky = functools.partial(nnx.leaky_relu, negative_slope=0.01)
+        leaky = LeakyReLU(0.01)
         inner = features // reduction
         self.reduce = ConvNormAct(features, inner, window, activation=leaky, **options)
         self.attention = CrissCrossAttention(inner, inner_features=inner_features, **options)

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from spectral_flax.functional.arrays import as_floating, wide, with_range
 from spectral_flax.functional.convolution import convolution
 from spectral_flax.functional.platforms import held_on_cpu
+from spectral_flax.layers.activations import relu
 from spectral_flax.layers.checks import as_channels_last
 
 Size = int | Sequence[int]
@@ -279,11 +280,6 @@ class BatchNorm(nnx.Module):
 def _of_channels(a, x):
     """Give a vector over the channels of ``x`` the rank of ``x``."""
     return a.reshape((1,) * (x.ndim - 1) + a.shape)
-
-
-def relu(x: jax.Array) -> jax.Array:
-    """Return max(0, x): ``nnx.relu``, which cannot be pickled with a layer that holds it."""
-    return nnx.relu(x)
 
 
 class ConvNormAct(nnx.Module):

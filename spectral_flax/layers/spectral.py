@@ -11,14 +11,14 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional import orthogonal, pairs
-from spectral_flax.functional.arrays import as_floating, common, with_range
+from spectral_flax.functional.arrays import common, with_range
 from spectral_flax.functional.pooling import pool_frames
+from spectral_flax.layers.activations import SpectrumReLU
 from spectral_flax.layers.basic import (
     BatchNorm,
     Initializer,
     conv,
     kaiming_normal,
-    ones,
     summing_dtype,
     zeros,
 )
@@ -34,37 +34,6 @@ def identity_kernel(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
     centre = tuple(size // 2 for size in window)
     kernel[centre] = np.tile(np.eye(fan_in), features // fan_in)
     return jnp.asarray(kernel, dtype)
-
-
-class SpectrumReLU(nnx.Module):
-    """Rectify with a scale and a threshold per frequency: ``max(0, scale * s + bias)``.
-
-    ``[..., *grid, C] -> [..., *grid, C]``; scale and bias ``[*grid]`` are shared by all channels.
-    Chi et al., spectral residual learning, spectrum ReLU.
-    """
-
-    def __init__(
-        self,
-        grid: tuple[int, ...],
-        *,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        self.scale = nnx.Param(ones(None, tuple(grid), param_dtype))
-        self.bias = nnx.Param(zeros(None, tuple(grid), param_dtype))
-        self.dtype = dtype
-
-    def __call__(self, s: jax.Array) -> jax.Array:
-        s, scale, bias = as_floating(s=s), self.scale[...], self.bias[...]
-        if s.shape[-scale.ndim - 1 : -1] != scale.shape:
-            raise ValueError(
-                f"the spectrum has {s.shape[-scale.ndim - 1 : -1]} frequencies; this SpectrumReLU "
-                f"was built for {scale.shape}"
-            )
-        dtype = self.dtype or s.dtype
-        shape = (1,) * (s.ndim - scale.ndim - 1) + scale.shape + (1,)
-        s = s.astype(dtype)
-        return nnx.relu(scale.reshape(shape).astype(dtype) * s + bias.reshape(shape).astype(dtype))
 
 
 class HouseholderPair(nnx.Module):

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from spectral_flax.functional.arrays import as_floating
 from spectral_flax.functional.fourier import Implementation
+from spectral_flax.layers.activations import LeakyReLU
 from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.checks import as_channels_last
 from spectral_flax.layers.ffc import FFC
@@ -167,7 +168,7 @@ class PatchDiscriminator(nnx.Module):
             raise ValueError(f"layers={layers}; expected at least 1")
         numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
         window = dict(padding=2, use_bias=True)
-        leaky = functools.partial(nnx.leaky_relu, negative_slope=0.2)
+        leaky = LeakyReLU(0.2)
         widths = [min(width * 2**i, max_features) for i in range(layers + 1)]
         strides = [2] * (layers - 1) + [1]
         self.first = conv(in_features, width, 4, strides=2, **window, **numerics)
