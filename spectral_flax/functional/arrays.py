@@ -40,6 +40,38 @@ def as_floating(**arrays: Any) -> Any:
     return result[0] if len(result) == 1 else result
 
 
+def as_fitting(shapes: str, **arrays: Any) -> list[jax.Array]:
+    """Return the arguments as floating arrays whose axes fit each other.
+
+    ``shapes`` has a word for each, as in an einsum: axes of one letter have one length, "..." is
+    any number of leading axes, the same for all.
+
+    Raises:
+      TypeError: as `as_floating`.
+      ValueError: they do not fit.
+    """
+    result = [as_floating(**{name: x}) for name, x in arrays.items()]
+    words, sizes = shapes.split(), {}
+    for word, x in zip(words, result, strict=True):
+        letters = word.removeprefix("...")
+        lead = x.ndim - len(letters)
+        fits = lead >= 0 if word != letters else lead == 0
+        axes = [
+            ("...", x.shape[: max(lead, 0)]),
+            *zip(letters, x.shape[max(lead, 0) :], strict=False),
+        ]
+        if not fits or any(sizes.setdefault(*axis) != axis[1] for axis in axes):
+            given = ", ".join(str(x.shape) for x in result)
+            expected = ", ".join(map(_written_out, words))
+            raise ValueError(f"{', '.join(arrays)} have shapes {given}; expected {expected}")
+    return result
+
+
+def _written_out(word):
+    letters = word.removeprefix("...")
+    return f"[{', '.join(['...'] * (word != letters) + list(letters.upper()))}]"
+
+
 def wide(*dtypes: DTypeLike) -> np.dtype:
     """Return float64 if it is among floating ``dtypes``, else float32: where to add up."""
     return np.dtype(np.float64 if np.float64 in map(np.dtype, dtypes) else np.float32)

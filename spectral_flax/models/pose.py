@@ -95,9 +95,9 @@ class PoseResNet(Rematerialisable):
         maps = self.encoder.features(x)
         x = maps[f"stage{len(self.encoder.depths)}"]
         for i, layer in enumerate(self.deconvolutions):
-            x = self.apply(layer, x)
+            x = self._run(layer, x)
             if str(i) in self.blocks:
-                x = self.apply(self.blocks[str(i)], x)
+                x = self._run(self.blocks[str(i)], x)
             maps[f"deconvolution{i + 1}"] = x
         return maps
 

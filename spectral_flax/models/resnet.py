@@ -14,6 +14,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.functional.arrays import as_floating, wide
 from spectral_flax.layers.basic import ConvNormAct, SqueezeExcite, conv, linear
 from spectral_flax.layers.remat import Rematerialisable
 
@@ -224,12 +225,11 @@ class ResNet(Rematerialisable):
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Return the feature maps by name: ``stem``, ``stage1`` and so on."""
+        x = as_floating(x=x)
         if x.ndim != self.rank + 2 or x.shape[-1] != self.in_features:
             axes = ["N", "T", "H", "W"] if self.rank == 3 else ["N", "H", "W"]
             expected = ", ".join([*axes, str(self.in_features)])
             raise ValueError(f"x has shape {x.shape}; expected [{expected}]")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
         if 0 in x.shape[1:]:
             raise ValueError(f"x has shape {x.shape}; expected no empty spatial axis")
         self.map_sizes(x.shape[1:-1])
@@ -241,9 +241,9 @@ class ResNet(Rematerialisable):
         for stage, depth in enumerate(self.depths, start=1):
             blocks = getattr(self, f"stage{stage}")
             for i in range(depth):
-                x = self.apply(blocks[i], x)
+                x = self._run(blocks[i], x)
                 if f"stage{stage}_{i}" in self.inserted:
-                    x = self.apply(self.inserted[f"stage{stage}_{i}"], x)
+                    x = self._run(self.inserted[f"stage{stage}_{i}"], x)
             maps[f"stage{stage}"] = x
             if stage == 1 and self.frame_pooling > 1:
                 window = _window(self.rank, 1, self.frame_pooling)
@@ -306,7 +306,7 @@ def _window_means(x: jax.Array, window: int) -> jax.Array:
 
     A map that is smaller than the window is one window.
     """
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = x.astype(wide(x.dtype))
     y = y.mean(tuple(range(1, x.ndim - 3)))
     return nnx.avg_pool(y, tuple(min(window, n) for n in y.shape[1:3])).astype(x.dtype)
 
