@@ -15,6 +15,7 @@ from spectral_flax.checkpoints.load import load_torch, save_torch
 from spectral_flax.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from spectral_flax.checkpoints.torch_file import read_torch
 from spectral_flax.checkpoints.torch_writer import write_torch
+from spectral_flax.checkpoints.variants import called_for
 from spectral_flax.checkpoints.weights import Weights, assign, variables
 from spectral_flax.models import registry
 
@@ -69,7 +70,8 @@ def create_model(
     weights = read_weights(pretrained)
     if not skip and rngs is None:  # no array is drawn only to be overwritten
         return build(weights, name, options, source=pretrained)[0]
-    model = registry.create_model(name, rngs=rngs, **weights.options | options)
+    options = weights.options | called_for(name, weights) | options
+    model = registry.create_model(name, rngs=rngs, **options)
     load_weights(model, weights, skip=skip)
     return model
 
@@ -102,7 +104,7 @@ def build(
     name = name or weights.model
     if name is None:
         raise ValueError(f"{source} does not say which model it holds; give its name")
-    known = weights.options if name == weights.model else {}
+    known = weights.options if name == weights.model else called_for(name, weights)
     options = {**known, **(options or {})}
     model = registry.abstract_model(name, **options)
     load_weights(model, weights)

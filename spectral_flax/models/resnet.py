@@ -91,6 +91,8 @@ class ResNet(Rematerialisable):
       convolution, ratio: the convolution of all blocks and the share of its global channels. With
         a ratio, the map is split from the first block on and joined by the first block of the last
         stage; ``ratio=0`` is the plain network.
+      project_first: the first block of all has a projection in its shortcut even where it keeps the
+        shape, as in published FFC networks of basic blocks with ratio 0.
       se: squeeze and excitation in every block.
       block, blocks_after: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape;
         one stands after each residual block that ``blocks_after`` names (stage → zero-based ones).
@@ -123,6 +125,7 @@ class ResNet(Rematerialisable):
         width_per_group: int = 64,
         convolution: Convolution = conv,
         ratio: float = 0.0,
+        project_first: bool = False,
         se: bool = False,
         block: Convolution | None = None,
         blocks_after: Mapping[int, Sequence[int]] | None = None,
@@ -195,7 +198,8 @@ class ResNet(Rematerialisable):
                         convolution=convolution,
                         ratio_in=ratio_in,
                         ratio_out=ratio_out,
-                        projection=ratio_in != ratio_out,
+                        projection=ratio_in != ratio_out
+                        or (project_first and stage == 1 and i == 0),
                         rank=rank,
                         temporal=temporal[stage - 1][i] if temporal else 1,
                         strides=stride if i == 0 else 1,

@@ -35,6 +35,10 @@ OPTIONS = st.fixed_dictionaries(
     )
 )
 SIDES = st.integers(1, 9)
+SIZES = st.one_of(
+    st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.tuples(st.integers(1, 4), SIDES, SIDES)
+)
+SELDOM = st.sampled_from([False, False, False, True])
 
 
 def build(inputs, outputs, **options):
@@ -48,7 +52,8 @@ def build(inputs, outputs, **options):
     return layer
 
 
-def assert_is_the_formula(size, options, training, rank=2):
+def assert_is_the_formula(size, options, training, gradients):
+    rank = len(size)
     channels = (16, 32)
     layer = build(*channels, rank=rank, **options)
     x = np.random.default_rng(1).standard_normal((2, *size, channels[0])).astype(np.float32)
@@ -56,13 +61,19 @@ def assert_is_the_formula(size, options, training, rank=2):
         nnx.view(layer, use_running_average=not training, raise_if_not_found=False), nnx.Param, ...
     )
 
+    def apply(params, x):
+        return nnx.merge(graphdef, params, rest, copy=True)(x)
+
     def loss(params, x):
-        y = nnx.merge(graphdef, params, rest, copy=True)(x)
+        y = apply(params, x)
         return jnp.square(y).sum(), y
 
-    run = jax.jit(jax.grad(loss, (0, 1), has_aux=True), compiler_options=QUICK)
-    gradients, y = run(params, x)
-    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradients))
+    if gradients:  # they take most of the time
+        run = jax.jit(jax.grad(loss, (0, 1), has_aux=True), compiler_options=QUICK)
+        slopes, y = run(params, x)
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(slopes))
+    else:
+        y = jax.jit(apply, compiler_options=QUICK)(params, x)
     state = {name: np.float64(a) for name, a in sf.save_torch(layer).items()}
     names = ("ratio_in", "kernel_size", "strides", "padding", "dilation", "groups")
     wanted = ffc_reference.ffc(
@@ -90,7 +101,7 @@ def fits(options, size) -> bool:
 
 
 @FEW
-@given(options=OPTIONS, size=st.tuples(SIDES, SIDES), training=st.booleans())
-def test_any_layer_is_the_formula(options, size, training):
+@given(options=OPTIONS, size=SIZES, training=st.booleans(), slope=SELDOM)
+def test_any_layer_is_the_formula(options, size, training, slope):
     assume(has_inputs(options) and fits(options, size))
-    assert_is_the_formula(size, options, training)
+    assert_is_the_formula(size, options, training, slope)

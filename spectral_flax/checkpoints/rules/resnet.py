@@ -86,6 +86,13 @@ RESIDUAL_BLOCK = [
     Rule(r"se\.expand", "se.fc.2"),
 ]
 
+# Those of the networks with non-local or bilinear attention blocks (BAT-Image-Classification).
+NLNET_RESIDUAL_BLOCK = [
+    *(rule for rule in RESIDUAL_BLOCK if not rule.path.startswith("se")),
+    Rule(r"se\.reduce", "se_block.excitation.0"),
+    Rule(r"se\.expand", "se_block.excitation.2"),
+]
+
 
 def _se_sizes(block) -> tuple[int, int]:
     return _output_sizes(block.conv3 or block.conv2)
@@ -145,10 +152,16 @@ def _rules(residual_block: Sequence[Rule], model: ResNet) -> list[Rule]:
     ]
 
 
+def _nlnet(model: ResNet) -> list[Rule]:
+    """Return the names of a network with gates, whose others are torchvision's."""
+    return _rules(NLNET_RESIDUAL_BLOCK, model) if model.stage1[0].se is not None else []
+
+
 register_rules(FourierUnit, FOURIER_UNIT)
 register_rules(SpectralTransform, SPECTRAL_TRANSFORM)
 register_rules(FFC, FFC_RULES)
 register_rules(ConvNormAct, FFC_NORM_ACT, "FFC_BN_ACT")
 register_rules(ResNet, functools.partial(_rules, RESIDUAL_BLOCK), "torchvision")
+register_rules(ResNet, _nlnet, "NLNet")
 register_rules(ResNet, functools.partial(_rules, FFC_RESIDUAL_BLOCK), "FFC")
 register_rules(ResNet, _in_sequence, "CGNL")
