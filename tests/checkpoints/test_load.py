@@ -5,6 +5,7 @@ from flax import nnx
 
 import spectral_flax as sf
 from spectral_flax.layers import FFC, FourierUnit, SpectralTransform
+from spectral_flax.layers.blocks import block
 
 
 def small(name="ffc_resnet50", seed=0, **options):
@@ -101,6 +102,21 @@ def test_sixteen_bit_files_fill_float32_parameters():
 def test_single_layers_round_trip(layer):
     one, two = layer(nnx.Rngs(0)), layer(nnx.Rngs(1))
     sf.load_torch(two, sf.save_torch(one))
+    for ours, theirs in zip(arrays(one), arrays(two), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("family", ["SRL", "BAT video", "timm"])
+def test_concatenation_scores_pairs_by_a_flat_convolution_in_videos_too(rank, family):
+    make = lambda seed: block("nl", 8, rank=rank, mode="concatenation", rngs=nnx.Rngs(seed))
+    one, two = make(0), make(1)
+    state = sf.save_torch(one, family=family)
+    assert state["concat_project.0.weight"].shape == (1, 8, 1, 1)
+    np.testing.assert_array_equal(
+        state["concat_project.0.weight"].ravel(), np.ravel(one.score.kernel[...])
+    )
+    sf.load_torch(two, state)
     for ours, theirs in zip(arrays(one), arrays(two), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
