@@ -4,15 +4,20 @@ import ffc_reference
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
-from hypothesis import Phase, assume, given, settings
+from hypothesis import Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
 import spectral_flax as sf
 from spectral_flax.layers import FFC
 
 FEW = settings(
-    max_examples=25, derandomize=True, deadline=None, database=None, phases=[Phase.generate]
+    max_examples=25,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
 )
 RATIOS = st.sampled_from([0, 0.25, 0.5, 1])
 QUICK = dict(xla_backend_optimization_level=0, xla_llvm_disable_expensive_passes=True)
@@ -100,8 +105,41 @@ def fits(options, size) -> bool:
     return min(size) + 2 * padding >= extent
 
 
+# As published where it runs: pooling leaves out what the convolution does not reach.
+PLAIN = dict(
+    ratio_in=0.5,
+    ratio_out=0.5,
+    strides=2,
+    padding=0,
+    dilation=1,
+    groups=1,
+    lfu=False,
+    use_bias=True,
+    padding_mode="zeros",
+    implementation="matmul",
+    local_to_global=True,
+    global_to_local=True,
+)
+
+
 @FEW
+@example(options=PLAIN | dict(kernel_size=2), size=(5, 7), training=False, slope=False)
+@example(options=PLAIN | dict(kernel_size=3), size=(6, 9), training=False, slope=False)
 @given(options=OPTIONS, size=SIZES, training=st.booleans(), slope=SELDOM)
 def test_any_layer_is_the_formula(options, size, training, slope):
     assume(has_inputs(options) and fits(options, size))
     assert_is_the_formula(size, options, training, slope)
+
+
+@pytest.mark.parametrize("ratio", [0, 0.5, 1])
+def test_a_map_smaller_than_the_kernel_is_named(ratio):
+    layer = FFC(16, 32, 3, ratio_in=ratio, ratio_out=ratio, padding=0, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"shape \(1, 2, 4, 16\).* smaller than the kernel"):
+        layer(jnp.ones((1, 2, 4, 16)))
+
+
+@pytest.mark.parametrize("option", ["strides", "kernel_size", "dilation"])
+def test_sizes_below_one_are_named(option):
+    options = dict(kernel_size=3) | {option: 0}
+    with pytest.raises(ValueError, match=rf"{option}=\(0, 0\); expected positive integers"):
+        FFC(16, 32, ratio_in=1, ratio_out=1, **options, rngs=nnx.Rngs(0))

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from absl import flags
 
-from spectral_flax.messages import reason
 from train.config import Config, Data
 from train.data.source import Example, Padded, Source
 from train.errors import UserError
