@@ -40,7 +40,7 @@ def arrays(workdir: Path, groups: tuple[str, ...] | None = None) -> dict[str, np
     record = checkpoints.record(step)
     checkpoints.close()
     found = {"position": np.frombuffer(json.dumps(record.position).encode(), np.uint8)}
-    for group in groups or tuple(group for group, digests in record.digests.items() if digests):
+    for group in groups or tuple(group for group, names in record.names.items() if names):
         leaves = read_orbax(checkpoints.directory / str(step) / group).tensors
         found |= {f"{group}.{name}": leaf for name, leaf in leaves.items()}
     return found

@@ -4,8 +4,7 @@
 import functools
 import os
 import pathlib
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,8 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.cpu import compiler_options
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from spectral_flax.image_output import check_output, check_output_folder, save_image
+from spectral_flax.images import files_by_stem, pillow, read_pair
 
 
 def inpaint(model: nnx.Module, image, mask, *, multiple: int = 8) -> np.ndarray:
@@ -70,34 +69,50 @@ def inpaint_file(
     out: str | os.PathLike,
     *,
     multiple: int = 8,
+    overwrite: bool = False,
 ) -> None:
-    """Fill in an image file where a mask file is not black, and write the result to ``out``.
+    """Fill in an image file where a mask file marks it, and write the result to ``out``.
 
-    Grey images stay grey and an alpha channel is kept as it is. Known pixels are unchanged if
-    ``out`` is of a lossless format (PNG).
+    Marked is what is not black, or the shape in a mask's alpha channel (`images.read_mask`). Grey
+    images stay grey and an alpha channel is kept as it is, and so are colour profile, EXIF,
+    resolution and texts; the result is upright. Known pixels are unchanged if ``out`` is of a
+    lossless format (PNG, TIFF, WebP). All is checked before the work begins.
 
     Raises:
-      ValueError: a file is no image, has 16 bits a channel, or the sizes differ.
+      ValueError: a file is no image, has more than 8 bits a channel, the sizes or the frames
+        differ, the mask is empty, or ``out`` can not hold the result.
+      OSError: a file is missing, or ``out`` exists and is not to be overwritten.
     """
-    from PIL import Image
-
-    picture, hole = read_image(image), read_image(mask)
-    if hole.mode == "RGBA" and hole.getextrema()[3] != (255, 255):
-        raise ValueError(f"mask {str(mask)!r} is transparent in parts; expected black and white")
-    if hole.size != picture.size:
-        raise ValueError(
-            f"mask {str(mask)!r} is {hole.size[0]}x{hole.size[1]}; the image is "
-            f"{picture.size[0]}x{picture.size[1]}"
-        )
-    pixels = np.asarray(picture)
-    colour = pixels[..., :3] if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
-    missing = np.asarray(hole.convert("L")) != 0
+    pixels, missing = read_job(image, mask, out, overwrite=overwrite)
+    grey, opaque = pixels.shape[-1] < 3, pixels.shape[-1] in (1, 3)
+    colour = np.repeat(pixels[..., :1], 3, -1) if grey else pixels[..., :3]
     filled = inpaint(model, colour, missing, multiple=multiple)
-    if pixels.ndim == 2:
-        filled = np.rint(filled.astype(np.float32).mean(-1)).astype(np.uint8)
-    elif pixels.shape[-1] == 4:
-        filled = np.concatenate([filled, pixels[..., 3:]], -1)
-    Image.fromarray(filled).save(out)
+    if grey:
+        filled = np.rint(filled.astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)
+    if not opaque:
+        filled = np.concatenate([filled, pixels[..., -1:]], -1)
+    result = pillow().fromarray(filled[..., 0] if filled.shape[-1] == 1 else filled)
+    save_image(result, out, source=image, overwrite=overwrite)
+
+
+def read_job(
+    image: str | os.PathLike,
+    mask: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read what `inpaint_file` needs and check that it can write: ``[H, W, 1 to 4], bool [H, W]``.
+
+    Raises:
+      ValueError, OSError: as `inpaint_file`.
+    """
+    picture, marked = read_pair(image, mask, alpha="keep")
+    if not marked.any():
+        raise ValueError(f"mask {os.fspath(mask)!r} is empty: nothing is to be filled in")
+    check_output(out, mode=picture.mode, overwrite=overwrite)
+    pixels = np.asarray(picture)
+    return pixels.reshape(*marked.shape, -1), marked != 0
 
 
 def inpaint_folder(
@@ -107,12 +122,42 @@ def inpaint_folder(
     out: str | os.PathLike,
     *,
     multiple: int = 8,
+    overwrite: bool = False,
+    on_fault: Callable[[Exception], None] | None = None,
 ) -> Iterator[pathlib.Path]:
     """Fill in every image of a folder with the mask of the same stem, writing PNG files to ``out``.
 
-    Yields the path of each result. Nothing is written if an image has no mask or a mask no image.
+    Yields the path of each result. Nothing is written if an image has no mask or a mask no image,
+    or if a result exists already and is not to be overwritten. An image or mask that cannot be
+    used is told to ``on_fault`` and the others are filled in; without it, it ends the work.
     """
-    pictures, holes = _files(images), _files(masks)
+    jobs = folder_jobs(images, masks, out, overwrite=overwrite)
+    pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+    for image, mask, path in jobs:
+        try:
+            inpaint_file(model, image, mask, path, multiple=multiple, overwrite=overwrite)
+        except (ValueError, OSError) as error:
+            if on_fault is None:
+                raise
+            on_fault(error)
+        else:
+            yield path
+
+
+def folder_jobs(
+    images: str | os.PathLike,
+    masks: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+) -> list[tuple[pathlib.Path, pathlib.Path, pathlib.Path]]:
+    """Return image, mask and result of all that `inpaint_folder` does.
+
+    Raises:
+      ValueError: a file has no partner, or there is none, or two share a name.
+      OSError: a folder is missing, or a result exists and is not to be overwritten.
+    """
+    pictures, holes = files_by_stem(images), files_by_stem(masks)
     alone = [
         str(found[stem])
         for found, other in ((pictures, holes), (holes, pictures))
@@ -121,54 +166,12 @@ def inpaint_folder(
     if alone or not pictures:
         found = f"files without a partner: {', '.join(alone)}" if alone else "no images"
         raise ValueError(f"{str(images)!r} and {str(masks)!r}: {found}")
-    directory = pathlib.Path(out)
-    directory.mkdir(parents=True, exist_ok=True)
-    for stem in sorted(pictures):
-        path = directory / f"{stem}.png"
-        inpaint_file(model, pictures[stem], holes[stem], path, multiple=multiple)
-        yield path
-
-
-def read_image(path: str | os.PathLike):
-    """Read an image of 8 bits a channel: a PIL image of mode L, RGB or RGBA, turned upright."""
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise ImportError("reading image files needs Pillow: pip install pillow") from error
-    path = pathlib.Path(path)
-    with path.open("rb") as file:
-        head = file.read(26)
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{str(path)!r} is not a readable image: {error}") from error
-    # Pillow drops half the bits of 16-bit colour PNG files without a word.
-    deep_png = head.startswith(b"\x89PNG") and struct.unpack_from("B", head, 24)[0] == 16
-    if deep_png or image.mode.startswith(("I", "F")):
-        raise ValueError(f"{str(path)!r} has more than 8 bits a channel; convert it to 8 first")
-    if image.mode in ("L", "RGB", "RGBA"):
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("P", "LA", "PA"):
-        transparent = "A" in image.mode or "transparency" in image.info
-        return image.convert("RGBA" if transparent else "RGB")
-    raise ValueError(f"{str(path)!r} has colour mode {image.mode}; expected grey, RGB or RGBA")
-
-
-def _files(folder) -> dict[str, pathlib.Path]:
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is not a folder")
-    found: dict[str, pathlib.Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            if path.stem in found:
-                raise ValueError(f"{str(found[path.stem])!r} and {str(path)!r} share a name")
-            found[path.stem] = path
-    return found
+    jobs = [
+        (pictures[stem], holes[stem], pathlib.Path(out) / f"{stem}.png")
+        for stem in sorted(pictures)
+    ]
+    check_output_folder(out, [path for _, _, path in jobs], overwrite=overwrite)
+    return jobs
 
 
 @functools.cache

@@ -9,11 +9,15 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps
+from spectral_flax.images import normalized
+from spectral_flax.models.registry import Card, card
 
 COCO_LIMBS = (
     *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),
     *((5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16)),
 )
+LARGEST = 1e9
+"""No coordinate of a box is beyond; infinite ones and what is no number neither."""
 
 
 def box_to_region(box: Sequence[float], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -65,38 +69,37 @@ def crop(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.nda
     return np.asarray(turned)
 
 
-def normalized(images, mean, std, *, bgr: bool = True):
-    """Return RGB images ``uint8 [..., 3]`` as published pose networks see them, in float32.
-
-    They were trained on BGR images, normalised with the mean and deviation of RGB (``bgr``).
-    """
-    mean, std = (np.float32(v).reshape((1,) * (images.ndim - 1) + (3,)) for v in (mean, std))
-    return ((images[..., ::-1] if bgr else images).astype(np.float32) / 255 - mean) / std
-
-
 def predict_pose(
     model: nnx.Module,
     image: np.ndarray,
     boxes: Sequence[Sequence[float]] | None = None,
     *,
-    size: tuple[int, int] = (256, 192),
-    mean: Sequence[float] = (0.485, 0.456, 0.406),
-    std: Sequence[float] = (0.229, 0.224, 0.225),
-    bgr: bool = True,
+    size: tuple[int, int] | None = None,
+    about: Card | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find joints: ``uint8 [H, W, 3] -> [N, J, 2], [N, J]``, x and y in the image, and scores.
 
-    ``boxes`` are x, y, w, h of N people; None is one person who fills the image. Heatmaps of the
-    crop and of its mirror image are averaged, as published.
+    ``boxes`` are x, y, w, h of N people; None is one person who fills the image. ``about`` is the
+    card of the model, which says how it wants images: their size (``size`` comes first), mean,
+    deviation and order of channels; None is that of the published networks. Heatmaps of the crop
+    and of its mirror image are averaged, as published.
     """
+    about = card("pose_resnet50") if about is None else about
+    size = about.input_size if size is None else size
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image is {image.dtype} {image.shape}; expected uint8 [H, W, 3]")
     if boxes is None:
         boxes = [(0, 0, image.shape[1], image.shape[0])]
+    if not len(boxes):
+        raise ValueError(
+            "boxes is empty; expected some, or None for one person who fills the image"
+        )
     for box in boxes:
-        if len(box) != 4 or not np.isfinite(box).all() or box[2] <= 0 or box[3] <= 0:
-            raise ValueError(f"box {tuple(box)}; expected x, y, w, h, the latter two positive")
+        if len(box) != 4 or not np.abs(box).max() < LARGEST or box[2] <= 0 or box[3] <= 0:
+            raise ValueError(
+                f"box {tuple(box)}; expected x, y, w, h below {LARGEST:g}, the latter two positive"
+            )
         ends = box[0] + box[2], box[1] + box[3]
         if box[0] >= image.shape[1] or box[1] >= image.shape[0] or min(ends) <= 0:
             size = f"{image.shape[1]}x{image.shape[0]}"
@@ -106,7 +109,7 @@ def predict_pose(
     crops = np.stack([crop(image, matrix, size) for matrix in matrices])
     mode = dict(use_running_average=True, deterministic=True)
     graphdef, state = nnx.split(nnx.view(model, raise_if_not_found=False, **mode))
-    x = normalized(crops, mean, std, bgr=bgr)
+    x = normalized(crops, about.mean, about.std, bgr=about.channel_order == "BGR")
     places, scores, grid = (np.asarray(a) for a in _joints(graphdef, state, x))
     matrices = [crop_matrix(*region, tuple(grid)) for region in regions]
     pairs = zip(places, matrices, strict=True)

@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InterruptedRunError as interruption:
         print(interruption, file=sys.stderr)
         return interruption.exit_code
+    except KeyboardInterrupt:
+        print("Ctrl-C: stopped at once; what was saved before remains", file=sys.stderr)
+        return 130
     return 0
 
 

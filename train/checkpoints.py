@@ -2,15 +2,16 @@
 """Checkpoints by Orbax: written beside the running step, verified when they are read.
 
 A checkpoint holds groups of arrays by name (params, rest, optimizer, average) and a JSON record
-with the step, the position in the data, the config, figures, and the CRC-32 of every leaf: Orbax
-itself restores a flipped byte without a word. Beside them stands a list of their files, written
-when all are on disk, by which damage is found before Orbax trips over it.
+with the step, the position in the data, the config, figures, and the names of all leaves. Beside
+them stands a list of their files with the CRC-32 of each, written when all are on disk: Orbax
+itself restores a flipped byte without a word. Checkpoints of format 2 have that of every array too.
 """
 
 import contextlib
 import gc
 import json
 import logging
+import re
 import shutil
 import sys
 import warnings
@@ -24,22 +25,26 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from spectral_flax.messages import reason, shown
 from train import file_list
 from train.config import Config, from_text, to_text
 from train.errors import SaveFailedError, UserError
-from train.processes import leads, wait_for_all
-from train.state import Leaves, TrainState, named_leaves
+from train.paths import move_to_free
+from train.processes import leads, say, wait_for_all
+from train.state import Leaves, TrainState, like_state
 
-FORMAT = 2
+FORMAT = 3
+_UNFINISHED = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")  # as Orbax names a step it writes
 
 
 class Record(NamedTuple):
-    """What a checkpoint says about itself."""
+    """What a checkpoint says about itself; ``digests`` of its arrays are in format 2 only."""
 
     step: int
     config: Config
     position: Any
-    digests: dict[str, dict[str, int]]
+    names: dict[str, list[str]]
+    digests: dict[str, dict[str, int]] | None
     figures: dict[str, float]
 
 
@@ -54,7 +59,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: Path, *, keep: int | None = None, say: Callable[[str], None] = print
+        self, directory: Path, *, keep: int | None = None, say: Callable[[str], None] = say
     ):
         self.directory = directory.absolute()
         self.say = say
@@ -75,38 +80,48 @@ class Checkpoints:
         state: TrainState,
         position: Any,
         figures: Mapping[str, float] | None = None,
+        *,
+        force: bool = False,
     ) -> None:
         """Start to write a checkpoint; the arrays may be donated as soon as this returns.
+
+        It must be newer than those there are, unless ``force`` says otherwise.
 
         Raises:
           SaveFailedError: this one, or the one before it, cannot be written.
         """
-        step, groups = int(state.step), _groups(state)
-        if step in self.manager.all_steps():
-            return
-        digests = {group: _digests(leaves) for group, leaves in groups.items()}
+        step, groups = int(state.step), like_state(state)
         text = json.dumps(
             {
                 "format": FORMAT,
                 "step": step,
                 "config": to_text(config),
                 "position": position,
-                "digests": digests,
+                "names": {group: list(leaves) for group, leaves in groups.items()},
                 "figures": dict(figures or {}),
             }
         )
         items = {name: ocp.args.StandardSave(leaves) for name, leaves in groups.items() if leaves}
         record = ocp.args.JsonSave({"text": text, "crc32": zlib.crc32(text.encode())})
         with self._saving():
-            self.manager.save(step, args=ocp.args.Composite(record=record, **items))
+            if not self.directory.is_dir():
+                raise FileNotFoundError(f"{self.directory} is gone")
+            if (self.directory / str(step)).exists():
+                raise FileExistsError(f"there is one of step {step} already")
+            args = ocp.args.Composite(record=record, **items)
+            if not self.manager.save(step, args=args, force=force):
+                there = ", ".join(map(str, self.steps()))
+                raise ValueError(f"step {step} is not newer than those there are: {there}")
 
     def record(self, step: int) -> Record:
         """Read what the checkpoint of ``step`` says about itself.
 
         Raises:
           DamagedCheckpointError: a file is not as it was written, or the record is not.
+          UserError: another version of this program wrote it.
         """
-        fault = file_list.fault(self.directory / str(step))
+        folder = self.directory / str(step)
+        fault = file_list.fault(folder)
         if fault is not None:
             raise DamagedCheckpointError(fault)
         try:
@@ -116,36 +131,62 @@ class Checkpoints:
             if zlib.crc32(text.encode()) != item["crc32"]:
                 raise ValueError("the record's checksum differs")
             values = json.loads(text)
+            format = values["format"]
         except Exception as error:  # whatever the reader trips over: the files are not as written
             raise DamagedCheckpointError(f"its record: {_first_line(error)}") from error
-        if values["format"] != FORMAT:
+        if format not in (2, FORMAT):
             raise UserError(
-                f"{self.directory / str(step)} has checkpoint format {values['format']}; "
-                f"this version reads format {FORMAT}"
+                f"{folder} has checkpoint format {shown(repr(format))}; this version reads "
+                f"formats 2 and {FORMAT}"
             )
-        config = from_text(values["config"])
-        return Record(
-            values["step"], config, values["position"], values["digests"], values["figures"]
-        )
+        if format == FORMAT and not (folder / file_list.NAME).exists():
+            raise DamagedCheckpointError(f"its list of files, {file_list.NAME}, is missing")
+        found = _to_record(folder, values)
+        if found.step != step:
+            raise DamagedCheckpointError(f"it is a copy of step {found.step} under another number")
+        return found
+
+    def unlike(self, record: Record, like: dict[str, Leaves]) -> list[str]:
+        """Say in which names, shapes and types of arrays a checkpoint differs from ``like``."""
+        faults = []
+        for group, leaves in like.items():
+            there = set(record.names.get(group, ()))
+            faults += [f"{group} lacks {name}" for name in sorted(leaves.keys() - there)]
+            faults += [f"{group} has {name} left over" for name in sorted(there - leaves.keys())]
+            stored = _arrays_in(self.directory / str(record.step) / group) if there else {}
+            for name in sorted(there & leaves.keys()):
+                if name not in stored:
+                    raise DamagedCheckpointError(f"{group} {name} is in its record only")
+                pair = [f"{np.dtype(a.dtype)}{list(a.shape)}" for a in (stored[name], leaves[name])]
+                if pair[0] != pair[1]:
+                    faults.append(f"{group} {name} is {pair[0]}, expected {pair[1]}")
+        return faults
 
     def restore(self, step: int, record: Record, like: dict[str, Leaves]) -> dict[str, Leaves]:
-        """Read the groups in ``like``, with its shapes, dtypes and shardings, and verify them."""
+        """Read the groups in ``like``, with its shapes, dtypes and shardings, and verify them.
+
+        Raises:
+          UserError: they are arrays of another model or optimiser.
+          DamagedCheckpointError: they are not as they were saved.
+        """
+        faults = self.unlike(record, like)
+        if faults:
+            raise UserError(
+                f"{self.directory / str(step)} is of another model: {shown('; '.join(faults))}"
+            )
         abstract = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
         )
-        for group, leaves in abstract.items():
-            _compare_names(group, leaves, record.digests[group])
         items = {name: ocp.args.StandardRestore(t) for name, t in abstract.items() if t}
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
             groups = {name: found[name] if name in items else {} for name in like}
         except Exception as error:
             raise DamagedCheckpointError(_first_line(error)) from error
-        for group, leaves in groups.items():
-            expected = record.digests[group]
-            wrong = [n for n, crc in _digests(leaves).items() if crc != expected[n]]
-            if wrong:
-                raise DamagedCheckpointError(f"the checksum of {group} {wrong[0]} differs")
+        for group, leaves in groups.items() if record.digests else ():
+            for name, array in leaves.items():
+                if _digest(array) != record.digests[group][name]:
+                    raise DamagedCheckpointError(f"the checksum of {group} {name} differs")
         return groups
 
     def newest(self, like: Callable[[Record], dict[str, Leaves]]) -> tuple[Record, dict] | None:
@@ -164,7 +205,7 @@ class Checkpoints:
                 self.say(f"the checkpoint of step {step} is damaged: {error}")
             else:
                 if damaged:
-                    self._set_aside(damaged)
+                    self.set_aside(damaged)
                     self.say(f"going on from the one before it, step {step}")
                 return record, groups
             drop_failed_reads()
@@ -180,27 +221,48 @@ class Checkpoints:
         with self._saving():
             self.manager.wait_until_finished()
 
+    def delete(self, step: int) -> None:
+        """Remove the checkpoint of ``step``."""
+        with self._saving():
+            self.manager.delete(step)
+
     def close(self) -> None:
         """Finish writing and release the threads."""
-        self.manager.close()
+        try:
+            with self._saving():
+                self.manager.close()
+        except SaveFailedError as error:  # what ended the run comes first
+            self.say(str(error))
 
-    def _set_aside(self, steps: list[int]) -> None:
-        # Beside the checkpoints and not among them: a saved step of the same number must find
-        # its place free, and whoever wants to look into the damage must find it.
+    def set_aside(self, steps: list[int]) -> None:
+        """Move damaged checkpoints to ``damaged``, beside this folder.
+
+        Not within it: a saved step of the same number must find its place free, and whoever wants
+        to look into the damage must find it.
+        """
         target = self.directory.parent / "damaged"
+        kind = "step" if self.directory.name == "checkpoints" else self.directory.name
         wait_for_all("all have read the damaged checkpoints")
-        if leads():
-            target.mkdir(exist_ok=True)
-            for step in steps:
-                number = len(list(target.iterdir()))
-                shutil.move(self.directory / str(step), target / f"{number}_step_{step}")
+        try:
+            if leads():
+                target.mkdir(exist_ok=True)
+                for step in steps:
+                    name = f"{kind}_{step}"
+                    move_to_free(
+                        self.directory / str(step), lambda n, name=name: target / f"{n}_{name}", 0
+                    )
+        except OSError as error:
+            raise UserError(
+                f"cannot move the damaged checkpoints {steps} to {target}: {reason(error)}"
+            ) from error
         wait_for_all("the damaged checkpoints are set aside")
         self.manager.reload()
 
     def _list_files(self) -> None:
         if leads():
-            for step in self.directory.glob("*tmp*"):  # until Orbax gives it its name
-                file_list.write(step)
+            for step in self.directory.iterdir():  # until Orbax gives it its name
+                if _UNFINISHED.match(step.name):
+                    file_list.write(step)
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -208,62 +270,24 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # of any layer between here and the disk
+            raise SaveFailedError(self._failure(error)) from error
+
+    def _failure(self, error: Exception) -> str:
+        try:
             free = shutil.disk_usage(self.directory).free / 2**20
-            there = sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
-            remains = f"that of step {there[-1]} remains" if there else "there is none before it"
-            full = any(sign in str(error) for sign in ("No space left", "quota", "File too large"))
-            reason = "the disk is full" if full else _first_line(error)
-            raise SaveFailedError(
-                f"a checkpoint could not be written to {self.directory}: {reason}\n"
-                f"{free:.0f} MiB are free there. {remains[0].upper()}{remains[1:]}; make room, "
-                "and the same command goes on from there"
-            ) from error
-
-
-class BestCheckpoint:
-    """The one checkpoint in ``directory``: that with the best value of a figure so far."""
-
-    def __init__(self, directory: Path, figure: str):
-        self.checkpoints = Checkpoints(directory, keep=1)
-        self.figure = figure
-        self.sign = -1 if figure.rpartition("_")[2] in ("loss", "l1") else 1
-
-    def offer(self, config: Config, state: TrainState, position: Any, figures: dict) -> None:
-        """Keep this state in place of the one before if its figure is better; waits for the disk.
-
-        Raises:
-          UserError: there is no such figure.
-        """
-        if self.figure not in figures:
-            raise UserError(f"--best is {self.figure!r}; the figures are {', '.join(figures)}")
-        steps = self.checkpoints.steps()
-        before = self.checkpoints.record(steps[0]).figures[self.figure] if steps else None
-        if before is None or self.sign * (figures[self.figure] - before) > 0:
-            self.checkpoints.save(config, state, position, figures)
-            self.checkpoints.wait()
-
-    def close(self) -> None:
-        """Release the threads."""
-        self.checkpoints.close()
-
-
-def _groups(state: TrainState) -> dict[str, Leaves]:
-    return {
-        "params": state.params,
-        "rest": state.rest,
-        "optimizer": named_leaves(_of_optimizer(state)),
-        "average": state.average,
-    }
-
-
-def _of_optimizer(state: TrainState) -> dict[str, Any]:
-    """Return what a run needs besides the model in order to go on."""
-    return {
-        "state": state.opt_state,
-        "step": state.step,
-        "key": state.key,
-        "skipped": state.skipped,
-    }
+            there = sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
+        except OSError:
+            return (
+                f"the work directory {self.directory.parent} has been removed, or cannot be read, "
+                f"while the run was in it: {_first_line(error)}"
+            )
+        remains = f"That of step {there[-1]} remains" if there else "There is none before it"
+        full = any(sign in str(error) for sign in ("No space left", "quota", "File too large"))
+        why = "the disk is full" if full else _first_line(error)
+        return (
+            f"a checkpoint could not be written to {self.directory}: {why}\n{free:.0f} MiB are "
+            f"free there. {remains}; make room, and the same command goes on from there"
+        )
 
 
 def drop_failed_reads() -> None:
@@ -283,30 +307,26 @@ def drop_failed_reads() -> None:
         tasks.setLevel(level)
 
 
-def like_state(state: TrainState) -> dict[str, Leaves]:
-    """Name the leaves of a whole training state by group, as they are stored."""
-    return _groups(state)
+def _to_record(folder: Path, values: dict[str, Any]) -> Record:
+    """Read a record whose checksum is right: what does not fit comes from another version."""
+    try:
+        digests = values["digests"] if values["format"] == 2 else None
+        names = values["names"] if digests is None else {g: list(d) for g, d in digests.items()}
+        figures = {str(name): float(value) for name, value in values["figures"].items()}
+        config = from_text(values["config"])
+        return Record(int(values["step"]), config, values["position"], names, digests, figures)
+    except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+        raise UserError(
+            f"{folder} was written by another version of this program: {_first_line(error)}"
+        ) from error
 
 
-def to_state(like: TrainState, groups: dict[str, Leaves]) -> TrainState:
-    """Put restored groups back in the shape of ``like``."""
-    tree = _of_optimizer(like)
-    leaves = [groups["optimizer"][name] for name in named_leaves(tree)]
-    tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
-    return TrainState(
-        step=tree["step"],
-        params=groups["params"],
-        rest=groups["rest"],
-        opt_state=tree["state"],
-        key=tree["key"],
-        average=groups["average"],
-        skipped=tree["skipped"],
-    )
-
-
-def _digests(leaves: Leaves) -> dict[str, int]:
-    """Return the CRC-32 of every array, one at a time: an array may be spread over processes."""
-    return {name: _digest(array) for name, array in leaves.items()}
+def _arrays_in(item: Path) -> Mapping[str, Any]:
+    """Return shapes and dtypes of a group of arrays on disk."""
+    try:
+        return ocp.StandardCheckpointHandler().metadata(item).tree
+    except Exception as error:  # whatever the reader trips over: the files are not as written
+        raise DamagedCheckpointError(f"its shapes: {_first_line(error)}") from error
 
 
 def _digest(array: jax.Array) -> int:
@@ -315,15 +335,5 @@ def _digest(array: jax.Array) -> int:
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
-def _compare_names(group: str, wanted: Leaves, stored: dict[str, int]) -> None:
-    missing, extra = sorted(wanted.keys() - stored.keys()), sorted(stored.keys() - wanted.keys())
-    if missing or extra:
-        raise UserError(
-            f"the checkpoint is of another model or optimiser; {group} lacks {missing[:5]} "
-            f"and has {extra[:5]} left over"
-        )
-
-
 def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(" See full TensorStore")[0][:200]
+    return reason(error).split(" See full TensorStore")[0]

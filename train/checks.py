@@ -2,24 +2,29 @@
 """Whether the values of a config make sense, each by itself."""
 
 import ast
-import typing
+import dataclasses
 from typing import Any
 
-from train.config import Config, Data, Optimizer, Schedule
+from spectral_flax.messages import shown
+from train.config import Config, Data
 from train.errors import UserError
+from train.field_types import conformed
+from train.paths import local_path
 
 
 def check(config: Config) -> Config:
-    """Return ``config`` if its values make sense, and raise a UserError that names all faults."""
+    """Return ``config``, lists as tuples and ``~`` expanded, if its values make sense.
+
+    Raises a UserError that names all faults.
+    """
+    config, faults = conformed(config)
+    config, wrong = _with_paths(config)
     c, o, s = config, config.optimizer, config.schedule
     rules = [
-        _one_of("optimizer.name", o.name, Optimizer),
-        _one_of("optimizer.decay", o.decay, Optimizer),
-        _one_of("schedule.name", s.name, Schedule),
-        *(_one_of(name, getattr(c, name), Config) for name in ("dtype", "non_finite", "parallel")),
         ("batch-size", c.batch_size, c.batch_size >= 1, "at least 1"),
         ("eval-batch-size", c.eval_batch_size, c.eval_batch_size >= 1, "at least 1"),
         ("steps", c.steps, c.steps is None or c.steps >= 1, "at least 1"),
+        ("steps", c.steps, c.steps is None or c.steps < 2**31, "below 2**31"),
         ("epochs", c.epochs, c.epochs > 0, "positive"),
         ("seed", c.seed, 0 <= c.seed < 2**32, "a natural number below 2**32"),
         ("label-smoothing", c.label_smoothing, 0 <= c.label_smoothing < 1, "in [0, 1)"),
@@ -102,8 +107,9 @@ def check(config: Config) -> Config:
             )
         ),
     ]
-    faults = [
-        f"--{name} is {value!r}; expected {expected}"
+    faults += wrong
+    faults += [
+        f"--{name} is {shown(repr(value))}; expected {expected}"
         for name, value, good, expected in rules
         if not good
     ]
@@ -127,16 +133,6 @@ def _data_rules(data: Data) -> list[tuple[str, Any, bool, str]]:
         value = getattr(data, name)
         good = 0 < value[0] <= value[1]
         rules.append((f"data.{name.replace('_', '-')}", value, good, "least, greatest"))
-    choices = {
-        "crop": ("random_resized", "multi_scale", "short_side", "centre"),
-        "views": ("single", "ten_crops", "multi"),
-        "channels": ("rgb", "bgr"),
-        "test_crops": (1, 3),
-    }
-    for name, known in choices.items():
-        value = getattr(data, name)
-        expected = ", ".join(map(str, known))
-        rules.append((f"data.{name.replace('_', '-')}", value, value in known, expected))
     jitter = data.colour_jitter
     good = all(s >= 0 for s in jitter) and jitter[3] <= 0.5
     return [
@@ -148,14 +144,26 @@ def _data_rules(data: Data) -> list[tuple[str, Any, bool, str]]:
     ]
 
 
-def _one_of(name: str, value: Any, group: type) -> tuple[str, Any, bool, str]:
-    """Return the rule that a field holds one of the words of its annotation."""
-    known = typing.get_args(group.__annotations__[name.rpartition(".")[2]])
-    return name.replace("_", "-"), value, value in known, "one of " + ", ".join(known)
+def _with_paths(config: Config) -> tuple[Config, list[str]]:
+    """Return the config with its local paths, and what is wrong with them."""
+    changes, faults = {}, []
+    groups = {"": (config, ("workdir",)), "data": (config.data, ("path", "boxes"))}
+    groups["start"] = (config.start, ("weights",))
+    for group, (values, names) in groups.items():
+        found = {}
+        for name in names:
+            title = f"--{group}.{name}" if group else f"--{name}"
+            path = getattr(values, name)
+            try:
+                found[name] = path if path is None else local_path(title, path)
+            except UserError as error:
+                faults.append(str(error))
+        changes |= {group: dataclasses.replace(values, **found)} if group else found
+    return dataclasses.replace(config, **changes), faults
 
 
 def _is_literal(value: Any) -> bool:
     try:
         return ast.literal_eval(repr(value)) == value
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False

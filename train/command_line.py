@@ -12,9 +12,12 @@ from typing import Any
 
 import tyro
 
+from spectral_flax.messages import shown
 from train.checks import check
 from train.config import Config
 from train.errors import UserError
+from train.field_types import conformed
+from train.paths import local_path
 
 USAGE = "python -m train configs/NAME.py [--option value ...]"
 
@@ -52,24 +55,48 @@ def load(path: str | Path) -> Config:
 
     ``path:NAME`` returns the entry NAME of the dictionary ``variants`` that it defines too.
     """
-    file, _, variant = str(path).partition(":")
-    path = Path(file)
+    file, _, variant = local_path("the config", path).partition(":")
+    path, name = Path(file), shown(repr(file))
+    if path.is_dir():
+        raise UserError(f"the config {name} is a folder; {_closest(file, _configs(path))}")
     if not path.is_file():
-        known = [str(p) for p in sorted(path.parent.glob("*.py"))]
-        raise UserError(f"there is no config {file!r}; {_closest(file, known)}")
+        raise UserError(f"there is no config {name}; {_closest(file, _configs(path.parent))}")
+    names = _executed(file, name)
+    variants = names.get("variants", {})
+    if not isinstance(variants, dict):
+        given = f"{type(variants).__name__} as variants"
+        raise UserError(f"{name} defines {given}; expected a dictionary of names and configs")
+    configs = {"": names.get("config")} | {str(key): value for key, value in variants.items()}
+    if variant not in configs:
+        known = _closest(variant, configs)
+        raise UserError(f"{name} has no variant {shown(repr(variant))}; {known}")
+    config = configs[variant]
+    if not isinstance(config, Config):
+        given = type(config).__name__ if variant or "config" in names else "nothing"
+        raise UserError(f"{name} must define config = Config(...); it defines {given}")
+    config, faults = conformed(config)
+    if faults:
+        raise UserError("\n".join([f"the config {name}:", *faults]))
+    return config
+
+
+def _executed(file: str, name: str) -> dict[str, Any]:
+    """Run a config file and return the names that it defines."""
     try:
-        names = runpy.run_path(file)
-    except Exception as error:
+        return runpy.run_path(file)
+    except KeyboardInterrupt:
+        raise
+    except SystemExit as error:
+        raise UserError(f"the config {name} ends the program: exit({error.code!r})") from error
+    except BaseException as error:
         # The last lines name the place in the file and the fault; what precedes is runpy's own.
         lines = "".join(traceback.format_exception(error, limit=-1)).splitlines()[1:]
-        raise UserError("\n".join([f"cannot read the config {file!r}:", *lines])) from error
-    configs = {"": names.get("config"), **names.get("variants", {})}
-    if variant not in configs:
-        raise UserError(f"{file!r} has no variant {variant!r}; {_closest(variant, configs)}")
-    if not isinstance(configs[variant], Config):
-        given = type(configs[variant]).__name__ if "config" in names else "nothing"
-        raise UserError(f"{file!r} must define config = Config(...); it defines {given}")
-    return configs[variant]
+        told = [shown(line, 300) for line in lines[-20:]]
+        raise UserError("\n".join([f"cannot read the config {name}:", *told])) from error
+
+
+def _configs(folder: Path) -> list[str]:
+    return [str(path) for path in sorted(folder.glob("*.py"))]
 
 
 def _run_name(path: str) -> str:
@@ -79,7 +106,8 @@ def _run_name(path: str) -> str:
 
 def _closest(word: str, known: Iterable[str]) -> str:
     known = [name for name in known if name]
-    return f"closest: {', '.join(difflib.get_close_matches(word, known) or known) or 'none'}"
+    near = difflib.get_close_matches(word, known) or known[:20]
+    return f"closest: {shown(', '.join(near), 400) or 'none'}"
 
 
 def take_options(config: Config, arguments: Sequence[str]) -> tuple[Config, list[str]]:
@@ -102,5 +130,5 @@ def take_options(config: Config, arguments: Sequence[str]) -> tuple[Config, list
 def _literal(word: str) -> Any:
     try:
         return ast.literal_eval(word)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return word

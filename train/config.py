@@ -7,9 +7,12 @@ the loop derives steps and learning rates after the command line has had its say
 
 import ast
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import tyro
+
+from spectral_flax.messages import shown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,13 +158,17 @@ class Start:
     """Weights to begin from, in place of random ones. A run that goes on has its own."""
 
     weights: str | None = None
-    """A PyTorch or safetensors file, a folder as the Hub or Orbax makes it, or a Hub name."""
+    """A PyTorch or safetensors file, a folder (of the Hub, Orbax or a run), or a Hub name."""
+    entry: str | None = None
+    """Which set of weights, where there are several: its place in the file, joined by dots."""
+    allow_non_finite: bool = False
+    """Begin from weights even if some are NaN or infinite."""
     inflate: str | None = None
     """Model for images that the weights are of, to be inflated to a model for videos."""
     inflate_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of that model; set in the config file."""
     skip: tuple[str, ...] = ()
-    """Parts of the model, by dotted name, that keep their random values, such as head."""
+    """Parts of the model, by dotted name or glob, that keep their random values, such as head."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,16 +264,30 @@ IDENTITY = (
 )
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """Name the fields of a run's identity in which two configs differ."""
-    found = []
-    for name in IDENTITY:
+# What else decides which arrays a state has: a name stands for all fields of its group.
+SHAPING = (*IDENTITY, "data", "optimizer")
+
+
+def differences(old: Config, new: Config, names: Sequence[str] = IDENTITY) -> list[str]:
+    """Name the fields, by default those of a run's identity, in which two configs differ."""
+    found: dict[str, str] = {}
+    for name in names:
         a, b = old, new
         for part in name.split("."):
             a, b = getattr(a, part), getattr(b, part)
-        if a != b:
-            found.append(f"{name}: {a!r} there, {b!r} here")
-    return found
+        if dataclasses.is_dataclass(a):
+            fields = [f"{name}.{field.name}" for field in dataclasses.fields(a)]
+            found |= {line.partition(":")[0]: line for line in differences(old, new, fields)}
+        elif isinstance(a, dict) and isinstance(b, dict):  # one option of many, whole
+            for key in dict.fromkeys([*a, *b]):
+                if key not in a or key not in b or a[key] != b[key]:
+                    pair = [shown(repr(d[key])) if key in d else "not given" for d in (a, b)]
+                    line = f"{name}.{key}: {pair[0]} there, {pair[1]} here"
+                    found[f"{name}.{key}"] = line
+        elif a != b:
+            option = f" (--{name.replace('_', '-')})" if "_" in name else ""
+            found[name] = f"{name}: {shown(repr(a))} there, {shown(repr(b))} here{option}"
+    return list(found.values())
 
 
 def to_text(config: Config) -> str:

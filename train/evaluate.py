@@ -17,14 +17,15 @@ from train.command_line import load, take_options
 from train.config import Config, Data, Mesh
 from train.errors import UserError
 from train.evaluation import Evaluation, evaluate_run, evaluate_weights, run_config
-from train.results import write_results
+from train.paths import local_path
+from train.results import check_folder, write_results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
     """Evaluate a saved run (--workdir) or weights (--weights) on held-out examples."""
 
-    workdir: Path | None = None
+    workdir: str | None = None
     """Directory of a run; its data set is used, with what --data.* changes."""
     step: int | None = None
     """Step of the run's checkpoint to evaluate; None: the newest sound one."""
@@ -36,9 +37,11 @@ class Arguments:
     """Weights in place of a run: .safetensors, .pth, an Orbax or Hub folder, or a Hub name."""
     model: str | None = None
     """Model of the weights, where they do not say; its options are --options.NAME VALUE."""
+    entry: str | None = None
+    """Which set of weights, where there are several: its place in the file, joined by dots."""
     scaling: Literal["data", "card"] = "data"
     """Scale images by the data set's mean and deviation, or by those on the model's card."""
-    config: Path | None = None
+    config: str | None = None
     """Config file to run first: it may register the model; weights take its data and options."""
     devices: int | None = None
     """Number of devices to use; None: as many as the run used, of those there are."""
@@ -46,8 +49,10 @@ class Arguments:
     """Examples a batch, over all devices together; None: as the config says."""
     views_at_once: int | None = None
     """Views of each example to compute together, for their memory; None: as the config says."""
-    output: Path | None = None
+    output: str | None = None
     """Folder to write the figures, a table of classes and the confusion matrix to."""
+    overwrite: bool = False
+    """Write them in place of those that the folder holds."""
     data: Data = dataclasses.field(default_factory=Data)
     """Where examples come from."""
 
@@ -61,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Ctrl-C: stopped", file=sys.stderr)
+        return 130
     place = f", step {found.origin['step']}" if "step" in found.origin else ""
     print(f"{found.config.model} on {found.config.data.name}{place}")
     for name, value in found.figures.items():
@@ -73,6 +81,8 @@ def _evaluate(words: list[str]) -> Evaluation:
     given = _parse(words, Data())
     _check(given, named)
     base = load(given.config) if given.config is not None else Config()
+    if given.output is not None:
+        check_folder(Path(given.output), overwrite=given.overwrite)
     if given.workdir is not None:
         base = run_config(given.workdir, step=given.step, best=given.best)
     given = _parse(words, base.data)  # once more: what is not given is as in the config
@@ -98,16 +108,25 @@ def _evaluate(words: list[str]) -> Evaluation:
         base = dataclasses.replace(change(base), options=named.options)
         card = given.scaling == "card"
         found = evaluate_weights(
-            given.weights, base, model=given.model, card_scaling=card, watch=_watch
+            given.weights,
+            base,
+            model=given.model,
+            entry=given.entry,
+            card_scaling=card,
+            watch=_watch,
         )
     if given.output is not None:
-        write_results(given.output, found)
+        write_results(Path(given.output), found, overwrite=given.overwrite)
     return found
 
 
 def _parse(words: list[str], data: Data) -> Arguments:
     default = Arguments(data=data)
-    return tyro.cli(Arguments, default=default, args=words, prog="python -m train.evaluate")
+    given = tyro.cli(Arguments, default=default, args=words, prog="python -m train.evaluate")
+    paths = ("workdir", "config", "output")  # weights may be on the Hub: their reader looks
+    named = {name: getattr(given, name) for name in paths if getattr(given, name) is not None}
+    found = {name: local_path(f"--{name}", path) for name, path in named.items()}
+    return dataclasses.replace(given, **found)
 
 
 def _check(given: Arguments, named: Config) -> None:
@@ -116,6 +135,7 @@ def _check(given: Arguments, named: Config) -> None:
     runs_only = {"--step": given.step is not None, "--best": given.best}
     weights_only = {
         "--model": given.model is not None,
+        "--entry": given.entry is not None,
         "--scaling": given.scaling != "data",
         "--options": bool(named.options),
     }

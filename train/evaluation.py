@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,21 +12,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.store import build, read_weights
+from spectral_flax.messages import reason
 from train import mesh as meshes
 from train.checkpoints import Checkpoints, DamagedCheckpointError, Record, drop_failed_reads
 from train.checks import check
 from train.config import Config, Data, Mesh
 from train.data import Source, evaluation_batches, open_source
 from train.errors import UserError
+from train.paths import local_path
+from train.processes import say
 from train.state import Leaves, Network, make_model, split
 from train.step import evaluated, make_eval_step
 from train.tasks import Classification, Task, make_task
 
 Change = Callable[[Config], Config]
+_NUMBER = re.compile("[0-9]+")
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
@@ -53,11 +57,11 @@ def evaluate(
     """Return the task's figures over the whole of ``source``; ``data`` says how it is read."""
     batches = evaluation_batches(source, batch_size, data)
     placed = (meshes.place_batch(mesh, batch) for batch in batches)
-    return task.summary(_total(eval_step, params, rest, placed))
+    return task.summary(_total(eval_step, task, params, rest, placed))
 
 
 def evaluate_run(
-    workdir: Path,
+    workdir: str | Path,
     *,
     step: int | None = None,
     best: bool = False,
@@ -82,14 +86,14 @@ def evaluate_run(
                 origin = {"workdir": str(workdir), "step": candidate}
                 return _evaluation(origin, config, load, watch)
             except DamagedCheckpointError as error:
-                print(f"the checkpoint of step {candidate} is damaged: {error}")
+                say(f"the checkpoint of step {candidate} is damaged: {error}")
             drop_failed_reads()
     finally:
         checkpoints.close()
     raise UserError(f"no sound checkpoint in {str(directory)!r}")
 
 
-def run_config(workdir: Path, *, step: int | None = None, best: bool = False) -> Config:
+def run_config(workdir: str | Path, *, step: int | None = None, best: bool = False) -> Config:
     """Return the config of the run in ``workdir`` as its newest readable checkpoint has it."""
     directory, steps = _steps(workdir, step, best)
     checkpoints = Checkpoints(directory)
@@ -103,10 +107,11 @@ def run_config(workdir: Path, *, step: int | None = None, best: bool = False) ->
     raise UserError(f"no sound checkpoint in {str(directory)!r}")
 
 
-def _steps(workdir: Path, step: int | None, best: bool) -> tuple[Path, list[int]]:
+def _steps(workdir: str | Path, step: int | None, best: bool) -> tuple[Path, list[int]]:
     """Return where checkpoints are and which to look at, newest first."""
+    workdir = Path(local_path("the workdir", workdir))
     directory = workdir / ("best" if best else "checkpoints")
-    steps = [int(p.name) for p in directory.glob("*") if p.name.isdigit()]
+    steps = [int(p.name) for p in directory.glob("*") if _NUMBER.fullmatch(p.name)]
     if not steps:
         what = "best checkpoint; it was trained without --best" if best else "checkpoints"
         raise UserError(f"{str(workdir)!r} holds no {what}; expected the workdir of a run")
@@ -120,22 +125,26 @@ def evaluate_weights(
     config: Config,
     *,
     model: str | None = None,
+    entry: str | None = None,
     card_scaling: bool = False,
     watch: Watch = lambda batches, total: batches,
 ) -> Evaluation:
     """Evaluate weights that `sf.read_weights` understands, on the data of ``config``.
 
     ``model`` names what they belong to, where they do not say themselves; options that they do not
-    bring are those of ``config``. ``card_scaling`` scales images as the model's card says, in place
-    of the data set's mean and standard deviation.
+    bring are those of ``config``. ``entry`` says which set of weights, where there are several.
+    ``card_scaling`` scales images as the model's card says, in place of the data set's mean and
+    standard deviation.
     """
     config = for_evaluation(config)
+    if not path.startswith("hf://"):
+        path = local_path("the weights", path)
     if (Path(path) / "checkpoints").is_dir():
         raise UserError(f"{path!r} is the directory of a run; give --workdir {path}")
     try:
-        weights = read_weights(path)
+        weights = read_weights(path, entry=entry)
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"cannot read the weights {path!r}: {error}") from error
+        raise UserError(f"cannot read the weights {path!r}: {reason(error, 500)}") from error
     name = model or weights.model
     if name is None:
         raise UserError(f"{path!r} does not say which model it holds; give --model NAME")
@@ -180,7 +189,7 @@ def _evaluation(
     size = config.eval_batch_size
     batches = watch(evaluation_batches(source, size, config.data), -(-len(source) // size))
     placed = (meshes.place_batch(mesh, batch) for batch in batches)
-    sums = _total(make_eval_step(network, task, mesh), params, rest, placed)
+    sums = _total(make_eval_step(network, task, mesh), task, params, rest, placed)
     return Evaluation(origin, config, task, source, sums, task.summary(sums))
 
 
@@ -188,29 +197,18 @@ def _restored(
     checkpoints: Checkpoints, record: Record, config: Config, average: bool, task: Task, mesh
 ) -> tuple[Network, Leaves, Leaves]:
     network, params, rest = split(make_model(config, task))
-    group = "average" if average and record.digests.get("average") else "params"
-    if config.data != record.config.data:  # else a difference means damage
-        _check_shapes(checkpoints.directory / str(record.step) / group, params, config, task)
+    group = "average" if average and record.names.get("average") else "params"
     like = {group: params, "rest": rest}
+    faults = checkpoints.unlike(record, like) if config.data != record.config.data else []
+    if faults:
+        needs = ", ".join(f"{name} {value}" for name, value in task.model_options.items())
+        raise UserError(
+            f"the data set {config.data.name!r} ({needs}) needs another model than the run's: "
+            f"{faults[0]}"
+        )
     like = jax.device_put(like, meshes.state_sharding(mesh, like))
     groups = checkpoints.restore(record.step, record, like)
     return network, groups[group], groups["rest"]
-
-
-def _check_shapes(item: Path, params: Leaves, config: Config, task: Task) -> None:
-    """Refuse other data than the run's if they need another network."""
-    try:
-        stored = ocp.StandardCheckpointHandler().metadata(item).tree
-    except Exception as error:  # whatever the reader trips over: the files are not as written
-        raise DamagedCheckpointError("its shapes cannot be read") from error
-    needs = ", ".join(f"{name} {value}" for name, value in task.model_options.items())
-    for name, leaf in params.items():
-        shape = tuple(stored[name].shape) if name in stored else None
-        if shape != leaf.shape:
-            raise UserError(
-                f"the data set {config.data.name!r} ({needs}) needs another model than the run's: "
-                f"{name} is {list(leaf.shape)} for it, {list(shape or ())} in the run"
-            )
 
 
 def _check_classes(
@@ -245,17 +243,22 @@ def _card_scaling(model: str, task: Classification) -> dict[str, tuple[float, ..
     return {"mean": tuple(card.mean), "std": tuple(card.std)}
 
 
-def _total(eval_step: Callable, params, rest, batches: Iterator) -> dict[str, np.ndarray]:
-    sums, pending = {}, None
+def _total(
+    eval_step: Callable, task: Task, params: Leaves, rest: Leaves, batches: Iterator
+) -> dict[str, np.ndarray]:
+    """Add up the sums of all batches, and put their rows one below the other."""
+    sums, rows, pending = {}, {name: [] for name in task.rows}, None
+
+    def take(found: dict | None) -> None:
+        for name, value in jax.device_get(found or {}).items():
+            if name in rows:
+                rows[name].append(np.asarray(value))
+            else:
+                sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
+
     for batch in batches:
         # Read the sums of one batch while the next is computed.
         pending, done = eval_step(params, rest, batch), pending
-        sums = _add(sums, done)
-    return _add(sums, pending)
-
-
-def _add(sums, new):
-    if new is None:
-        return sums
-    new = {name: np.asarray(value, np.float64) for name, value in jax.device_get(new).items()}
-    return {name: sums.get(name, 0.0) + value for name, value in new.items()}
+        take(done)
+    take(pending)
+    return sums | {name: np.concatenate(parts) for name, parts in rows.items() if parts}

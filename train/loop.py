@@ -7,21 +7,24 @@ from pathlib import Path
 
 import jax
 
+from spectral_flax.messages import shown
 from train import workdir as workdirs
-from train.checkpoints import BestCheckpoint, Checkpoints, Record, like_state, to_state
-from train.config import Config, differences
+from train.best import BestCheckpoint
+from train.checkpoints import Checkpoints, Record
+from train.checks import check
+from train.config import SHAPING, Config, differences
 from train.data import open_source, training_batches
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
 from train.evaluation import evaluate
 from train.mesh import check_batches, make_mesh, place_batch, state_sharding, to_host
 from train.optimizers import make_optimizer, make_schedule, peak_learning_rate
-from train.processes import leads
+from train.processes import leads, say
 from train.report import Report
 from train.signals import EXIT_CODES, NAMES, StopSignals
 from train.start import load_start
-from train.state import TrainState, make_model, make_state, split
+from train.state import TrainState, like_state, make_model, make_state, split, to_state
 from train.step import evaluated, make_eval_step, make_train_step
-from train.tasks import make_task
+from train.tasks import Task, make_task
 
 
 def run(config: Config, command: str = "the same command") -> dict[str, float]:
@@ -35,15 +38,13 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
       SaveFailedError: the disk is full, or the like; what was saved before remains.
       InterruptedRunError: a signal came; the state is saved.
     """
+    config = check(config)
     with contextlib.ExitStack() as stack:
         workdir = stack.enter_context(workdirs.hold(config.workdir))
         stop = stack.enter_context(StopSignals())
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
         stack.callback(checkpoints.close)
-        best = BestCheckpoint(workdir / "best", config.best) if config.best else None
-        if best is not None:
-            stack.callback(best.close)
-        return _run(config, command, workdir, stop, checkpoints, best)
+        return _run(config, command, workdir, stop, checkpoints, stack)
 
 
 def _run(
@@ -52,7 +53,7 @@ def _run(
     workdir: Path,
     stop: StopSignals,
     checkpoints: Checkpoints,
-    best: BestCheckpoint | None,
+    stack: contextlib.ExitStack,
 ) -> dict[str, float]:
     # Devices
     mesh = make_mesh(config.mesh)
@@ -66,26 +67,38 @@ def _run(
     steps = config.steps or max(1, round(config.epochs * len(source) / config.batch_size))
 
     # Model and optimiser
-    task = make_task(config, source)
+    begins = not checkpoints.steps()
+    task = _prepared(make_task(config, source), workdir, begins)
+    best = BestCheckpoint(workdir / "best", config.best, task.directions) if config.best else None
+    if best is not None:
+        stack.callback(best.close)
     model = make_model(config, task)
-    if not checkpoints.steps():
+    if begins:
         load_start(config.start, model)
     network, params, rest = split(model)
     learning_rate = make_schedule(config.schedule, peak_learning_rate(config), steps)
-    tx = make_optimizer(config.optimizer, learning_rate)
+    tx = make_optimizer(config.optimizer, learning_rate, getattr(task, "turns", ()))
 
     # State
     state = make_state(config, params, rest, tx)
     state = jax.device_put(state, state_sharding(mesh, state, config.mesh.fsdp_min_size))
     count = sum(leaf.size for leaf in params.values())
-    print(f"{config.model}: {count:,} parameters; {config.data.name}: {len(source)} examples")
-    print(f"{steps} steps of {config.batch_size} on {mesh.size} {jax.default_backend()} device(s)")
+    say(f"{config.model}: {count:,} parameters; {config.data.name}: {len(source)} examples")
+    say(f"{steps} steps of {config.batch_size} on {mesh.size} {jax.default_backend()} device(s)")
 
     # Restore
     state, position = _restore(checkpoints, config, state)
     if position is not None:
         batches.set_state(position)
-        print(f"going on from step {int(state.step)} in {workdir}")
+        say(f"going on from step {int(state.step)} in {workdir}")
+    if int(state.step) > steps:
+        given = (
+            f"--steps is {steps}" if config.steps else f"--epochs {config.epochs} are {steps} steps"
+        )
+        raise UserError(
+            f"{given}; the run in {workdir} has done {int(state.step)}: give more, or evaluate it "
+            f"by python -m train.evaluate --workdir {workdir}"
+        )
 
     # Steps
     train_step = make_train_step(network, task, tx, learning_rate, mesh, state, config)
@@ -134,26 +147,41 @@ def _run(
         if picture is not None:
             arrays = to_host(mesh, (state.evaluated, state.rest))
             if leads():
-                picture(evaluated(network.merge(*arrays)), held_out, workdir / "results.png")
+                with report.drawing("results.png") as path:
+                    picture(evaluated(network.merge(*arrays)), held_out, path)
     report.end()
     return result
 
 
+def _prepared(task: Task, workdir: Path, begins: bool) -> Task:
+    prepared = getattr(task, "prepared", None)
+    return task if prepared is None else prepared(workdir, begins=begins)
+
+
 def _restore(checkpoints: Checkpoints, config: Config, state: TrainState):
+    place, groups = checkpoints.directory.parent, like_state(state)
+
     def like(record: Record):
         unlike = differences(record.config, config)
         if unlike:
             raise UserError(
-                f"{checkpoints.directory.parent} holds another run; give another --workdir:\n  "
-                + "\n  ".join(unlike)
+                f"{place} holds another run; give another --workdir:\n  " + "\n  ".join(unlike)
             )
-        return like_state(state)
+        faults = checkpoints.unlike(record, groups)
+        if faults:
+            changed = differences(record.config, config, SHAPING)
+            changed = changed or ["no option of model, data and optimiser: their code has changed"]
+            raise UserError(
+                f"{place} holds a run of another model or optimiser; give another --workdir, or "
+                "undo what changed:\n  " + "\n  ".join([*changed, shown("; ".join(faults))])
+            )
+        return groups
 
     found = checkpoints.newest(like)
     if found is None:
         return state, None
-    record, groups = found
-    return to_state(state, groups), record.position
+    record, restored = found
+    return to_state(state, restored), record.position
 
 
 def _finish(config: Config, report: Report, pending: tuple[int, dict] | None) -> None:
@@ -164,6 +192,7 @@ def _finish(config: Config, report: Report, pending: tuple[int, dict] | None) ->
     if not finite and config.non_finite == "stop":
         raise NonFiniteLossError(
             f"step {step}: loss {scalars['loss']}, gradient norm {scalars['gradient_norm']}; "
-            "try a lower --optimizer.learning-rate or --optimizer.clip-norm 1"
+            "try a lower --optimizer.learning-rate or, in another --workdir, "
+            "--optimizer.clip-norm 1"
         )
     report.step(step, {"loss": scalars["loss"]} | scalars)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimisers and learning-rate schedules, by optax."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,14 @@ def make_schedule(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
     return learning_rate
 
 
-def make_optimizer(optimizer: Optimizer, learning_rate: optax.Schedule):
-    """Return the gradient transformation that ``optimizer`` describes."""
+def make_optimizer(
+    optimizer: Optimizer, learning_rate: optax.Schedule, turns: Sequence[str] = ()
+) -> optax.GradientTransformation:
+    """Return the gradient transformation that ``optimizer`` describes.
+
+    Of adversaries (``turns``) each is clipped by itself, so that neither's step depends on the
+    other's gradient.
+    """
     o = optimizer
     decayed = optax.add_decayed_weights(
         o.weight_decay, mask=kernels if o.decay == "kernels" else None
@@ -56,7 +62,7 @@ def make_optimizer(optimizer: Optimizer, learning_rate: optax.Schedule):
         "muon": lambda: [_muon(o)],
     }[o.name]()
     if o.clip_norm is not None:
-        rules.insert(0, clip_parts(o.clip_norm, tuple(o.factors)))
+        rules.insert(0, clip_parts(o.clip_norm, tuple(dict.fromkeys((*turns, *o.factors)))))
     if o.factors:
         rules.append(scale_parts(o.factors))
     if o.bias_factor != 1:
@@ -100,36 +106,32 @@ def _scale_biases(updates: Mapping[str, jax.Array], factor: float) -> dict[str, 
     return {n: update * factor if is_bias(n) else update for n, update in updates.items()}
 
 
+def part_of(name: str, parts: Iterable[str]) -> str:
+    """Return the part that holds the dotted ``name``, the innermost of several; "" if none does."""
+    holding = (part for part in parts if f"{name}.".startswith(f"{part}."))
+    return max(holding, key=len, default="")
+
+
 def clip_parts(norm: float, parts: Sequence[str]) -> optax.GradientTransformation:
     """Clip the gradient of each of the parts by itself, and that of all the rest together."""
-    clip = optax.clip_by_global_norm(norm)
-    if not parts:
-        return clip
-
-    def update(updates, params=None):
-        clipped = {}
-        for part in (*parts, ""):
-            names = [n for n in updates if n not in clipped and f"{n}.".startswith(part)]
-            mine = {n: updates[n] for n in names}
-            clipped |= clip.update(mine, clip.init(mine))[0]
-        return {name: clipped[name] for name in updates}
-
-    return optax.stateless(update)
+    return _by_part({part: optax.clip_by_global_norm(norm) for part in (*parts, "")})
 
 
 def scale_parts(factors: Mapping[str, float]) -> optax.GradientTransformation:
     """Multiply the updates of the parts of a model, given by the dotted names of modules."""
+    scaled = {part: optax.scale(factor) for part, factor in factors.items()}
+    return _by_part(scaled | {"": optax.identity()})
 
-    def factor(name: str) -> float:
-        return next((f for part, f in factors.items() if f"{name}.".startswith(f"{part}.")), 1.0)
 
-    def scale(updates, params=None):
-        unknown = [p for p in factors if not any(f"{n}.".startswith(f"{p}.") for n in updates)]
+def _by_part(rules: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    def parts(params: Mapping[str, jax.Array]) -> dict[str, str]:
+        names = [part for part in rules if part]
+        unknown = [part for part in names if not any(part_of(n, [part]) for n in params)]
         if unknown:
             raise UserError(f"--optimizer.factors names {unknown}; the model has no such part")
-        return {name: update * factor(name) for name, update in updates.items()}
+        return {name: part_of(name, names) for name in params}
 
-    return optax.stateless(scale)
+    return optax.partition(rules, parts)
 
 
 def kernels(params):

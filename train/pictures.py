@@ -2,12 +2,13 @@
 """The pictures of a run: its curves, what the network is shown, which class is taken for which."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from train.paths import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,6 +162,5 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    draft = path.with_suffix(".draft")  # whoever looks meanwhile sees the picture before
-    figure.savefig(draft, format="png", dpi=120)
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=120)

@@ -39,6 +39,12 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
+def say(text: str) -> None:
+    """Print a line from the first process, for all of them."""
+    if leads():
+        print(text, flush=True)
+
+
 def any_process(value: int) -> int:
     """Return the largest ``value`` of all processes, which must all call this."""
     if jax.process_count() == 1:

@@ -1,69 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run shows and keeps: progress, ``metrics.jsonl``, pictures, TensorBoard, a profile."""
 
+import contextlib
 import datetime
-import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spectral_flax.messages import reason
 from train.config import Config
 from train.data import Example, Source
 from train.errors import UserError
+from train.metrics import Entry, Metrics
 from train.pace import Pace, memory
+from train.paths import set_aside
 from train.pictures import draw_curves, draw_samples
 from train.processes import leads
 from train.profiling import Profile
 
-Entry = dict[str, Any]
-
-
-class Metrics:
-    """The lines of ``metrics.jsonl``: one for each logged step and split.
-
-    A resumed run repeats the steps after its checkpoint, so lines past ``step`` are dropped on
-    opening, and so is a line that a kill cut short. A run that begins puts an older file aside.
-    """
-
-    def __init__(self, path: Path, step: int):
-        self.path = path
-        if step == 0 and path.exists() and path.stat().st_size:
-            number = 1 + len(list(path.parent.glob("metrics.before_*.jsonl")))
-            path.rename(path.with_name(f"metrics.before_{number}.jsonl"))
-        self.entries: dict[tuple[int, str], Entry] = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if entry["step"] <= step:
-                self.entries[entry["step"], entry["split"]] = entry
-        self._rewrite()
-
-    def write(self, entry: Entry) -> None:
-        """Add a line, in place of the one with the same step and split if there is one."""
-        key = entry["step"], entry["split"]
-        known = key in self.entries
-        self.entries[key] = entry
-        if known:
-            self._rewrite()
-        else:
-            with self.path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
-
-    def of(self, split: str) -> list[Entry]:
-        """Return the entries of a split in the order of steps."""
-        return [self.entries[key] for key in sorted(self.entries) if key[1] == split]
-
-    def _rewrite(self) -> None:
-        draft = self.path.with_suffix(".draft")
-        draft.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries.values()))
-        os.replace(draft, self.path)
+# What a run writes beside its checkpoints: one that begins puts aside what it finds there.
+FILES = ("metrics.jsonl", "samples.png", "curves.png", "results.png")
 
 
 class Report:
@@ -79,13 +38,14 @@ class Report:
         self.leads = leads()
         self.pace, self.interrupted = Pace(start), False
         self.profile = Profile(workdir / "profile", start, config.profile_steps)
-        self.samples = workdir / "samples.png"
-        self.undrawn = self.leads and not (start and self.samples.exists())
+        self.undrawn = self.leads and not (start and (workdir / "samples.png").exists())
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.console.quiet = not self.leads
         if self.leads:
             self.tensorboard = _tensorboard(workdir, start) if config.tensorboard else None
-            self.metrics = Metrics(workdir / "metrics.jsonl", start)
+            if start == 0:
+                _put_aside(workdir)
+            self.metrics = Metrics(workdir / "metrics.jsonl", start, self.say)
         self.bar = Progress(
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
@@ -104,11 +64,13 @@ class Report:
 
     def __exit__(self, *exception) -> None:
         self.bar.stop()
-        self.profile.stop()
+        with self._attempt("the profile"):
+            self.profile.stop()
         if self.profile.due and self.start < self.steps:
             self.say("the run was too short for a profile")
         if self.leads and self.tensorboard is not None:
-            self.tensorboard.close()
+            with self._attempt("the end of the TensorBoard file"):
+                self.tensorboard.close()
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
@@ -122,7 +84,8 @@ class Report:
         with self.pace.waiting():
             batch = next(batches)
         if self.undrawn:
-            draw_samples(self.samples, batch, self.source)
+            with self.drawing("samples.png") as path:
+                draw_samples(path, batch, self.source)
             self.undrawn = False
         return batch
 
@@ -130,8 +93,9 @@ class Report:
         """Show a step that is done; ``step`` counts from 1."""
         self.pace.step(step)
         if self.profile.due:
-            if self.profile.step(step):
-                self.say(f"traced {self.config.profile_steps} steps into {self.profile.folder}")
+            with self._attempt("the profile"):
+                if self.profile.step(step):
+                    self.say(f"traced {self.config.profile_steps} steps into {self.profile.folder}")
             self.pace.pause()
         if step % self.config.log_every and step != self.steps:
             self.bar.update(self.row, completed=step)
@@ -152,8 +116,15 @@ class Report:
         self._write(step, "test", figures)
         if self.leads:
             curves = {split: self.metrics.of(split) for split in ("train", "test")}
-            draw_curves(self.workdir / "curves.png", curves, names=["loss", next(iter(figures))])
+            with self.drawing("curves.png") as path:
+                draw_curves(path, curves, names=["loss", next(iter(figures))])
         self.interrupted = True
+
+    @contextlib.contextmanager
+    def drawing(self, name: str) -> Iterator[Path]:
+        """Give the path of a picture; a fault in drawing it is said, and the run goes on."""
+        with self._attempt(name):
+            yield self.workdir / name
 
     def end(self) -> None:
         """Say what the run took."""
@@ -170,8 +141,26 @@ class Report:
             return
         self.metrics.write({"step": step, "split": split, **figures})
         if self.tensorboard is not None:
-            for name, value in figures.items():
-                self.tensorboard.add_scalar(f"{split}/{name}", value, step)
+            with self._attempt("the TensorBoard file"):
+                for name, value in figures.items():
+                    self.tensorboard.add_scalar(f"{split}/{name}", value, step)
+
+    @contextlib.contextmanager
+    def _attempt(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of a library, or a full disk: no reason to lose a run
+            self.say(f"cannot write {what}: {type(error).__name__}: {reason(error)}; going on")
+
+
+def _put_aside(workdir: Path) -> None:
+    try:
+        for name in FILES:
+            path = workdir / name
+            if path.is_symlink() or not path.exists() or path.stat().st_size:
+                set_aside(path)
+    except OSError as error:
+        raise UserError(f"cannot write to {str(workdir)!r}: {reason(error)}") from error
 
 
 def _shown(pace: Entry) -> list[str]:
@@ -197,4 +186,7 @@ def _tensorboard(workdir: Path, start: int):
             "pip install -e '.[tensorboard]'"
         ) from error
     # A resumed run repeats the steps after its checkpoint: TensorBoard drops the first ones.
-    return SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+    try:
+        return SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+    except OSError as error:
+        raise UserError(f"cannot write to {str(workdir)!r}: {reason(error)}") from error

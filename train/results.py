@@ -3,21 +3,50 @@
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from spectral_flax.messages import reason
+from train.errors import UserError
 from train.evaluation import Evaluation
 from train.pictures import class_names, draw_confusion
 
+FILES = ("figures.json", "classes.csv", "confusion.npz", "confusion.png")
 
-def write_results(folder: Path, found: Evaluation) -> None:
+
+def check_folder(folder: Path, *, overwrite: bool = False) -> None:
+    """Refuse a folder for results that holds some already, or that cannot be made."""
+    there = [name for name in FILES if os.path.lexists(folder / name)]
+    if there and not overwrite:
+        raise UserError(
+            f"--output {str(folder)!r} holds {', '.join(there)} already; give another folder, or "
+            "--overwrite"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --output {str(folder)!r}: {reason(error)}") from error
+
+
+def write_results(folder: Path, found: Evaluation, *, overwrite: bool = False) -> None:
     """Write ``figures.json``, and for classes ``classes.csv``, ``confusion.npz`` and its picture.
 
     The confusion matrix counts, at ``[i, j]``, the examples of class i that were taken for j.
+
+    Raises:
+      UserError: they are there already, and are not to be overwritten, or cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    check_folder(folder, overwrite=overwrite)
+    try:
+        _write(folder, found)
+    except OSError as error:
+        raise UserError(f"cannot write to {str(folder)!r}: {reason(error)}") from error
+
+
+def _write(folder: Path, found: Evaluation) -> None:
     config = found.config
     about = {
         **found.origin,
@@ -26,7 +55,7 @@ def write_results(folder: Path, found: Evaluation) -> None:
         "data": {name: value for name, value in vars(config.data).items() if value is not None},
         "examples": len(found.source),
     }
-    about |= {"evaluated": int(found.sums["valid"])} if "valid" in found.sums else {}
+    about |= {"evaluated": int(found.sums["valid"].sum())} if "valid" in found.sums else {}
     text = json.dumps(about | {"figures": found.figures}, indent=2, default=str)
     (folder / "figures.json").write_text(text + "\n")
     if "confusion" in found.sums and found.config.task == "classification":

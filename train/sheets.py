@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from train.paths import replacing
+
 SIDE = 192  # pixels of the shorter side, at least
 MARGIN = 8
 
@@ -28,4 +30,5 @@ def write_sheet(columns: Mapping[str, Sequence[np.ndarray]], path: Path) -> None
         for j, image in enumerate(images):
             large = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(large, (left, title + j * (height + MARGIN)))
-    sheet.save(path)
+    with replacing(path) as draft:
+        sheet.save(draft, format="PNG")

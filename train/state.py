@@ -112,6 +112,42 @@ def make_state(config: Config, params: Leaves, rest: Leaves, tx: optax.GradientT
     )
 
 
+def like_state(state: TrainState) -> dict[str, Leaves]:
+    """Name the leaves of a whole training state by group, as they are stored."""
+    return {
+        "params": state.params,
+        "rest": state.rest,
+        "optimizer": named_leaves(_of_optimizer(state)),
+        "average": state.average,
+    }
+
+
+def to_state(like: TrainState, groups: dict[str, Leaves]) -> TrainState:
+    """Put restored groups back in the shape of ``like``."""
+    tree = _of_optimizer(like)
+    leaves = [groups["optimizer"][name] for name in named_leaves(tree)]
+    tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    return TrainState(
+        step=tree["step"],
+        params=groups["params"],
+        rest=groups["rest"],
+        opt_state=tree["state"],
+        key=tree["key"],
+        average=groups["average"],
+        skipped=tree["skipped"],
+    )
+
+
+def _of_optimizer(state: TrainState) -> dict[str, Any]:
+    """Return what a run needs besides the model in order to go on."""
+    return {
+        "state": state.opt_state,
+        "step": state.step,
+        "key": state.key,
+        "skipped": state.skipped,
+    }
+
+
 def named_leaves(tree: Any) -> Leaves:
     """Return the leaves of any tree by the dotted names of their places."""
     return dict(zip(_names(tree), jax.tree.leaves(tree), strict=True))

@@ -4,7 +4,7 @@
 import dataclasses
 import importlib
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,17 @@ import numpy as np
 import optax
 from flax import nnx
 
+import spectral_flax as sf
+from spectral_flax.images import normalized
 from train.config import Config
 from train.data import Source
+from train.data.files import Files
 from train.errors import UserError
 from train.mixing import mix
 
 Batch = dict[str, jax.Array]
 Scalars = dict[str, jax.Array]
+Direction = Literal["max", "min"]
 
 
 class Task(Protocol):
@@ -26,6 +30,10 @@ class Task(Protocol):
 
     model_options: dict[str, Any]
     """What the data demand of the model's constructor."""
+    directions: dict[str, Direction]
+    """Every figure of ``summary``, and whether it is best when high or low."""
+    rows: tuple[str, ...]
+    """Those of ``metrics`` that hold a row an example: rows of all batches are put together."""
 
     def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of the arrays in a training batch."""
@@ -34,10 +42,13 @@ class Task(Protocol):
         """The mean loss of a batch and the scalars to log."""
 
     def metrics(self, model: nnx.Module, batch: Batch) -> Scalars:
-        """Sums over the valid examples of a batch; they add up over batches."""
+        """Sums over the valid examples of a batch, which add up over batches, and ``rows``.
+
+        Rows are of every example, so that an array of validity has to be among them.
+        """
 
     def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
-        """The figures that the sums over the whole data set give, the most telling one first."""
+        """The figures of the sums over the whole data set, and of its rows; most telling first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +74,14 @@ class Classification:
     cutmix: float = 0.0
     views_at_once: int | None = None
     confusion: bool = False
+
+    rows: ClassVar[tuple[str, ...]] = ()
+    directions: ClassVar[dict[str, Direction]] = {
+        "accuracy": "max",
+        "top5_accuracy": "max",
+        "mean_class_accuracy": "max",
+        "loss": "min",
+    }
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -99,10 +118,7 @@ class Classification:
 
     def _network(self, model: nnx.Module, image: jax.Array) -> jax.Array:
         # Bytes travel to the device, floats are made there.
-        image = image.astype(jnp.float32) / 255
-        channels = (1,) * (image.ndim - 1) + (-1,)
-        mean, std = (np.float32(v).reshape(channels) for v in (self.mean, self.std))
-        return model((image - mean) / std).astype(jnp.float32)
+        return model(normalized(image, self.mean, self.std)).astype(jnp.float32)
 
     def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         target = jax.nn.one_hot(batch["label"], self.num_classes)
@@ -167,11 +183,26 @@ def _among_largest(logits: jax.Array, truth: jax.Array, k: int) -> jax.Array:
     return logits.shape[-1] - 1 - smaller.sum(-1, keepdims=True) < k
 
 
+def _check_channels(config: Config) -> None:
+    """Refuse an order of channels that prediction, by the card of the model, would not show."""
+    try:
+        order = sf.card(config.model).channel_order.lower()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if config.data.channels != order:
+        raise UserError(
+            f"--data.channels is {config.data.channels!r}; expected {order!r}, as the card of "
+            f"{config.model!r} says; for another order register a model with a card of its own"
+        )
+
+
 def make_task(config: Config, source: Source) -> Task:
     """Build the task that ``config`` names for the data of ``source``.
 
     Other tasks live in ``train/TASK/task.py``, which also says what their options are. A task may
-    draw its results: ``picture(model, source, path)``, called when a run is done.
+    draw its results: ``picture(model, source, path)``, called when a run is done. What training
+    needs of other weights it reads in ``prepared(workdir, begins=…)``: once, from where its options
+    say, and then from what the run keeps; evaluation reads none of it.
     """
     if config.task != "classification":
         module = importlib.import_module(f"train.{config.task}.task")
@@ -181,6 +212,8 @@ def make_task(config: Config, source: Source) -> Task:
             raise UserError(f"the task {config.task!r}: {error}") from error
     if config.task_options:
         raise UserError(f"task_options={config.task_options}; classification has none")
+    if isinstance(source, Files):
+        _check_channels(config)
     return Classification(
         num_classes=source.num_classes,
         image_shape=source.image_shape,

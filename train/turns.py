@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import jax
 import optax
 
+from train.optimizers import part_of
+
 Leaves = dict[str, jax.Array]
 
 
@@ -14,8 +16,8 @@ def in_turn(gradient: Callable, parts: Sequence[str], move: Callable[[Leaves], L
 
     ``gradient(params, rest, batch, key)`` is that of `train.step`; it runs once for each part,
     and the compiler drops what is not used of it. ``move`` gives the updates for gradients. The
-    optimiser has to treat the parts each by itself, as `train.optimizers` does for those that
-    ``factors`` names: the updates of a part that has moved must not depend on those to come.
+    optimiser has to treat the parts each by itself, as `train.optimizers.make_optimizer` does with
+    the same ``turns``: the updates of a part that has moved must not depend on those to come.
     Scalars are those of the first turn; statistics pass through all turns.
     """
 
@@ -25,7 +27,7 @@ def in_turn(gradient: Callable, parts: Sequence[str], move: Callable[[Leaves], L
         for part in parts:
             new, rest, found = gradient(moved, rest, batch, key)
             scalars = new if scalars is None else scalars
-            mine = [name for name in params if name.startswith(f"{part}.")]
+            mine = [name for name in params if part_of(name, parts) == part]
             grads |= {name: found[name] for name in mine}
             updates = move(grads)
             steps = optax.apply_updates(params, updates)

@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-Shapes = Mapping[str, tuple[int, ...]]
+from spectral_flax.checkpoints.variants import Shapes, deconvolution_kernels, projects_first
+from spectral_flax.messages import shown
 
 # A part of a name that only one family of files has, and what that family is.
 _FAMILIES = {
@@ -46,6 +47,7 @@ _DEPTHS = {
     ((2, 2, 2, 2), True): "resnet26",
     ((3, 4, 6, 3), True): "resnet50",
     ((3, 4, 23, 3), True): "resnet101",
+    ((3, 4, 32, 3), True): "resnet101",  # as the published code of FFC has its widest
     ((3, 8, 36, 3), True): "resnet152",
 }
 
@@ -53,6 +55,12 @@ _DEPTHS = {
 _OPTIONS = {
     "lfu": ("{} LFU weights", lambda has: "has" if has else "has no"),
     "se": ("{} squeeze-and-excitation weights", lambda has: "has" if has else "has no"),
+    "project_first": (
+        "{} a projection in the shortcut of its first block",
+        lambda has: "has" if has else "has no",
+    ),
+    "depths": ("has {} residual blocks", str),
+    "deconvolution_kernels": ("has deconvolutions of sides {}", str),
     "ratio": ("has ratio {}", str),
     "width": ("has width {}", str),
     "in_features": ("is for {} input channels", str),
@@ -67,7 +75,7 @@ def hints(expected: Shapes, found: Shapes) -> list[str]:
 
     ``expected`` and ``found`` are names and shapes of our model's state dict and of the file's.
     """
-    ours, theirs = describe(expected), describe(found)
+    ours, theirs = _described(expected), _described(found)
     if not theirs:
         return ["the file's names are those of no model known here"]
     if ours.get("name") != theirs["name"]:
@@ -89,15 +97,23 @@ def hints(expected: Shapes, found: Shapes) -> list[str]:
             advice = f"create the model with num_classes={value}, or load with skip=('head',)"
         else:
             advice = f"create the model with {option}={value!r}"
-        lines.append(f"{says}; {advice}")
+        lines.append(shown(f"{says}; {advice}", 300))
     return lines
+
+
+def _described(shapes: Shapes) -> dict[str, Any]:
+    """Return what `describe` does; nothing of names with shapes that no network has."""
+    try:
+        return describe(shapes)
+    except (IndexError, ValueError, ZeroDivisionError):
+        return {}
 
 
 def describe(shapes: Shapes) -> dict[str, Any]:
     """Return the model a state dict seems to be of, and its options; empty if none is known."""
     for pattern, family in _FAMILIES.items():
         if any(re.search(pattern, name) for name in shapes):
-            return {"name": family}
+            return {"name": family, "deconvolution_kernels": deconvolution_kernels(shapes)}
     stem = shapes.get("conv1.weight")
     depths = _depths(shapes)
     if stem is None or not depths or len(stem) < 4:
@@ -118,6 +134,8 @@ def describe(shapes: Shapes) -> dict[str, Any]:
         "in_features": stem[1],
         "num_classes": shapes["fc.weight"][0] if "fc.weight" in shapes else None,
         "se": any(".se.fc." in name or ".se_block." in name for name in shapes),
+        "depths": depths,
+        "project_first": projects_first(shapes),
         "blocks_after": blocks,
         "block_options": _bilinear_options(shapes),
     }

@@ -1,82 +1,142 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models as folders (``config.json`` and ``model.safetensors``), on disk or on the Hub."""
 
+import contextlib
+import dataclasses
 import importlib
 import json
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from spectral_flax.checkpoints.files import local_path, new_file, new_folder, refuse_existing
+from spectral_flax.checkpoints.json_text import parse_json
 from spectral_flax.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from spectral_flax.checkpoints.torch_file import read_torch
-from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
+from spectral_flax.checkpoints.weights import (
+    Weights,
+    model_and_options,
+    narrowed,
+    options_to_json,
+)
+from spectral_flax.messages import several, shown
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, DESCRIPTION = "config.json", "model.safetensors", "README.md"
 LIBRARY = "spectral_flax"
 # Names under which repositories keep PyTorch's weights, after ours and in this order.
 TORCH_FILES = ("pytorch_model.bin", "model.pth", "model.ckpt")
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pyth", ".ckpt", ".tar")
+TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".ckpt", ".bin", ".tar")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 REPOSITORY = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
-def write_folder(folder: str | os.PathLike, weights: Weights) -> None:
-    """Write a model's configuration, weights and a short description to ``folder``."""
+def files_in(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Return the files that `write_folder` writes."""
+    return [pathlib.Path(folder) / name for name in (CONFIG, WEIGHTS, DESCRIPTION)]
+
+
+def write_folder(folder: str | os.PathLike, weights: Weights, *, overwrite: bool = False) -> None:
+    """Write a model's configuration, weights and a short description to ``folder``.
+
+    Raises FileExistsError, and writes nothing, if one of the three is there and ``overwrite`` is
+    not set. Other files in the folder stay.
+    """
     if weights.model is None:
         raise ValueError("weights.model is None; a folder needs the model's registered name")
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = local_path(folder, "folder")
     options = json.loads(options_to_json(weights.options))
     config = {"library": LIBRARY, "model": weights.model, "options": options}
-    write_safetensors(folder / WEIGHTS, weights)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "README.md").write_text(_description(weights.model))
+    texts = {CONFIG: json.dumps(config, indent=2) + "\n", DESCRIPTION: _description(weights.model)}
+    if not os.path.lexists(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place = new_folder(folder)
+    else:
+        refuse_existing(files_in(folder), overwrite=overwrite)
+        place = contextlib.nullcontext(folder)
+    with place as folder, contextlib.ExitStack() as drafts:  # which get their names together
+        folder.mkdir(exist_ok=True)
+        draft = lambda name: drafts.enter_context(new_file(folder / name, overwrite=overwrite))
+        write_safetensors(draft(WEIGHTS), weights)
+        for name, text in texts.items():
+            draft(name).write_text(text, encoding="utf-8")
 
 
-def read_folder(folder: str | os.PathLike) -> Weights:
+def read_file(path: str | os.PathLike, *, entry: str | None = None) -> Weights:
+    """Return the weights in a file, of safetensors or of PyTorch as its suffix tells."""
+    path = pathlib.Path(path)
+    if path.suffix == ".safetensors":
+        return narrowed(read_safetensors(path), entry, path)
+    found = read_torch(path, entry=entry)
+    return Weights(found.tensors, names="torch", foreign=found.foreign)
+
+
+def read_folder(folder: str | os.PathLike, *, entry: str | None = None) -> Weights:
     """Return the weights in a folder that `write_folder` or a PyTorch library wrote.
 
     Raises ValueError, naming the folder, if it holds no weights, or several files of them.
     """
     folder = pathlib.Path(folder)
     files = [path.name for path in folder.iterdir() if path.is_file()]
-    weights = _read_file(folder / _choose(files, str(folder)))
+    weights = read_file(folder / _choose(files, str(folder)), entry=entry)
     if weights.names == "flax" and CONFIG in files:
         return _with_config(weights, folder / CONFIG)
     return weights
 
 
-def read_hub(repository: str, *, revision: str | None = None) -> Weights:
+def read_hub(repository: str, *, revision: str | None = None, entry: str | None = None) -> Weights:
     """Download ``owner/name`` (or ``owner/name@revision``) from the Hub and return its weights.
 
-    Files are kept in huggingface_hub's cache. Raises ImportError if that package is missing, its
-    own errors if the repository can not be reached, and ValueError if it holds no weights.
+    Files are kept in huggingface_hub's cache. Raises ImportError if that package is missing,
+    OSError if the repository can not be reached, and ValueError if it holds no weights.
     """
     match = REPOSITORY.fullmatch(repository)
     if match is None:
         raise ValueError(f"repository={repository!r}; expected 'owner/name' or 'owner/name@branch'")
     name, revision = match["name"], revision or match["revision"]
     hub = _hub()
-    files = hub.HfApi().list_repo_files(name, revision=revision)
+    with _reaching(name):
+        files = hub.HfApi().list_repo_files(name, revision=revision)
 
     def download(file: str) -> pathlib.Path:
-        return pathlib.Path(hub.hf_hub_download(name, file, revision=revision))
+        with _reaching(name):
+            return pathlib.Path(hub.hf_hub_download(name, file, revision=revision))
 
-    weights = _read_file(download(_choose(files, f"the repository {name}")))
+    weights = read_file(download(_choose(files, f"the repository {name}")), entry=entry)
     if weights.names == "flax" and CONFIG in files:
         return _with_config(weights, download(CONFIG))
     return weights
 
 
-def push_to_hub(repository: str, weights: Weights, *, private: bool = False) -> None:
-    """Upload what `write_folder` writes to ``owner/name``, which is made if it does not exist."""
+def push_to_hub(
+    repository: str, weights: Weights, *, private: bool = False, overwrite: bool = False
+) -> None:
+    """Upload what `write_folder` writes to ``owner/name``, which is made if it does not exist.
+
+    Raises FileExistsError if the repository has weights or a configuration, and ``overwrite`` is
+    not set.
+    """
     hub = _hub()
     with tempfile.TemporaryDirectory() as folder:
         write_folder(folder, weights)
         api = hub.HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
+        there = {CONFIG, WEIGHTS, DESCRIPTION} & set(api.list_repo_files(repository))
+        if there and not overwrite:
+            names = ", ".join(sorted(there))
+            raise FileExistsError(f"{repository} has {names}; replaced only with overwrite=True")
         api.upload_folder(repo_id=repository, folder_path=folder)
+
+
+@contextlib.contextmanager
+def _reaching(name: str) -> Iterator[None]:
+    """Tell in a line why a repository can not be read, be it by one of many errors."""
+    try:
+        yield
+    except Exception as error:  # of the package or of what carries its requests
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(f"{name} can not be read from the Hub: {shown(reason, 200)}") from error
 
 
 def _hub():
@@ -95,27 +155,22 @@ def _choose(files: Sequence[str], where: str) -> str:
         raise ValueError(f"{where} splits its weights over several files, which is not supported")
     candidates = [name for name in files if name.endswith(SUFFIXES)]
     if len(candidates) != 1:
-        found = ", ".join(sorted(candidates)[:8]) or "none"
+        found = several(sorted(candidates)) or "none"
         raise ValueError(f"{where} should hold one file of weights; found: {found}")
     return candidates[0]
 
 
-def _read_file(path: pathlib.Path) -> Weights:
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    found = read_torch(path)
-    return Weights(found.tensors, names="torch", foreign=found.foreign)
-
-
 def _with_config(weights: Weights, path: pathlib.Path) -> Weights:
     try:
-        config = json.loads(path.read_text())
+        config = parse_json(path)
+        if not isinstance(config, dict):
+            raise ValueError("it is not a JSON object")
         if config.get("library") != LIBRARY:
             return weights
-        options = options_from_json(json.dumps(config["options"]))
-        return Weights(weights.tensors, weights.names, str(config["model"]), options)
-    except (ValueError, KeyError, AttributeError) as error:
+        model, options = model_and_options(config)
+    except ValueError as error:
         raise ValueError(f"{path} is not the configuration of a model: {error}") from error
+    return dataclasses.replace(weights, model=model, options=options)
 
 
 def _description(model: str) -> str:

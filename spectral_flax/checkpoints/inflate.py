@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights of an image model into the video model of the same shape."""
 
-import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from spectral_flax.checkpoints.load import CheckpointError
+from spectral_flax.checkpoints.faults import CheckpointError
+from spectral_flax.checkpoints.parts import chosen
+from spectral_flax.checkpoints.values import UnfitValueError, converted
 
 
 class Inflation(NamedTuple):
@@ -28,48 +30,54 @@ class Inflation(NamedTuple):
 
 
 def inflate(
-    image_model: nnx.Module, video_model: nnx.Module, *, skip: Sequence[str] = ()
+    image_model: nnx.Module,
+    video_model: nnx.Module,
+    *,
+    skip: str | Iterable[str] = (),
+    allow_non_finite: bool = False,
 ) -> Inflation:
     """Fill ``video_model``, in place, with the weights of ``image_model``; return a report.
 
     A kernel that has an axis of T frames more gets T copies, divided by T: on a clip that does not
     change it gives what the image kernel gives (Carreira and Zisserman, CVPR 2017). All else is
     copied, batch statistics included. ``skip`` names parts of the video model that keep their
-    values, by prefix or glob: ``"head"``, ``"inserted.*.transform.rows"``. Weights of the image
-    model that have no counterpart must be skipped too. Arrays get the dtype of the video model's.
+    values, by dotted paths or globs: ``"head"``, ``"inserted.*.transform.rows"``. Weights of the
+    image model that have no counterpart must be skipped too. Arrays get the dtype of the video
+    model's.
 
     Raises:
       CheckpointError: an array of the video model has no counterpart in the image model, or one of
-        another shape, or the reverse; all are listed, and nothing is changed.
+        another shape, or the reverse, or values that do not fit (see `load_torch`); nothing is
+        changed.
       ValueError: ``skip`` names nothing.
     """
     source, target = _arrays(image_model), _arrays(video_model)
-    for part in skip:
-        if not any(_below(path, part) for path in source | target):
-            raise ValueError(f"skip={part!r} names no part of either model")
-    skipped = {path for path in source | target if any(_below(path, part) for part in skip)}
+    skipped = chosen(source | target, skip, of="either model")
     faults, values, inflated = [], {}, []
     for path, variable in target.items():
         if path in skipped:
             continue
         if path not in source:
-            faults.append(f"  missing in the image model: {path} {list(variable.shape)}")
+            faults.append(f"missing in the image model: {path} {list(variable.shape)}")
             continue
-        value, shape = jnp.asarray(source[path][...]), tuple(variable.shape)
+        value, shape = np.asarray(source[path][...]), tuple(variable.shape)
         if value.ndim >= 3 and value.shape == shape[1:]:
-            frames = shape[0]
-            value = jnp.broadcast_to(value / frames, shape)
+            exact = np.promote_types(value.dtype, np.float32)
+            value = np.broadcast_to(np.true_divide(value, shape[0], dtype=exact), shape)
             inflated.append(path)
         if value.shape != shape:
-            faults.append(f"  shape: {path} is {list(value.shape)}; the video needs {list(shape)}")
-        values[path] = value.astype(variable.dtype)
+            faults.append(f"shape: {path} is {list(value.shape)}; the video needs {list(shape)}")
+        try:
+            values[path] = converted(value, variable.dtype, allow_non_finite=allow_non_finite)
+        except UnfitValueError as error:
+            faults.append(f"value: {path} {error}")
     unused = [path for path in source if path not in target]
-    faults += [f"  no place in the video model: {path}" for path in unused if path not in skipped]
+    faults += [f"no place in the video model: {path}" for path in unused if path not in skipped]
     if faults:
         names = f"{type(image_model).__name__} does not fit this {type(video_model).__name__}"
-        raise CheckpointError(f"the image model {names}:\n" + "\n".join(faults))
+        raise CheckpointError(f"the image model {names}:", faults)
     for path, value in values.items():
-        target[path].set_value(value)
+        target[path].set_value(jnp.asarray(value))
     copied = tuple(path for path in values if path not in inflated)
     kept = tuple(path for path in target if path in skipped)
     return Inflation(copied, tuple(inflated), kept, tuple(unused))
@@ -83,7 +91,3 @@ def _arrays(model: nnx.Module) -> dict[str, nnx.Variable]:
         for path, node in nnx.iter_graph(model)
         if isinstance(node, wanted)
     }
-
-
-def _below(path: str, part: str) -> bool:
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in (part, f"{part}.*"))

@@ -4,20 +4,23 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax.checkpoints.entries import weights_in
+from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits, shape_of
 from spectral_flax.checkpoints.hints import hints
+from spectral_flax.checkpoints.parts import as_parts, chosen, covers
+from spectral_flax.checkpoints.prefixes import weights_below
 from spectral_flax.checkpoints.rules.layouts import LEAF_NAMES, Layout, each, usual
 from spectral_flax.checkpoints.rules.tables import Rule, ignored_by, tables_for
 from spectral_flax.checkpoints.torch_file import read_torch
-
-
-class CheckpointError(ValueError):
-    """A checkpoint does not fit a model; the message lists every fault."""
+from spectral_flax.checkpoints.values import UnfitValueError, converted
+from spectral_flax.messages import quoted, several
 
 
 class UncoveredError(ValueError):
@@ -65,73 +68,76 @@ class Entry:
 
     def to_torch(self) -> dict[str, np.ndarray]:
         arrays = self.layout.to_torch(np.asarray(self.variable[...]), self.owner)
-        pairs = zip(self.names, arrays, strict=True)
+        pairs = zip(self.names, (a for a in arrays if a is not None), strict=True)
         return {name: np.ascontiguousarray(array) for name, array in pairs}
 
 
 def load_torch(
     model: nnx.Module,
-    source: Mapping[str, np.ndarray] | str | os.PathLike,
+    source: Mapping[str, Any] | str | os.PathLike,
     *,
-    skip: Sequence[str] = (),
+    skip: str | Iterable[str] = (),
+    entry: str | None = None,
+    allow_non_finite: bool = False,
 ) -> Report:
     """Fill ``model``, in place, from a state dict under the published PyTorch names.
 
-    ``source`` is a mapping of names to arrays, or the path of a file. Every array of the model
-    must be found, with its shape, and every entry be used, or nothing is changed. ``skip`` names
-    parts of our model (``"head"``) that keep their values, or are not there, whatever the file
-    holds for them.
+    ``source`` is a mapping of names to arrays, which may be nested as training programs save it,
+    or the path of a file; ``entry`` says which set of weights, where there are several. Every
+    array of the model must be found, with its shape, and every entry be used, or nothing is
+    changed. A prefix of the model's names is found by itself; entries that lack it belong to
+    other modules, and are left and reported.
+
+    ``skip`` names parts of our model that keep their values, or are not there, whatever the file
+    holds for them: dotted paths or globs, of which each covers all below it (``"head"``).
     Arrays are converted to the dtype of the model's.
 
     Raises:
-      CheckpointError: entries are missing, left over or of the wrong shape; all are listed.
+      CheckpointError: entries are missing, left over or of the wrong shape; or they are complex,
+        beyond the range of the model's dtype, or NaN or infinite without ``allow_non_finite``.
     """
-    foreign: tuple[str, ...] = ()
-    if not isinstance(source, Mapping):
-        file = read_torch(source)
-        source, foreign = file.tensors, tuple(file.foreign)
+    mapping, foreign = _read(source, entry)
     tables = _covering_tables(model)
-    known = {name for _, entries in tables for entry in entries for name in entry.names}
-    mapping = _unwrapped(source, known)
-    family, entries = _best_table(model, tables, mapping)
-    skipped = [e for e in entries if any(_below(e.path, part) for part in skip)]
-    rules = [rule for rule in dict(tables_for(model))[family] if rule.path in skip]
-    for part in skip:
-        if not any(_below(e.path, part) for e in entries) and part not in {r.path for r in rules}:
-            raise ValueError(f"skip={part!r} names no part of {type(model).__name__}")
-    wanted = [e for e in entries if e not in skipped]
-    # A model may have been built without the part (num_classes=None) that the file has.
-    left = [name for rule in rules for name in rule.names]
-    relevant = {
-        name: value
-        for name, value in _without_others(mapping, model, family).items()
-        if not any(_below(name, part) for part in left)
-    }
-    faults = _faults(wanted, skipped, relevant)
+    below = weights_below(mapping, [table.shapes.keys() for table in tables])
+    table = min(tables, key=lambda table: table.misfit(below.tensors))
+    wanted, left = _without(skip, table, below.tensors, type(model).__name__)
+    relevant = {n: v for n, v in table.own(below.tensors).items() if n not in left}
+    expected = _shapes(wanted)
+    skipped = [e for e in table.entries if e not in wanted]
+    faults = misfits(expected, relevant, _shapes(skipped))
+    title = f"the checkpoint does not fit this {type(model).__name__} ({table.family} names"
+    title += f" below {quoted(below.prefix)}):" if below.prefix else "):"
     if faults:
-        title = f"the checkpoint does not fit this {type(model).__name__} ({family} names):"
-        expected = {n: s for e in wanted for n, s in zip(e.names, e.shapes, strict=True)}
         told = relevant or mapping  # where all is taken for other modules, they tell
-        found = {name: tuple(np.shape(value)) for name, value in told.items()}
-        raise CheckpointError("\n".join([title, *hints(expected, found), *faults]))
-    values = [(e, _converted(e, mapping)) for e in wanted]  # all before any is assigned
-    for entry, value in values:
-        entry.variable.set_value(value)  # not by item: an abstract model has no items
-    used = [name for e in entries for name in e.names if name in mapping]
-    ignored = sorted(set(mapping) - set(used))
-    left_alone = tuple(e.path for e in skipped)
-    return Report(family, tuple(used), tuple(ignored), left_alone, foreign)
+        found = {name: shape_of(value) for name, value in told.items()}
+        notes = [*hints(expected, found), *first_names(expected, mapping if below.prefix else told)]
+        if below.beside:
+            notes.append(f"beside {quoted(below.prefix)}: {several(below.beside)}")
+        raise CheckpointError(title, faults, notes)
+    values, faults = _values(wanted, below.tensors, allow_non_finite)  # all before any is assigned
+    if faults:
+        raise CheckpointError(title, faults)
+    for item, value in values:
+        item.variable.set_value(value)  # not by item: an abstract model has no items
+    used = tuple(name for e in table.entries for name in e.names if name in below.tensors)
+    ignored = (*sorted(below.tensors.keys() - set(used)), *below.beside)
+    return Report(table.family, used, ignored, tuple(e.path for e in skipped), foreign)
 
 
 def save_torch(
-    model: nnx.Module, path: str | os.PathLike | None = None, *, family: str | None = None
+    model: nnx.Module,
+    path: str | os.PathLike | None = None,
+    *,
+    family: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return the state dict of ``model`` under the published PyTorch names.
 
-    With a ``path`` it is also written there, as a file for ``torch.load``. ``family`` chooses among
-    several published ways to name one architecture; None is the first.
+    With a ``path`` it is also written there, as a file for ``torch.load``; what is there is
+    replaced with ``overwrite`` only. ``family`` chooses among several published ways to name one
+    architecture; None is the first.
     """
-    tables = dict(_covering_tables(model))
+    tables = {table.family: table.entries for table in _covering_tables(model)}
     family = next(iter(tables)) if family is None else family
     if family not in tables:
         raise ValueError(f"family={family!r}; expected one of {', '.join(tables)}")
@@ -143,7 +149,7 @@ def save_torch(
     if path is not None:
         from spectral_flax.checkpoints.torch_writer import write_torch
 
-        write_torch(path, state)
+        write_torch(path, state, overwrite=overwrite)
     return state
 
 
@@ -171,8 +177,9 @@ def torch_entries(model: nnx.Module, rules: Sequence[Rule]) -> list[Entry]:
             layout = _layout(rule, module, leaf, whole=not suffix)
             names = tuple(n.format(**match.groupdict()) + suffix for n in rule.names)
             arrays = layout.to_torch(np.broadcast_to(np.float32(0), variable.shape), owner)
-            shapes = tuple(a.shape for a in arrays)
-            entries.append(Entry(dotted, variable, names[: len(shapes)], shapes, layout, owner))
+            there = [(n, a.shape) for n, a in zip(names, arrays, strict=True) if a is not None]
+            names, shapes = zip(*there, strict=True)
+            entries.append(Entry(dotted, variable, names, shapes, layout, owner))
             break
         else:
             raise UncoveredError(f"no rule covers {dotted} of {type(model).__name__}")
@@ -194,70 +201,92 @@ def _module_at(model, path):
     return model
 
 
-def _below(path: str, part: str) -> bool:
-    return path == part or path.startswith(f"{part}.")
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """The entries of a model by one family of names."""
+
+    family: str
+    rules: tuple[Rule, ...]
+    entries: list[Entry]
+    ignored: re.Pattern
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return _shapes(self.entries)
+
+    def own(self, mapping: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out the entries of other modules published in the same file."""
+        return {name: v for name, v in mapping.items() if not self.ignored.fullmatch(name)}
+
+    def misfit(self, mapping: Mapping[str, Any]) -> int:
+        return len(self.shapes.keys() ^ self.own(mapping).keys())
 
 
-def _unwrapped(source, known: Set[str]) -> dict[str, np.ndarray]:
-    """Return the tensors by name, without step counters and without a wrapper's prefix.
-
-    A prefix (``module.``) is a first part that all names share and none of the ``known`` has.
-    """
-    known_parts = {name.partition(".")[0] for name in known}
-    while source and all("." in name for name in source):
-        parts = {name.partition(".")[0] for name in source}
-        if len(parts) > 1 or parts <= known_parts:
-            break
-        source = {name.partition(".")[2]: value for name, value in source.items()}
-    return {n: v for n, v in source.items() if not n.endswith("num_batches_tracked")}
-
-
-def _covering_tables(model) -> list[tuple[str, list[Entry]]]:
-    """Return the entries of the model by each family of names that covers it."""
+def _covering_tables(model) -> list[_Table]:
+    """Return the tables of the model's class that cover it."""
     tables, uncovered = [], []
     for family, rules in tables_for(model):
         try:
-            tables.append((family, torch_entries(model, rules)))
+            entries = torch_entries(model, rules)
         except UncoveredError as error:  # the names of a sibling architecture
             uncovered.append(error)
+        else:
+            tables.append(_Table(family, rules, entries, ignored_by(model, family)))
     if not tables:
         raise uncovered[0]
     return tables
 
 
-def _best_table(model, tables, mapping) -> tuple[str, list[Entry]]:
-    """Return the family whose names are closest to those of the mapping."""
-
-    def misfit(table):
-        ours = {name for entry in table[1] for name in entry.names}
-        return len(ours ^ _without_others(mapping, model, table[0]).keys())
-
-    return min(tables, key=misfit)
+def _shapes(entries: Iterable[Entry]) -> dict[str, tuple[int, ...]]:
+    return {n: s for e in entries for n, s in zip(e.names, e.shapes, strict=True)}
 
 
-def _without_others(mapping, model, family) -> dict[str, np.ndarray]:
-    """Return the entries that are not those of other modules published in the same file."""
-    ignored = ignored_by(model, family)
-    return {name: value for name, value in mapping.items() if not ignored.fullmatch(name)}
+def _read(source, entry: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    if isinstance(source, Mapping):
+        return weights_in(source, entry), ()
+    file = read_torch(source, entry=entry)
+    return file.tensors, tuple(file.foreign)
 
 
-def _faults(wanted: list[Entry], skipped: list[Entry], mapping) -> list[str]:
-    expected = {n: s for e in wanted for n, s in zip(e.names, e.shapes, strict=True)}
-    known = expected.keys() | {name for e in skipped for name in e.names}
-    lines = [f"  missing: {n} {list(s)}" for n, s in expected.items() if n not in mapping]
-    lines += [
-        f"  unexpected: {name} {list(np.shape(value))}"
-        for name, value in mapping.items()
-        if name not in known
-    ]
-    lines += [
-        f"  shape: {name} is {list(np.shape(mapping[name]))}; the model needs {list(shape)}"
-        for name, shape in expected.items()
-        if name in mapping and tuple(np.shape(mapping[name])) != shape
-    ]
-    return lines
+def _without(skip, table: _Table, mapping, model: str) -> tuple[list[Entry], set[str]]:
+    """Return the entries but those to be skipped, and the names in the file to be left.
+
+    A model may have been built without the part (num_classes=None) that the file has: its rule
+    tells its names then. Names of the file serve where they are none of ours.
+    """
+    parts, entries = as_parts(skip), table.entries
+    rules = {re.sub(r"\\(?=\.)", "", rule.path): rule for rule in table.rules}
+    paths = rules.keys() | {e.path for e in entries}
+    theirs = [part for part in parts if not any(covers(part, path) for path in paths)]
+    if theirs and not any(covers(part, name) for part in theirs for name in mapping):
+        chosen([e.path for e in entries], theirs, of=model)  # says which parts there are
+    left = chosen(mapping, theirs, of=model)
+    skipped = {e.path for e in entries if any(covers(part, e.path) for part in parts)}
+    skipped |= {e.path for e in entries if left & set(e.names)}
+    names = [n for path, rule in rules.items() for n in rule.names if _any_covers(parts, path)]
+    left |= {name for name in mapping if _any_covers(names, name)}
+    return [e for e in entries if e.path not in skipped], left
 
 
-def _converted(entry: Entry, mapping):
-    array = entry.from_torch(mapping)
-    return jnp.asarray(np.asarray(array), entry.variable.dtype)
+def _any_covers(parts: Iterable[str], path: str) -> bool:
+    return any(covers(part, path) for part in parts)
+
+
+def _values(wanted: Sequence[Entry], mapping, allow_non_finite: bool):
+    """Return the entries with their arrays for the model, and faults of their values."""
+    values, faults = [], []
+    for entry in wanted:
+        dtype, label = entry.variable.dtype, entry.path
+        try:
+            for label in entry.names:  # the fault of one of several names is told by that name
+                converted(mapping[label], dtype, allow_non_finite=allow_non_finite)
+            label = ", ".join(entry.names)
+            array = entry.from_torch(mapping)
+            array = converted(array, dtype, allow_non_finite=allow_non_finite)
+        except UnfitValueError as error:
+            faults.append(f"value: {label} {error}")
+        except ValueError as error:  # no orthogonal matrix, for one
+            faults.append(f"value: {label}: {error}")
+        else:
+            values.append((entry, jnp.asarray(array)))
+    return values, faults

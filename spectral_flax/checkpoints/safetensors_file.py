@@ -10,7 +10,16 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
+from spectral_flax.checkpoints.files import new_file
+from spectral_flax.checkpoints.json_text import parse_json
+from spectral_flax.checkpoints.untrusted import Budget, open_regular, size_of
+from spectral_flax.checkpoints.weights import (
+    Weights,
+    checked_name,
+    options_from_json,
+    options_to_json,
+)
+from spectral_flax.messages import message, quoted, shown
 
 DTYPES = {
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
@@ -22,9 +31,13 @@ MAX_HEADER = 100_000_000  # as in the format's own implementation
 FORMAT = "spectral_flax"  # metadata "format" of files whose names are ours; "pt" is PyTorch's
 
 
-def write_safetensors(path: str | os.PathLike, weights: Weights) -> None:
-    """Write arrays with the model's name and options in the metadata; all or nothing."""
-    path = pathlib.Path(path)
+def write_safetensors(
+    path: str | os.PathLike, weights: Weights, *, overwrite: bool = False
+) -> None:
+    """Write arrays with the model's name and options in the metadata; all or nothing.
+
+    Raises FileExistsError if there is a file, and ``overwrite`` is not set.
+    """
     metadata = {"format": FORMAT if weights.names == "flax" else "pt"}
     if weights.model is not None:
         metadata |= {"model": weights.model, "options": options_to_json(weights.options)}
@@ -46,18 +59,13 @@ def write_safetensors(path: str | os.PathLike, weights: Weights) -> None:
         position = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                array = np.ascontiguousarray(arrays[name]).reshape(-1)
-                if array.dtype.kind in "iufc":
-                    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-                file.write(array.view(np.uint8))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with new_file(path, overwrite=overwrite) as draft, open(draft, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            array = np.ascontiguousarray(arrays[name]).reshape(-1)
+            if array.dtype.kind in "iufc":
+                array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            file.write(array.view(np.uint8))
 
 
 def read_safetensors(path: str | os.PathLike) -> Weights:
@@ -66,29 +74,28 @@ def read_safetensors(path: str | os.PathLike) -> Weights:
     Raises ValueError, naming the file, for anything but an intact file.
     """
     path = pathlib.Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a directory, not a safetensors file")
-    with open(path, "rb") as file:
-        try:
-            return _read(file, path.stat().st_size)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} can not be read as a safetensors file: {error}") from error
+    try:
+        with open_regular(path) as file:
+            return _read(file, size_of(file))
+    except ValueError as error:
+        told = message(error)
+        raise ValueError(f"{path} can not be read as a safetensors file: {told}") from error
 
 
 def _read(file, size: int) -> Weights:
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, MAX_HEADER):
         raise ValueError("it is truncated, or another kind of file")
-    header = json.loads(file.read(length), object_pairs_hook=_without_doubles)
+    Budget(size).spend(32 * length)  # what "[],[],[]" takes when it is read
+    header = parse_json(file.read(length), limit=MAX_HEADER)
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
-    metadata = header.pop("__metadata__", {})
-    tensors, entries, position = {}, [], 0
-    for name, entry in header.items():
-        entries.append((*_checked(name, entry), name))
+    model = _model(header.pop("__metadata__", {}))
+    entries = [(*_checked(name, entry), name) for name, entry in header.items()]
+    tensors, position = {}, 0
     for begin, end, dtype, shape, name in sorted(entries, key=lambda entry: entry[:2]):
         if begin != position:
-            raise ValueError(f"the bytes of {name!r} begin at {begin}, expected {position}")
+            raise ValueError(f"the bytes of {quoted(name)} begin at {begin}, expected {position}")
         position = end
         if 8 + length + end > size:
             raise ValueError(f"it is truncated: {8 + length + end - size} bytes are missing")
@@ -99,20 +106,20 @@ def _read(file, size: int) -> Weights:
         tensors[name] = array if np.little_endian else array.byteswap()
     if 8 + length + position != size:
         raise ValueError(f"{size - 8 - length - position} bytes follow its last array")
-    ours = metadata.get("format") == FORMAT
-    return Weights(
-        tensors={name: tensors[name] for name in header},
-        names="flax" if ours else "torch",
-        model=metadata.get("model") if ours else None,
-        options=options_from_json(metadata.get("options", "{}")) if ours else {},
-    )
+    return Weights({name: tensors[name] for name in header}, **model)
 
 
-def _without_doubles(pairs: list) -> dict:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("its header names an entry twice")
-    return result
+def _model(metadata: Any) -> dict[str, Any]:
+    """Return whose names a file has, and the model and options that its metadata tell."""
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError(f"its __metadata__ is {shown(metadata)}; expected texts by name")
+    if metadata.get("format") != FORMAT:
+        return {"names": "torch"}
+    return {
+        "names": "flax",
+        "model": checked_name(metadata.get("model")),
+        "options": options_from_json(metadata.get("options", "{}")),
+    }
 
 
 def _checked(name: str, entry: Any) -> tuple:
@@ -121,11 +128,11 @@ def _checked(name: str, entry: Any) -> tuple:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
             pass
         case _:
-            raise ValueError(f"{name!r} is not described by dtype, shape and data_offsets")
+            raise ValueError(f"{quoted(name)} is not described by dtype, shape and data_offsets")
     if dtype not in DTYPES:
-        raise ValueError(f"{name!r} has the unknown dtype {dtype[:20]!r}")
+        raise ValueError(f"{quoted(name)} has the unknown dtype {quoted(dtype, 20)}")
     whole = all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end))
     dtype = np.dtype(DTYPES[dtype])
     if not whole or len(shape) > 64 or end - begin != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"the shape of {name!r} does not agree with its length in bytes")
+        raise ValueError(f"the shape of {quoted(name)} does not agree with its length in bytes")
     return begin, end, dtype, tuple(shape)

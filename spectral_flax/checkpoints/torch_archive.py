@@ -13,48 +13,72 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from spectral_flax.checkpoints.pickle_data import read_pickle
-from spectral_flax.checkpoints.torch_tensors import BUILDERS, Storage, storage_of
+from spectral_flax.checkpoints.torch_tensors import (
+    BUILDERS,
+    MAX_STORAGE_KEY,
+    Source,
+    Storage,
+    storage_of,
+)
+from spectral_flax.checkpoints.untrusted import Budget, open_regular, size_of
+from spectral_flax.messages import message, shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MAX_DATA_PICKLE = 1 << 27
 CHUNK = 1 << 20
+# Memory of an entry of a zip archive's directory, in terms of its bytes (46 and the name).
+ENTRY_TIMES = 16
 
 
-class Archive(Protocol):
+class Archive(Source, Protocol):
     """An open file: the object that was saved, and access to the storages it refers to."""
 
     root: Any
-    swapped: bool  # whether numbers are in the other byte order than this machine's
-
-    def read(self, storage: Storage) -> np.ndarray:
-        """Return the bytes of a storage, checked where the container can."""
+    foreign: set[str]  # classes of objects that were left unbuilt
 
 
 @contextlib.contextmanager
 def open_archive(path: pathlib.Path) -> Iterator[Archive]:
     """Open a PyTorch file of either kind; say what a file of another kind is."""
-    if path.is_dir():
-        raise ValueError("it is a directory")
-    with open(path, "rb") as file:
-        size = path.stat().st_size
+    with open_regular(path) as file:
+        size = size_of(file)
+        budget = Budget(size)
         head = file.read(512)
         file.seek(0)
         if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-            with _zip_file(file) as archive:
-                yield ZipArchive(archive, size)
+            with _zip_file(file, budget) as archive:
+                yield ZipArchive(archive, size, budget)
             return
         reason = _not_torch(head, size)
         if reason:
             raise ValueError(reason)
-        yield LegacyArchive(file, size)
+        yield LegacyArchive(file, size, budget)
 
 
-def _zip_file(file: BinaryIO) -> zipfile.ZipFile:
+def _zip_file(file: BinaryIO, budget: Budget) -> zipfile.ZipFile:
+    counted = _Counted(file, budget)
     try:
-        return zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(counted)
     except (zipfile.BadZipFile, NotImplementedError, OSError, struct.error) as error:
-        reason = f"it is a damaged or truncated zip archive ({error})"
+        reason = f"it is a damaged or truncated zip archive ({message(error, 200)})"
         raise ValueError(reason) from error
+    counted.times = 0
+    return archive
+
+
+class _Counted:
+    """A file whose reads are charged: the directory of a zip archive is built as it is opened."""
+
+    def __init__(self, file: BinaryIO, budget: Budget):
+        self.file, self.budget, self.times = file, budget, ENTRY_TIMES
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, count: int = -1) -> bytes:
+        self.budget.spend(self.times * max(count, 0))
+        return self.file.read(count)
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def _not_torch(head: bytes, size: int) -> str | None:
@@ -94,8 +118,8 @@ _MAGICS = {
 class ZipArchive:
     """``NAME/data.pkl`` and one stored entry ``NAME/data/KEY`` a storage (PyTorch 1.6 on)."""
 
-    def __init__(self, archive: zipfile.ZipFile, size: int):
-        self.archive = archive
+    def __init__(self, archive: zipfile.ZipFile, size: int, budget: Budget):
+        self.archive, self.budget, self.foreign = archive, budget, set()
         entries = archive.infolist()
         self.entries = {info.filename: info for info in entries}
         if len(self.entries) != len(entries):
@@ -116,14 +140,19 @@ class ZipArchive:
         info = self.entries[pickles[0]]
         if info.file_size > MAX_DATA_PICKLE:
             raise ValueError(f"its data.pkl has {info.file_size} bytes")
-        order = f"{self.prefix}byteorder"
-        written = bytes(self._bytes(self.entries[order])) if order in self.entries else b"little"
+        order = self.entries.get(f"{self.prefix}byteorder")
+        if order and order.file_size > 16:
+            raise ValueError(f"its byte order has {order.file_size} bytes")
+        written = self._bytes(order).tobytes() if order else b"little"
         if written not in (b"little", b"big"):
-            raise ValueError(f"its byte order is {written[:16]!r}, neither little nor big")
+            raise ValueError(f"its byte order is {shown(written)}, neither little nor big")
         self.swapped = written != _native_order()
         storages: dict[str, Storage] = {}
-        file = io.BytesIO(self._bytes(info))
-        self.root = read_pickle(file, BUILDERS, lambda pid: storage_of(pid, storages))
+        budget.spend(info.file_size)
+        file = io.BytesIO(self._bytes(info).tobytes())
+        self.root = read_pickle(
+            file, BUILDERS, lambda pid: storage_of(pid, storages), budget, self.foreign
+        )
         if file.read(1):
             raise ValueError("its data.pkl goes on after its end")
 
@@ -132,57 +161,57 @@ class ZipArchive:
             return f"its archive holds {len(pickles)} files named data.pkl"
         if any(name.endswith(".npy") for name in self.entries):
             return "it is a NumPy archive (.npz)"
-        names = ", ".join(list(self.entries)[:5]) or "nothing"
+        names = ", ".join(map(shown, list(self.entries)[:5])) or "nothing"
         return f"it is a zip archive without data.pkl (it holds {names})"
 
     def read(self, storage: Storage) -> np.ndarray:
         name = f"{self.prefix}data/{storage.key}"
-        if name not in self.entries:
-            raise ValueError(f"its archive lacks the entry {name}")
-        info = self.entries[name]
+        info = self.entries.get(name)
+        if info is None:
+            raise ValueError(f"its archive lacks the entry {shown(name)}")
         if info.file_size != storage.nbytes:
-            raise ValueError(f"the entry {name} has {info.file_size} bytes, not {storage.nbytes}")
+            raise ValueError(
+                f"the entry {shown(name)} has {info.file_size} bytes, not {storage.nbytes}"
+            )
         return self._bytes(info)
 
     def _bytes(self, info: zipfile.ZipInfo) -> np.ndarray:
+        """Return the bytes of an entry, whose length the caller has counted."""
+        name = shown(info.filename)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(
-                f"its entry {info.filename} is compressed by method "
+                f"its entry {name} is compressed by method "
                 f"{info.compress_type}; torch.save stores entries"
             )
         if info.flag_bits & 1:
-            raise ValueError(f"its entry {info.filename} is encrypted")
-        if info.file_size > 64 * info.compress_size + CHUNK:
-            raise ValueError(
-                f"its entry {info.filename} swells from {info.compress_size} "
-                f"to {info.file_size} bytes"
-            )
+            raise ValueError(f"its entry {name} is encrypted")
         data = np.empty(info.file_size, np.uint8)
         try:
             with self.archive.open(info) as file:
                 _fill(data, file)
                 if file.read(1):  # also makes the end known, where the checksum is compared
-                    raise ValueError(f"its entry {info.filename} is longer than it says")
-        except (
-            zlib.error,
-            zipfile.BadZipFile,
-            NotImplementedError,
-            RuntimeError,
-            OSError,
-        ) as error:
-            raise ValueError(f"its entry {info.filename} is damaged ({error})") from error
+                    raise ValueError(f"its entry {name} is longer than it says")
+        except _ZIP_DAMAGE as error:
+            raise ValueError(f"its entry {name} is damaged ({message(error, 200)})") from error
         return data
+
+
+_ZIP_DAMAGE = (zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError)
+_ZIP_DAMAGE += (OverflowError, EOFError, struct.error)
 
 
 class LegacyArchive:
     """Pickles in a row, then the storages, each its length and its bytes (until PyTorch 1.5)."""
 
-    def __init__(self, file: BinaryIO, size: int):
+    def __init__(self, file: BinaryIO, size: int, budget: Budget):
         self.file, reader = file, _Bounded(file, size)
+        self.budget, self.foreign = budget, set()
         storages: dict[str, Storage] = {}
 
         def load():
-            return read_pickle(reader, BUILDERS, lambda pid: storage_of(pid, storages))
+            return read_pickle(
+                reader, BUILDERS, lambda pid: storage_of(pid, storages), budget, self.foreign
+            )
 
         if load() != MAGIC:
             raise ValueError("it is a plain Python pickle, not written by torch.save")
@@ -191,18 +220,20 @@ class LegacyArchive:
             raise ValueError(f"it is not of protocol {PROTOCOL}, the only one there ever was")
         load()  # sizes and byte order of the machine; storages are little-endian on every one
         self.root, keys = load(), load()
-        texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-        if not texts or sorted(keys) != sorted(storages):
+        texts = isinstance(keys, list) and len(keys) == len(storages)
+        # Long texts are not even compared; a storage's own is short.
+        texts = texts and all(isinstance(key, str) and len(key) <= MAX_STORAGE_KEY for key in keys)
+        if not texts or set(keys) != storages.keys():
             raise ValueError("its list of storages is not that of its tensors")
         self.swapped = _native_order() != b"little"
         self.offsets: dict[str, int] = {}
         position = file.tell()
         for key in keys:
             storage = storages[key]
-            itemsize = storage.dtype.itemsize if storage.dtype else 1
             file.seek(position)
             header = file.read(8)
-            if len(header) != 8 or struct.unpack("<q", header)[0] * itemsize != storage.nbytes:
+            length = struct.unpack("<q", header)[0] if len(header) == 8 else -1
+            if length * storage.itemsize != storage.nbytes:
                 raise ValueError(f"the storage {key} is truncated or of another length")
             self.offsets[key] = position + 8
             position += 8 + storage.nbytes

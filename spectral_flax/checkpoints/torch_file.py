@@ -10,132 +10,148 @@ them costs nothing.
 import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from spectral_flax.checkpoints import torch_archive
-from spectral_flax.checkpoints.pickle_data import Foreign, Unsafe
+from spectral_flax.checkpoints import numpy_values, torch_archive
+from spectral_flax.checkpoints.entries import MAX_WRAPPERS, NoWeightsError, find_weights
+from spectral_flax.checkpoints.pickle_data import Unsafe
+from spectral_flax.checkpoints.pickle_values import Foreign
 from spectral_flax.checkpoints.torch_archive import Archive
-from spectral_flax.checkpoints.torch_tensors import Tensor, as_array
+from spectral_flax.checkpoints.torch_tensors import Arrays, Tensor, Unread
+from spectral_flax.checkpoints.untrusted import Budget
+from spectral_flax.messages import message, quoted, shown
 
-# Names under which training programs keep the weights, the likeliest first.
-WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "net", "network")
-WRAPPERS += ("weights", "params")
 # Prefixes that wrappers of a module put before every name: data parallelism, torch.compile.
 PREFIXES = ("module.", "_orig_mod.")
-MAX_WRAPPERS = 4
+MAX_CLASSES = 100  # named in a report
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a PyTorch file by name, and what else was found in it."""
+    """The tensors of a PyTorch file by name, and what else was found in it.
+
+    NumPy arrays and scalars among the tensors count as such.
+    """
 
     tensors: dict[str, np.ndarray]
     foreign: tuple[str, ...]  # classes of objects that were left unbuilt, sorted
-    skipped: tuple[str, ...]  # entries among the weights that are no tensors
+    skipped: tuple[str, ...]  # entries among the weights that are no tensors, or not dense ones
     entry: str  # where in the file the weights were: "state_dict"; "" for the file itself
     prefix: str  # what was removed from the front of every name: "module."
     metadata: dict[str, Any]  # numbers and texts beside the weights: epoch, arch, ...
+    unread: dict[str, str]  # tensors without a dense form among the skipped, and why
 
 
 def read_torch(path: str | pathlib.Path, *, entry: str | None = None) -> Checkpoint:
     """Return the weights in the file at ``path`` as NumPy arrays (bfloat16 included).
 
     Wrappers (``state_dict``, ``model_state``, ...) are opened and a prefix such as ``module.``
-    that all names share is removed; ``entry`` names the wrapper (dotted, "" for the file itself)
-    where a file holds several sets of weights. Arrays are read-only, may be strided views of one
+    that all names share is removed; ``entry`` says where the weights are (see `find_weights`)
+    where a file holds several sets of them. Arrays are read-only, may be strided views of one
     another as the tensors were, and keep the dtype of the file.
 
-    Raises ValueError, naming the file, for anything that is not an intact PyTorch file, for calls
-    that no checkpoint needs and for tensors without a dense form among the weights. The zip format
-    is verified by its checksums; the older format has none, so there only the structure is checked.
+    Objects of other classes stay unbuilt and are listed, as are tensors without a dense form
+    (sparse, quantised, lazily conjugated), which are no hindrance to reading the others.
+
+    Raises ValueError, naming the file, for anything that is not an intact PyTorch file, for names
+    that no checkpoint needs (``os.system``), called or not, where no tensor can be read, and for a
+    file that would take memory out of proportion to its size. The zip format is verified by its
+    checksums; the older format has none, so there only the structure is checked.
     """
     path = pathlib.Path(path)
     try:
         with torch_archive.open_archive(path) as archive:
             return _checkpoint(archive, entry)
     except Unsafe as error:
-        raise ValueError(f"{path} is refused, and nothing in it was run: {error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} can not be read as a PyTorch file: {error}") from error
+        reason = f"is refused, and nothing in it was run: {message(error)}"
+        raise ValueError(f"{path} {reason}") from error
+    except (ValueError, EOFError, OverflowError, RecursionError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} can not be read as a PyTorch file: {message(error)}") from error
 
 
 def _checkpoint(archive: Archive, entry: str | None) -> Checkpoint:
     root = archive.root
     entry, found = _find_weights(root, entry)
-    values = _module_state(found) if isinstance(found, Foreign) else found
-    if isinstance(found, Foreign) and not values:
-        raise ValueError(f"the module {found.name} in it holds no tensors")
-    tensors, skipped, buffers = {}, [], {}
+    values = found
+    if isinstance(found, Foreign):
+        values = _module_state(found, archive.budget)
+        if not values:
+            raise ValueError(f"the module {shown(found.name)} in it holds no tensors")
+    arrays, tensors, skipped, unread = Arrays(archive), {}, [], {}
     for name, value in values.items():
-        if _is_tensor(value) and isinstance(value, Foreign):
-            raise ValueError(f"{name!r} is not a dense tensor (it is made by {value.name})")
+        if name == "_metadata":
+            continue
         if isinstance(name, str) and isinstance(value, Tensor):
-            tensors[name] = as_array(name, value, archive.read, archive.swapped, buffers)
-        elif name != "_metadata":
-            skipped.append(str(name))
+            tensors[name] = arrays.array(name, value)
+            continue
+        if isinstance(name, str) and numpy_values.is_array(value):
+            try:
+                tensors[name] = numpy_values.as_array(value, archive.budget)
+                continue
+            except ValueError as error:
+                unread[shown(name)] = message(error, 200)
+        elif _is_tensor(value):
+            made = value.reason if isinstance(value, Unread) else f"made by {shown(value.name)}"
+            unread[shown(name)] = f"not a dense tensor ({made})"
+        skipped.append(shown(name) if isinstance(name, str) else str(name))
+    if unread and not tensors:
+        name, reason = next(iter(unread.items()))
+        raise ValueError(f"{quoted(name)} is {reason}")
     prefix = _shared_prefix(tensors)
     beside = root if isinstance(root, dict) and entry else {}
     return Checkpoint(
         tensors={name.removeprefix(prefix): array for name, array in tensors.items()},
-        foreign=_foreign_classes(root),
+        foreign=_listed(archive.foreign),
         skipped=tuple(skipped),
         entry=entry,
         prefix=prefix,
         metadata={
             k: v for k, v in beside.items() if isinstance(k, str) and isinstance(v, _SCALARS)
         },
+        unread=unread,
     )
+
+
+def _listed(names: set[str]) -> tuple[str, ...]:
+    listed = tuple(sorted(shown(name, 200) for name in names))
+    more = len(listed) - MAX_CLASSES
+    return listed if more <= 0 else (*listed[:MAX_CLASSES], f"and {more} more")
 
 
 _SCALARS = str | bool | int | float | None
 
 
 def _find_weights(root: Any, entry: str | None) -> tuple[str, Any]:
-    """Return the dotted place of the weights in the file and the mapping or module there."""
-    holds = _Memory()
-    if entry is not None:
-        node = root
-        for part in entry.split(".") if entry else ():
-            if not isinstance(node, dict) or part not in node:
-                raise ValueError(f"it has no entry {entry!r}; it has {_keys(node)}")
-            node = node[part]
-        if not holds.tensors(node):
-            raise ValueError(f"its entry {entry!r} holds no tensors but {_keys(node)}")
-        return entry, node
-    node, place = root, []
-    for _ in range(MAX_WRAPPERS):
-        within = node if isinstance(node, dict) else {}
-        known = [k for k in WRAPPERS if k in within and holds.tensors_below(within[k])]
-        if not known:
-            break
-        place.append(known[0])
-        node = within[known[0]]
-    if holds.tensors(node):
-        return ".".join(place), node
-    inner = [k for k, v in node.items() if holds.tensors(v)] if isinstance(node, dict) else []
-    if len(inner) == 1:
-        return ".".join([*place, str(inner[0])]), node[inner[0]]
-    if inner:
-        names = ", ".join(repr(".".join([*place, str(key)])) for key in inner[:20])
-        raise ValueError(f"it holds several sets of weights; choose one by entry=: {names}")
-    raise ValueError(f"it holds no tensors by name; it has {_keys(node)}")
+    """Return where the weights are: tensors, or arrays where there are no tensors."""
+    try:
+        return find_weights(root, entry, _Memory(_is_tensor))
+    except NoWeightsError:
+        return find_weights(root, entry, _Memory(_is_tensor_or_array))
 
 
 def _is_tensor(node: Any) -> bool:
     """Whether the node is a tensor, be it one without a dense form (sparse, quantised, meta)."""
-    return isinstance(node, Tensor) or (isinstance(node, Foreign) and "._rebuild" in node.name)
+    if isinstance(node, Foreign):
+        return node.name.startswith("torch.") and "._rebuild" in node.name
+    return isinstance(node, Tensor | Unread)
+
+
+def _is_tensor_or_array(node: Any) -> bool:
+    # A scalar beside the weights (the best accuracy so far) does not make them weights.
+    return _is_tensor(node) or numpy_values.is_array(node, scalars=False)
 
 
 class _Memory:
     """Which nodes hold tensors, looked at once each: a file may mention one a million times."""
 
-    def __init__(self):
+    def __init__(self, is_weight: Callable[[Any], bool]):
         self.known: dict[int, bool] = {}
+        self.is_weight = is_weight
 
-    def tensors(self, node: Any) -> bool:
+    def __call__(self, node: Any) -> bool:
         """Whether the node is a state dict, or a module that was saved whole."""
         if isinstance(node, Foreign):
             return isinstance(node.state, dict) and "_modules" in node.state
@@ -143,24 +159,12 @@ class _Memory:
             return False
         if id(node) not in self.known:
             items = node.items()
-            found = any(_is_tensor(v) and isinstance(k, str) for k, v in items)
+            found = any(self.is_weight(v) and isinstance(k, str) for k, v in items)
             self.known[id(node)] = found
         return self.known[id(node)]
 
-    def tensors_below(self, node: Any) -> bool:
-        """Whether the node holds tensors or a node in it does."""
-        inner = node.values() if isinstance(node, dict) else ()
-        return self.tensors(node) or any(self.tensors(value) for value in inner)
 
-
-def _keys(node: Any) -> str:
-    if not isinstance(node, dict):
-        return f"a {node!r}" if isinstance(node, Foreign) else f"a {type(node).__name__}"
-    names = [str(key) for key in list(node)[:8]]
-    return f"the entries {', '.join(names)}" + (", ..." if len(node) > 8 else "")
-
-
-def _module_state(module: Foreign) -> dict[str, Any]:
+def _module_state(module: Foreign, budget: Budget) -> dict[str, Any]:
     """Return the state dict of a module that was saved whole, from the data of its object."""
     result: dict[str, Any] = {}
     seen: set[int] = set()
@@ -174,11 +178,13 @@ def _module_state(module: Foreign) -> dict[str, Any]:
         for group in ("_parameters", "_buffers"):
             values = state.get(group)
             for name, value in values.items() if isinstance(values, dict) else ():
-                if value is not None:
+                if value is not None and isinstance(name, str):
+                    budget.spend(4 * len(prefix) + 4 * len(name) + 128)
                     result[f"{prefix}{name}"] = value
         children = state.get("_modules")
         if isinstance(children, dict):
-            pending += [(f"{prefix}{k}.", v) for k, v in reversed(list(children.items()))]
+            budget.spend((4 * len(prefix) + 128) * len(children))
+            pending += [(f"{prefix}{k}.", v) for k, v in reversed(children.items())]
         if len(prefix) > 1000:
             raise ValueError("it holds modules nested beyond belief")
     return result
@@ -192,21 +198,3 @@ def _shared_prefix(names: Mapping[str, Any]) -> str:
             break
         prefix = longer[0]
     return prefix
-
-
-def _foreign_classes(root: Any) -> tuple[str, ...]:
-    """Return the names of all foreign classes that the file's objects belong to."""
-    names: set[str] = set()
-    seen: set[int] = set()
-    pending = [root]
-    while pending:
-        node = pending.pop()
-        if id(node) in seen or not isinstance(node, dict | list | tuple | Foreign):
-            continue
-        seen.add(id(node))
-        if isinstance(node, Foreign):
-            names.add(node.name)
-            pending += [*node.args, node.state, *node.items]
-        else:
-            pending += node.values() if isinstance(node, dict) else node
-    return tuple(sorted(names))

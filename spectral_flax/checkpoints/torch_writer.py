@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a state dict as PyTorch's zip format, without PyTorch."""
 
-import os
 import pathlib
 import struct
 import zipfile
@@ -9,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from spectral_flax.checkpoints.files import new_file
 from spectral_flax.checkpoints.torch_tensors import DTYPES, STORAGES
 
 ALIGNMENT = 64  # of a storage in the file, so that torch.load(mmap=True) can use it in place
@@ -17,30 +17,30 @@ _STORAGE_NAMES = {name: f"{kind}Storage" for kind, name in STORAGES.items()}
 _ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
 
-def write_torch(path: str | pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write_torch(
+    path: str | pathlib.Path, tensors: Mapping[str, np.ndarray], *, overwrite: bool = False
+) -> None:
     """Write named arrays to ``path`` as ``torch.save(OrderedDict(...))`` would.
 
     ``torch.load`` reads the file, also with ``weights_only=True`` and ``mmap=True``. Arrays may be
     anything NumPy takes as an array, in any dtype PyTorch has (bfloat16 and float8 from ml_dtypes).
-    The file appears complete or not at all. Raises TypeError for a dtype that PyTorch lacks.
+    The file appears complete or not at all. Raises TypeError for a dtype that PyTorch lacks, and
+    FileExistsError if there is a file and ``overwrite`` is not set.
     """
-    path = pathlib.Path(path)
     described = {str(name): np.asarray(value) for name, value in tensors.items()}
     data = _pickle(described)  # before the file is begun: it may refuse a dtype
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
-            _add(archive, "data.pkl", data)
-            _add(archive, "byteorder", b"little")
-            for key, array in enumerate(described.values()):
-                array = np.ascontiguousarray(array).reshape(-1)
-                if not np.little_endian or array.dtype.byteorder == ">":
-                    array = array.astype(array.dtype.newbyteorder("<"))
-                _add(archive, f"data/{key}", array.view(np.uint8))
-            _add(archive, "version", b"3\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with (
+        new_file(path, overwrite=overwrite) as draft,
+        zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        _add(archive, "data.pkl", data)
+        _add(archive, "byteorder", b"little")
+        for key, array in enumerate(described.values()):
+            array = np.ascontiguousarray(array).reshape(-1)
+            if not np.little_endian or array.dtype.byteorder == ">":
+                array = array.astype(array.dtype.newbyteorder("<"))
+            _add(archive, f"data/{key}", array.view(np.uint8))
+        _add(archive, "version", b"3\n")
 
 
 def _add(archive: zipfile.ZipFile, name: str, data) -> None:

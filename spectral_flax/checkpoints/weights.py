@@ -3,13 +3,23 @@
 
 import dataclasses
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits
+from spectral_flax.checkpoints.json_text import parse_json
+from spectral_flax.checkpoints.parts import chosen
+from spectral_flax.checkpoints.prefixes import entries_below, weights_below
+from spectral_flax.checkpoints.values import UnfitValueError, converted
+from spectral_flax.messages import quoted, shown
+
+MAX_DEPTH = 16  # of a model's options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +42,19 @@ class Weights:
             raise ValueError(f"names={self.names!r}; expected 'flax' or 'torch'")
 
 
+def narrowed(weights: Weights, entry: str | None, source: str | os.PathLike) -> Weights:
+    """Return the weights whose names begin with ``entry`` and a dot, without these.
+
+    Raises ValueError, naming the ``source``, if there are none.
+    """
+    if not entry:
+        return weights
+    try:
+        return dataclasses.replace(weights, tensors=entries_below(weights.tensors, entry))
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
 def variables(model: nnx.Module) -> dict[str, Any]:
     """Return the parameters and batch statistics of ``model`` by their dotted paths."""
     state = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
@@ -39,42 +62,47 @@ def variables(model: nnx.Module) -> dict[str, Any]:
 
 
 def assign(
-    model: nnx.Module, tensors: Mapping[str, np.ndarray], *, skip: Sequence[str] = ()
-) -> None:
-    """Fill ``model``, in place, with arrays by dotted paths, cast to the dtypes of the model.
+    model: nnx.Module,
+    tensors: Mapping[str, Any],
+    *,
+    skip: str | Iterable[str] = (),
+    allow_non_finite: bool = False,
+) -> tuple[str, ...]:
+    """Fill ``model``, in place, with arrays by dotted paths, converted to the dtypes of the model.
 
-    ``skip`` names parts of the model (``"head"``) that keep their values; the state of random
-    number generators, which a training run saves too, is left alone. Raises ValueError, with every
-    fault in it and the model unchanged, if arrays are missing, left over or mis-shaped.
+    ``skip`` names parts of the model, by dotted paths or globs, that keep their values; the state
+    of random number generators, which a training run saves too, is left alone. A prefix of the
+    model's paths is found by itself (``generator.``). Returns the names of entries that are not
+    below it, which are left.
+
+    Raises CheckpointError, with every fault in it and the model unchanged, if arrays are missing,
+    left over, mis-shaped or of values that do not fit (see `load_torch`).
     """
-    generators = nnx.to_flat_state(nnx.state(model, nnx.RngState))
-    drawn = {".".join(map(str, path)) for path, _ in generators}
-    tensors = {name: array for name, array in tensors.items() if name not in drawn}
     graph = nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
     wanted = {".".join(map(str, path)): (path, variable) for path, variable in graph}
-
-    def skipped(name: str) -> bool:
-        return any(name == part or name.startswith(f"{part}.") for part in skip)
-
-    for part in skip:
-        if not any(name == part or name.startswith(f"{part}.") for name in wanted):
-            raise ValueError(f"skip={part!r} names no part of {type(model).__name__}")
-    faults = [f"missing: {name}" for name in wanted if name not in tensors and not skipped(name)]
-    faults += [f"unexpected: {n}" for n in tensors if n not in wanted and not skipped(n)]
-    faults += [
-        f"shape: {name} is {list(np.shape(tensors[name]))}; the model needs {list(variable.shape)}"
-        for name, (_, variable) in wanted.items()
-        if name in tensors and not skipped(name) and np.shape(tensors[name]) != variable.shape
-    ]
+    generators = nnx.to_flat_state(nnx.state(model, nnx.RngState))
+    drawn = {".".join(map(str, path)) for path, _ in generators}
+    below = weights_below(tensors, [wanted.keys()])
+    found = {name: array for name, array in below.tensors.items() if name not in drawn}
+    left = chosen(wanted.keys() | found.keys(), skip, of=type(model).__name__)
+    expected = {name: v.shape for name, (_, v) in wanted.items() if name not in left}
+    faults = misfits(expected, found, left, shapes=False)
+    title = f"the weights do not fit this {type(model).__name__}:"
     if faults:
-        told = "\n".join(f"  {fault}" for fault in faults)
-        raise ValueError(f"the weights do not fit this {type(model).__name__}:\n{told}")
-    values = [
-        (path, variable.replace(jnp.asarray(tensors[name], variable.dtype)))
-        for name, (path, variable) in wanted.items()
-        if not skipped(name)
-    ]
+        raise CheckpointError(title, faults, first_names(expected, tensors))
+    values = []
+    for name in expected:
+        path, variable = wanted[name]
+        try:
+            array = converted(found[name], variable.dtype, allow_non_finite=allow_non_finite)
+        except UnfitValueError as error:
+            faults.append(f"value: {name} {error}")
+        else:
+            values.append((path, variable.replace(jnp.asarray(array))))
+    if faults:
+        raise CheckpointError(title, faults)
     nnx.update(model, nnx.from_flat_state(values))
+    return below.beside
 
 
 def options_to_json(options: Mapping[str, Any]) -> str:
@@ -87,11 +115,44 @@ def options_to_json(options: Mapping[str, Any]) -> str:
 
 
 def options_from_json(text: str) -> dict[str, Any]:
-    """Return the options that `options_to_json` wrote, sequences as tuples."""
-    options = json.loads(text)
-    if not isinstance(options, dict):
-        raise ValueError(f"the options of a model are {text[:60]!r}; expected a JSON object")
-    return {name: _rich(value) for name, value in options.items()}
+    """Return the options that `options_to_json` wrote, sequences as tuples.
+
+    Raises ValueError for anything else.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"the options of a model are {shown(text)}; expected them as text")
+    return _options(parse_json(text))
+
+
+def model_and_options(record: Any) -> tuple[str, dict[str, Any]]:
+    """Return the name of a model and its options, as a file's ``record`` tells them.
+
+    Raises ValueError if one is missing or of another type.
+    """
+    for name, kind in (("model", str), ("options", Mapping)):
+        value = record.get(name) if isinstance(record, Mapping) else None
+        if not isinstance(value, kind):
+            raise ValueError(f"its {name!r} is {shown(value)}; expected {_KINDS[name]}")
+    return checked_name(record["model"]), _options(record["options"])
+
+
+_KINDS = {"model": "the name of a model", "options": "an object"}
+
+
+def checked_name(name: Any) -> str | None:
+    """Return the name of a model that a file tells, or None; ValueError if it can be none."""
+    if name is not None and not (isinstance(name, str) and re.fullmatch(r"\w[\w.-]{0,99}", name)):
+        raise ValueError(f"its model is {quoted(name)}; expected the name of a model")
+    return name
+
+
+def _options(found: Any) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise ValueError(f"the options of a model are {shown(found)}; expected a JSON object")
+    for name in found:
+        if not (name.isidentifier() and len(name) < 100):
+            raise ValueError(f"an option is called {quoted(name)}")
+    return {name: _rich(value) for name, value in found.items()}
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -110,8 +171,10 @@ def _plain(name: str, value: Any) -> Any:
     raise TypeError(f"option {name}={value!r} can not be written to a file")
 
 
-def _rich(value: Any) -> Any:
+def _rich(value: Any, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"the options of a model are nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):  # {2: (1, 3)} has whole numbers as keys, which JSON lacks
-        number = re.compile(r"-?\d+")
-        return {int(k) if number.fullmatch(k) else k: _rich(v) for k, v in value.items()}
-    return tuple(map(_rich, value)) if isinstance(value, list) else value
+        number = re.compile(r"0|-?[1-9]\d{0,8}")
+        return {int(k) if number.fullmatch(k) else k: _rich(v, depth + 1) for k, v in value.items()}
+    return tuple(_rich(v, depth + 1) for v in value) if isinstance(value, list) else value

@@ -2,35 +2,51 @@
 """The command ``spectral-flax``: models listed, priced, converted and tried from the shell."""
 
 import argparse
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from spectral_flax.cli import convert, inpaint, models, predict, profiles
+from spectral_flax.cli.options import complain
 from spectral_flax.cpu import keep_freed_memory
 
 COMMANDS = (models, profiles, convert, predict, inpaint)
-MAX_LINES = 20  # of an error message
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0, or 1 after an error, which is told in one message."""
-    args = make_parser().parse_args(arguments)
+    """Run one command; return 0, or 2 after an error, which is told in one message.
+
+    Where only some of several images could be used, the code is 1.
+    """
+    args = make_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if arguments is None:  # the process is ours
         keep_freed_memory()
+        warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file, errors tell
+        warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
         return args.run(args) or 0
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"spectral-flax {args.command}: {_shortened(str(error))}", file=sys.stderr)
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, RecursionError) as error:
+        complain(error)
+        return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _shortened(message: str) -> str:
-    """Cut off the end of a list of faults; whole models may be missing from a checkpoint."""
-    lines = message.splitlines()
-    more = [f"  and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
-    return "\n".join(lines[:MAX_LINES] + more)
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Write ``--box -1,0,9,9`` as ``--box=-1,0,9,9``, lest argparse take it for two options."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1] == "--box" and word.startswith("-") and "," in word:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -3,9 +3,9 @@
 
 import argparse
 
-from spectral_flax.checkpoints.store import build, read_weights, save
+from spectral_flax.checkpoints.store import build, check_target, read_weights, save
 from spectral_flax.checkpoints.weights import variables
-from spectral_flax.cli.options import add_options
+from spectral_flax.cli.options import add_options, add_overwrite
 
 
 def add_command(commands) -> None:
@@ -21,7 +21,7 @@ def add_command(commands) -> None:
         "output",
         metavar="OUT",
         help="a file (.safetensors, or .pth for PyTorch), "
-        "a directory for Orbax (.orbax) or, without suffix, for the Hub",
+        "a directory for Orbax (.orbax) or, otherwise, for the Hub",
     )
     parser.add_argument(
         "--model",
@@ -29,15 +29,21 @@ def add_command(commands) -> None:
         help="as in spectral-flax list; files of this library know theirs",
     )
     parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
+    add_overwrite(parser)
+    parser.add_argument(
+        "--allow-non-finite", action="store_true", help="take weights that are NaN or infinite"
+    )
     add_options(parser)
     parser.set_defaults(run=run)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
     """Read, fill the model, write."""
+    check_target(args.output, overwrite=args.overwrite)  # before the work
     weights = read_weights(args.input, entry=args.entry)
-    model, name, options = build(weights, args.model, dict(args.options), source=args.input)
-    save(model, args.output, name=name, options=options)
+    how = dict(source=args.input, allow_non_finite=args.allow_non_finite)
+    model, name, options = build(weights, args.model, dict(args.options), **how)
+    save(model, args.output, name=name, options=options, overwrite=args.overwrite)
     arrays = variables(model)
     count = sum(array.size for array in arrays.values())
     if weights.foreign:

@@ -5,8 +5,8 @@ import argparse
 import pathlib
 
 from spectral_flax.checkpoints.store import build, read_weights
-from spectral_flax.cli.options import add_options
-from spectral_flax.inpainting import inpaint_file, inpaint_folder
+from spectral_flax.cli.options import add_options, add_overwrite, complain, exit_code
+from spectral_flax.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
 
 
 def add_command(commands) -> None:
@@ -14,22 +14,36 @@ def add_command(commands) -> None:
     parser = commands.add_parser("inpaint", help="fill in masked images", description=__doc__)
     parser.add_argument("image", metavar="IMAGE", help="an image of any size, or a folder of them")
     parser.add_argument(
-        "mask", metavar="MASK", help="white where to fill in; a folder: of the same names"
+        "mask",
+        metavar="MASK",
+        help="not black where to fill in, or a shape on transparent ground; "
+        "a folder: of the same names",
     )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="a file, or a folder")
     parser.add_argument("--model", metavar="NAME", help="lama, lama_big; our files know theirs")
     parser.add_argument("--weights", metavar="FILE", required=True, help="of the model")
+    parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
+    add_overwrite(parser)
     add_options(parser)
     parser.set_defaults(run=run)  # fmt: skip
 
 
-def run(args: argparse.Namespace) -> None:
-    """Restore the model, fill in, and say where the results are."""
-    weights = read_weights(args.weights)
+def run(args: argparse.Namespace) -> int:
+    """Fill in and say where the results are; return 1 if some images could not be, 2 if none."""
+    job, overwrite = (args.image, args.mask, args.output), args.overwrite
+    several = pathlib.Path(args.image).is_dir()
+    # What can not be done is found before the weights are read.
+    count = len(folder_jobs(*job, overwrite=overwrite)) if several else 1
+    if not several:
+        read_job(*job, overwrite=overwrite)
+    weights = read_weights(args.weights, entry=args.entry)
     model, _, _ = build(weights, args.model, dict(args.options), source=args.weights)
-    if pathlib.Path(args.image).is_dir():
-        for path in inpaint_folder(model, args.image, args.mask, args.output):
-            print(path, flush=True)
-    else:
-        inpaint_file(model, args.image, args.mask, args.output)
+    if not several:
+        inpaint_file(model, *job, overwrite=overwrite)
         print(args.output)
+        return 0
+    done = 0
+    for path in inpaint_folder(model, *job, overwrite=overwrite, on_fault=complain):
+        print(path, flush=True)
+        done += 1
+    return exit_code(done, count)

@@ -3,9 +3,12 @@
 
 import argparse
 import ast
+import sys
 from typing import Any
 
 from spectral_flax.models.registry import Card, card
+
+MAX_LINES = 20  # of an error message; whole models may be missing from a checkpoint
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +17,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "-O", "--option", dest="options", metavar="NAME=VALUE", type=_option, action="append",
         default=[], help="an option of the model, such as ratio=0.5 or lfu=True; may be repeated",
     )  # fmt: skip
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add ``--overwrite``: without it nothing that exists is overwritten."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write over files that exist; else an error"
+    )
+
+
+def complain(error: Exception | str) -> None:
+    """Say what is wrong on the standard error, in one message."""
+    if isinstance(error, OSError) and error.filename is not None:
+        error = f"{error.filename!r}: {error.strerror}"
+    lines = str(error).splitlines() or [type(error).__name__]
+    more = [f"  and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    print("error:", "\n".join(lines[:MAX_LINES] + more), file=sys.stderr, flush=True)
+
+
+def exit_code(done: int, wanted: int) -> int:
+    """Return 0 if all of several things were done, 1 if some were, 2 if none was."""
+    return 0 if done == wanted else 1 if done else 2
 
 
 def _option(text: str) -> tuple[str, Any]:

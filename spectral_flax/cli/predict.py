@@ -6,7 +6,6 @@ import functools
 import json
 import os
 import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -14,11 +13,14 @@ from flax import nnx
 from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from spectral_flax.checkpoints.store import build, read_weights
 from spectral_flax.cli import poses
-from spectral_flax.cli.options import add_options, card_of
+from spectral_flax.cli.images import prepare
+from spectral_flax.cli.options import add_options, add_overwrite, card_of, complain, exit_code
 from spectral_flax.cpu import compiler_options
+from spectral_flax.images import pillow, read_image
 from spectral_flax.models.pose import PoseResNet
 from spectral_flax.models.registry import Card
 
@@ -46,32 +48,33 @@ def add_command(commands) -> None:
     parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     poses.add_options(parser)
+    add_overwrite(parser)
     add_options(parser)
     parser.set_defaults(run=run)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the best classes of each image; return 1 if one could not be read."""
-    from spectral_flax.cli.images import prepare, read_image  # needs Pillow
-
+    """Print the best classes of each image; return 1 if some could not be read, 2 if none."""
     if args.top < 1:
         raise ValueError(f"--top {args.top} is not a positive number")
-    labels = read_labels(args.labels) if args.labels else None
+    pillow()  # or say what to install
+    args.images = list(dict.fromkeys(args.images))
+    labels = read_labels(args.labels) if args.labels is not None else None
     if args.model is not None:
         _check_takes_images(args.model)
+    targets = poses.targets(args) if args.output is not None else {}
     weights = read_weights(args.weights, entry=args.entry)
     model, name, options = build(weights, args.model, dict(args.options), source=args.weights)
     about = _check_takes_images(name)
     if isinstance(model, PoseResNet):
-        return poses.run(args, model, about, options)
+        return poses.run(args, model, about, options, targets)
     poses.check_unused(args, name)
-    inputs, faults = {}, 0
+    inputs = {}
     for path in args.images:
         try:
-            inputs[path] = prepare(read_image(path), about)
+            inputs[path] = prepare(read_image(path, alpha="white"), about)
         except (ValueError, OSError) as error:  # the others are still of interest
-            print(f"spectral-flax predict: {error}", file=sys.stderr)
-            faults += 1
+            complain(error)
     if inputs:
         probabilities = classify(model, np.stack(list(inputs.values())))
         if labels is None:
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
             path: _best(p, labels, args.top) for path, p in zip(inputs, probabilities, strict=True)
         }
         print(json.dumps(best, indent=2)) if args.json else _print(best)
-    return 1 if faults else 0
+    return exit_code(len(inputs), len(args.images))
 
 
 def _check_takes_images(name: str) -> Card:
@@ -99,7 +102,10 @@ def read_labels(path: str | os.PathLike) -> list[str]:
 
     JSON may be a list, or a mapping of numbers to names (or to a list that ends in the name).
     """
-    text = pathlib.Path(path).read_text(encoding="utf-8")
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8-sig")  # with or without a mark
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8: {error}") from error
     if not str(path).endswith(".json"):
         return text.rstrip("\n").split("\n") if text.strip() else []
     try:
@@ -107,7 +113,7 @@ def read_labels(path: str | os.PathLike) -> list[str]:
         if isinstance(found, dict):
             found = [found[str(i)] for i in range(len(found))]
         return [str(item[-1] if isinstance(item, list) else item) for item in found]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ValueError(f"{path} holds no class names, numbered from 0: {error!r}") from error
 
 
@@ -135,8 +141,8 @@ def _best(probabilities: np.ndarray, labels: list[str], count: int) -> list[dict
 def _print(best: dict[str, list[dict]]) -> None:
     console = Console()
     for path, classes in best.items():
-        table = Table(title=path, title_justify="left", show_header=False, box=None)
+        table = Table(title=Text(path), title_justify="left", show_header=False, box=None)
         for found in classes:
             share = found["probability"]
-            table.add_row(found["label"], Bar(1, 0, share, width=30), f"{share:.1%}")
+            table.add_row(Text(found["label"]), Bar(1, 0, share, width=30), f"{share:.1%}")
         console.print(table)

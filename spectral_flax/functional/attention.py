@@ -3,7 +3,8 @@
 
 Positions are one axis, ``[..., N, C]``, but for criss-cross attention, which has rows and columns.
 Sums of products and exponentials are computed in float32 at least; results have the dtype of the
-values unless a function says otherwise.
+values unless a function says otherwise. Shapes that do not fit each other, and no positions to
+attend to, are a ValueError; what is no real floating array is a TypeError.
 """
 
 import math
@@ -13,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from spectral_flax.functional.arrays import as_fitting, common, wide, with_range
 
 # Scores of one example held at a time: as many as fit caches and still fill matrix units.
 _SCORES = 1 << 20
@@ -37,6 +40,7 @@ def softmax_attention(
 
     Wang et al., "Non-local Neural Networks", CVPR 2018, (embedded) Gaussian.
     """
+    q, k, v = _operands("...nd ...md ...mc", q=q, k=k, v=v)
     if implementation == "cudnn":
         q, k, v = (_flat(a)[..., None, :] for a in (q, k, v))
         fused = jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
@@ -58,6 +62,7 @@ def softmax_weights(
     q: jax.Array, k: jax.Array, *, scale: float = 1.0, precision: lax.PrecisionLike = None
 ) -> jax.Array:
     """Return the weights of `softmax_attention`, ``[..., N, M]``, in float32 at least."""
+    q, k = _operands("...nd ...md", q=q, k=k)
     return jax.nn.softmax(scale * _products(q, k, precision), axis=-1)
 
 
@@ -69,6 +74,7 @@ def dot_product_attention(
     The weight of value j for query i is ``<q_i, k_j> / M``; the keys meet the values first, so no
     weight is ever formed. Wang et al., CVPR 2018, dot product.
     """
+    q, k, v = _operands("...nd ...md ...mc", q=q, k=k, v=v)
     context = _sum_products("...md,...mc->...dc", k, v, precision) / k.shape[-2]
     return _sum_products("...nd,...dc->...nc", q, context, precision).astype(v.dtype)
 
@@ -77,6 +83,7 @@ def dot_product_weights(
     q: jax.Array, k: jax.Array, *, precision: lax.PrecisionLike = None
 ) -> jax.Array:
     """Return the weights of `dot_product_attention`, ``[..., N, M]``, in float32 at least."""
+    q, k = _operands("...nd ...md", q=q, k=k)
     return _products(q, k, precision) / k.shape[-2]
 
 
@@ -94,6 +101,7 @@ def concatenation_attention(
     halves' shares of a linear form of concatenated features. ``chunk`` as in `softmax_attention`.
     Wang et al., CVPR 2018, concatenation.
     """
+    a, b, v = _operands("...n ...m ...mc", a=a, b=b, v=v)
 
     def attend(a):
         weights = concatenation_weights(a[..., 0], b)
@@ -104,7 +112,7 @@ def concatenation_attention(
 
 def concatenation_weights(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the weights of `concatenation_attention`, ``[..., N, M]``, in float32 at least."""
-    a, b = (x.astype(_wide(x)) for x in (a, b))
+    a, b = (x.astype(_wide(x)) for x in _operands("...n ...m", a=a, b=b))
     return jax.nn.relu(a[..., :, None] + b[..., None, :]) / b.shape[-1]
 
 
@@ -126,6 +134,7 @@ def double_attention(
     axes = {"channels": -1, "positions": -2}
     if distribute not in axes:
         raise ValueError(f"distribute={distribute!r}; expected 'channels' or 'positions'")
+    a, b, v = _operands("...mc ...mk ...mk", a=a, b=b, v=v)
     gathering = jax.nn.softmax(b.astype(_wide(b)), axis=-2).astype(a.dtype)
     distributing = jax.nn.softmax(v.astype(_wide(v)), axis=axes[distribute])
     descriptors = _sum_products("...nk,...nc->...kc", gathering, a, precision)
@@ -150,6 +159,7 @@ def compact_attention(
     result stays in float32 at least, to be normalised there.
     Yue et al., "Compact Generalized Non-local Network", NeurIPS 2018.
     """
+    t, p, g = _operands("...mc ...mc ...mc", t=t, p=p, g=g)
     if t.shape[-1] % groups:
         raise ValueError(f"t has {t.shape[-1]} channels, no multiple of groups={groups}")
     if gamma is None:
@@ -158,16 +168,16 @@ def compact_attention(
         coefficients = {
             k: math.exp(-2 * gamma) * (2 * gamma) ** k / math.factorial(k) for k in range(order + 1)
         }
-    wide = _wide(g)
-    grouped = lambda a: a.reshape(*a.shape[:-1], groups, -1).astype(wide)
+    dtype = _wide(g)
+    grouped = lambda a: a.reshape(*a.shape[:-1], groups, a.shape[-1] // groups).astype(dtype)
     t, p, g = grouped(t), grouped(p), grouped(g)
-    total = jnp.zeros((), wide)
+    total = jnp.zeros((), dtype)
     for k, coefficient in coefficients.items():
         powers = p**k * g if k else g
         context = coefficient * powers.sum((-3, -1), keepdims=True)
         total = total + (context * t**k if k else context)
     total = jnp.broadcast_to(total, t.shape)
-    return total.reshape(*total.shape[:-2], -1)
+    return lax.collapse(total, total.ndim - 2)
 
 
 def criss_cross_attention(
@@ -179,6 +189,9 @@ def criss_cross_attention(
     products are not scaled. Memory grows as H W (H + W).
     Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019.
     """
+    q, k, v = as_fitting("...hwd ...hwd ...hwc", q=q, k=k, v=v)
+    if 0 in q.shape[-3:-1]:
+        raise ValueError(f"q has shape {q.shape}; expected no empty spatial axis")
     height = q.shape[-3]
     column = _sum_products("...hwd,...gwd->...hwg", q, k, precision)
     row = _sum_products("...hwd,...hvd->...hwv", q, k, precision)
@@ -203,31 +216,48 @@ def gather_nodes(
     """Gather positions into graph nodes: ``[..., L, S], [..., L, K] -> [..., S, K]``.
 
     Node k is the sum of all positions' states, weighted by ``projection``; with ``normalize``
-    divided by L. Chen et al., "Graph-Based Global Reasoning Networks", CVPR 2019.
+    divided by L. Such sums do not fit into float16: those of float16 are float32.
+    Chen et al., "Graph-Based Global Reasoning Networks", CVPR 2019.
     """
+    states, projection = _operands("...ms ...mk", states=states, projection=projection)
     nodes = _sum_products("...ls,...lk->...sk", states, projection, precision)
     if normalize:
         nodes = nodes / states.shape[-2]
-    return nodes.astype(states.dtype)
+    return nodes.astype(with_range(states.dtype))
 
 
 def scatter_nodes(
     nodes: jax.Array, projection: jax.Array, *, precision: lax.PrecisionLike = None
 ) -> jax.Array:
-    """Spread nodes over positions again: ``[..., S, K], [..., L, K] -> [..., L, S]``."""
-    return _sum_products("...sk,...lk->...ls", nodes, projection, precision).astype(nodes.dtype)
+    """Spread nodes over positions again: ``[..., S, K], [..., L, K] -> [..., L, S]``.
+
+    Those of float16 give float32, as in `gather_nodes`.
+    """
+    nodes, projection = as_fitting("...sk ...lk", nodes=nodes, projection=projection)
+    y = _sum_products("...sk,...lk->...ls", nodes, projection, precision)
+    return y.astype(with_range(nodes.dtype))
+
+
+def _operands(shapes, **arrays):
+    """Return arrays that fit, of which axis m, the positions attended to, is not empty."""
+    result = as_fitting(shapes, **arrays)
+    for word, (name, x) in zip(shapes.split(), zip(arrays, result, strict=True), strict=True):
+        if "m" in word and x.shape[word.index("m") - len(word)] == 0:
+            raise ValueError(f"{name} has shape {x.shape}; expected a position to attend to")
+    return result
 
 
 def _wide(x):
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return wide(x.dtype)
 
 
 def _flat(x):
-    return x.reshape(-1, *x.shape[-2:])
+    return x.reshape(math.prod(x.shape[:-2]), *x.shape[-2:])
 
 
 def _sum_products(equation, x, y, precision):
-    x, y = (a.astype(jnp.promote_types(x.dtype, y.dtype)) for a in (x, y))
+    dtype = common(x, y)
+    x, y = x.astype(dtype), y.astype(dtype)
     return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=_wide(x))
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spectral_flax.functional.arrays import as_fitting, as_floating, wide
 from spectral_flax.functional.padding import repeat_last
 
 Normalization = Literal["sigmoid", "softmax"]
@@ -59,7 +60,8 @@ def normalize(logits: jax.Array, method: Normalization, axis: int) -> jax.Array:
     """
     if method not in ("sigmoid", "softmax"):
         raise ValueError(f"normalization is {method!r}; expected 'sigmoid' or 'softmax'")
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = as_floating(logits=logits)
+    logits = logits.astype(wide(logits.dtype))
     if method == "sigmoid":  # the same quotient; as logarithms it cannot become 0/0
         logits = jax.nn.log_sigmoid(logits)
     return jax.nn.softmax(logits, axis=axis)
@@ -71,6 +73,7 @@ def merge_windows(logits: jax.Array) -> jax.Array:
     Window i covers rows and columns i to i + s - 1 of ``n = s + v - 1``. An entry is the mean of
     the windows that cover it, or zero where none does. Published code of BAT for video.
     """
+    logits = as_floating(logits=logits)
     windows, size = logits.shape[-4], logits.shape[-1]
     if windows == 1:
         return logits[..., 0, :, :, :]
@@ -99,11 +102,14 @@ def bilinear_product(
     In the dtype of ``x``.
 
     Raises:
-      ValueError: C is no multiple of G, or a matrix has more blocks than the axis has positions.
+      TypeError: an argument is not a real floating array.
+      ValueError: the shapes do not fit, C is no multiple of G, an axis of the map is empty, or a
+        matrix has more blocks than it has positions.
 
     Chi, Yuan, Mu et al., "Non-Local Neural Networks with Grouped Bilinear Attentional Transforms",
     CVPR 2020.
     """
+    x, p, q = as_fitting("...hwc ...gnn ...gmm", x=x, p=p, q=q)
     *batch, height, width, features = x.shape
     groups, n, m = p.shape[-3], p.shape[-1], q.shape[-1]
     _check_product(features, groups, (height, n), (width, m))
@@ -117,10 +123,12 @@ def bilinear_product(
     if n * m <= _JOINT:
         joint = p[..., :, None, :, None] * q[..., None, :, None, :]
         joint = joint.reshape(*joint.shape[:-4], n * m, n * m)
-        y = jnp.matmul(joint, y.reshape(*batch, groups, n * m, -1), precision=precision)
+        joined = y.reshape(*batch, groups, n * m, y.shape[-1])
+        y = jnp.matmul(joint, joined, precision=precision)
     else:
-        y = jnp.matmul(p, y.reshape(*batch, groups, n, -1), precision=precision)
-        y = jnp.matmul(q[..., None, :, :], y.reshape(*batch, groups, n, m, -1), precision=precision)
+        shape = y.shape
+        y = jnp.matmul(p, y.reshape(*batch, groups, n, m * shape[-1]), precision=precision)
+        y = jnp.matmul(q[..., None, :, :], y.reshape(shape), precision=precision)
     y = y.reshape(*batch, groups, n, m, t, u, features // groups)
     to_map = [*lead, *(len(batch) + i for i in (1, 3, 2, 4, 0, 5))]
     y = y.transpose(to_map).reshape(*batch, n * t, m * u, features)
@@ -134,13 +142,20 @@ def temporal_product(
 
     Blocks, groups and errors as in `bilinear_product`.
     """
+    x, matrix = as_floating(x=x, matrix=matrix)
+    square = matrix.ndim == 4 and matrix.shape[-1] == matrix.shape[-2]
+    if x.ndim < 3 or not square or x.shape[0] != matrix.shape[0]:
+        raise ValueError(
+            f"x, matrix have shapes {x.shape}, {matrix.shape}; "
+            "expected [N, T, ..., C], [N, G, n, n]"
+        )
     batch, frames, *_, features = x.shape
     groups, n = matrix.shape[-3], matrix.shape[-1]
     _check_product(features, groups, (frames, n))
     t = -(-frames // n)
     y = repeat_last(x, n * t, 1)
     shape = (batch, n, t * math.prod(x.shape[2:-1]), groups, features // groups)
-    y = y.reshape(shape).transpose(0, 3, 1, 2, 4).reshape(batch, groups, n, -1)
+    y = lax.collapse(y.reshape(shape).transpose(0, 3, 1, 2, 4), 3)
     y = jnp.matmul(matrix.astype(x.dtype), y, precision=precision)
     y = y.reshape(batch, groups, n, *shape[2:3], shape[-1]).transpose(0, 2, 3, 1, 4)
     return y.reshape(batch, n * t, *x.shape[2:])[:, :frames]
@@ -158,6 +173,7 @@ def reproject(
     ``[..., G, H, W], [..., G, n, n], [..., G, m, m] -> [..., G, H, W]``. With a single one in A,
     W is what that output position attends to.
     """
+    activation, p, q = as_fitting("...ghw ...gnn ...gmm", activation=activation, p=p, q=q)
     p, q = jnp.swapaxes(p, -1, -2), jnp.swapaxes(q, -1, -2)
     weights = bilinear_product(jnp.moveaxis(activation, -3, -1), p, q, precision=precision)
     return jnp.moveaxis(weights, -1, -3)
@@ -167,5 +183,7 @@ def _check_product(features, groups, *axes):
     if features % groups:
         raise ValueError(f"x has {features} channels; expected a multiple of groups={groups}")
     for size, blocks in axes:
+        if size == 0 or blocks == 0:
+            raise ValueError(f"an axis of {size} in {blocks} blocks; expected neither to be empty")
         if blocks > size:
             raise ValueError(f"a matrix of {blocks} blocks is larger than an axis of {size}")

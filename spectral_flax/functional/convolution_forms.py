@@ -235,9 +235,8 @@ def _has_minimal_form(form, positions, dtype):
 
 
 def _is_default(precision):
-    if precision is None:
-        precision = jax.config.jax_default_matmul_precision
-    return precision in (None, "default", lax.Precision.DEFAULT, (lax.Precision.DEFAULT,) * 2)
+    names = None, "default", "fastest", "bfloat16", lax.Precision.DEFAULT
+    return precision in (*names, *((name, name) for name in names))
 
 
 def _minimal_convolution(form, x, kernel):

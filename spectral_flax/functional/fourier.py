@@ -20,15 +20,17 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.functional.arrays import as_floating, wide
 from spectral_flax.functional.padding import repeat_last
+from spectral_flax.functional.platforms import ByPlatform
 from spectral_flax.functional.sharding import batch_parallel
 
 Norm = Literal["ortho", "backward", "forward"]
 Implementation = Literal["auto", "fft", "matmul"]
 
-# Sides up to which the matrices are the faster, forward and with gradients, by platform. The table
-# this comes from is in docs/performance.md; what is not here was not measured.
-MATMUL_UP_TO = {"cpu": 16}
+# Sides up to which the matrices are the faster on the CPU, forward and with gradients. The table
+# this comes from is in docs/performance.md; other platforms were not measured.
+MATMUL_UP_TO = 16
 
 _meaning_of_auto = contextvars.ContextVar("meaning_of_auto", default=None)
 
@@ -50,7 +52,7 @@ def rfft2(
       norm: "ortho" (1/sqrt(HW) both ways), "backward" (1/(HW) in the inverse) or "forward".
       implementation: "fft", "matmul" (products with cosine and sine matrices: real arithmetic,
         standard operators only) or "auto": what was measured to be faster at that size on the
-        default platform of the process (`choose_implementation`).
+        platform that the program is lowered for (`choose_implementation`).
       dtype: computation dtype of the matmul form. None: float32, or float64 for float64 input;
         the FFT knows no other. The result has the dtype of ``x`` in any case.
       precision: of the matrix products; None is "highest", which an FFT's accuracy needs.
@@ -116,6 +118,7 @@ def split_quarters(x: jax.Array) -> jax.Array:
     column, so that all quarters have one size (the published code fails there).
     Chi, Jiang and Mu, NeurIPS 2020, local Fourier unit.
     """
+    x = as_floating(x=x)
     height, width = _spatial(x, 2, "x")
     x = repeat_last(x, height + height % 2, axis=-3)
     x = repeat_last(x, width + width % 2, axis=-2)
@@ -130,6 +133,7 @@ def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
     It stands 2 x 2 times in the result, less the last row or column where a side is odd: the
     positions that `split_quarters` added.
     """
+    x = as_floating(x=x)
     if x.shape[-3:-1] != (-(-height // 2), -(-width // 2)):
         raise ValueError(
             f"x is {x.shape[-3]} x {x.shape[-2]}; expected half of {height} x {width}, rounded up"
@@ -138,13 +142,9 @@ def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
     return jnp.concatenate([x, x], axis=-2)[..., :width, :]
 
 
-def choose_implementation(sizes: tuple[int, ...]) -> Literal["fft", "matmul"]:
-    """Return what "auto" means for a transform over ``sizes``: see `MATMUL_UP_TO`.
-
-    It is chosen when a program is traced, for the platform that JAX uses by default.
-    """
-    limit = MATMUL_UP_TO.get(jax.default_backend(), 0)
-    return _meaning_of_auto.get() or ("matmul" if max(sizes) <= limit else "fft")
+def choose_implementation(sizes: tuple[int, ...], platform: str) -> Literal["fft", "matmul"]:
+    """Return what "auto" means on a platform for a transform over ``sizes``: see `MATMUL_UP_TO`."""
+    return "matmul" if platform == "cpu" and max(sizes) <= MATMUL_UP_TO else "fft"
 
 
 @contextlib.contextmanager
@@ -158,6 +158,7 @@ def auto_is(implementation: Literal["fft", "matmul"]):
 
 
 def _forward(x, rank, groups, norm, implementation, dtype, precision):
+    x = as_floating(x=x)
     sizes = _spatial(x, rank, "x")
     _check_groups("channels of x", x.shape[-1], groups)
     scale = {
@@ -165,35 +166,44 @@ def _forward(x, rank, groups, norm, implementation, dtype, precision):
         "backward": 1,
         "forward": 1 / math.prod(sizes),
     }
-    implementation = _check(sizes, x.dtype, norm, implementation, dtype)
-    if implementation == "matmul":
-        compute = dtype or _float(x.dtype)
-        tables = _forward_tables(sizes, scale[norm])
-        return _matmul_forward(x, rank, groups, tables, compute, precision or "highest")
-    return _per_example(_ForwardFFT(rank, groups, scale[norm]), x, rank)
+    _check(x.dtype, norm, implementation, dtype)
+    fft = _ForwardFFT(rank, groups, scale[norm])
+    compute = np.dtype(dtype or wide(x.dtype))
+    matmul = _ForwardMatmul(sizes, groups, scale[norm], compute, precision or "highest")
+    return _transform(x, sizes, implementation, dtype, fft, matmul)
 
 
 def _inverse(s, rank, width, groups, norm, implementation, dtype, precision):
-    sizes = (*_spatial(s, rank, "s")[:-1], width)
-    if width < 1 or s.shape[-2] != width // 2 + 1:
+    s = as_floating(s=s)
+    sizes = _spatial(s, rank, "s")
+    if not isinstance(width, int | np.integer) or width < 1 or s.shape[-2] != width // 2 + 1:
         raise ValueError(
             f"s has {s.shape[-2]} frequencies along the width; expected width//2 + 1 for "
-            f"width={width}"
+            f"width={width!r}"
         )
+    sizes = (*sizes[:-1], width)
     _check_groups("half the channels of s", s.shape[-1] / 2, groups)
     count = math.prod(sizes)  # lax divides by it
     scale = {"ortho": math.sqrt(count), "backward": 1, "forward": count}
-    implementation = _check(sizes, s.dtype, norm, implementation, dtype)
+    _check(s.dtype, norm, implementation, dtype)
+    fft = _InverseFFT(rank, width, groups, scale[norm])
+    compute = np.dtype(dtype or wide(s.dtype))
+    matmul = _InverseMatmul(sizes, groups, scale[norm] / count, compute, precision or "highest")
+    return _transform(s, sizes, implementation, dtype, fft, matmul)
+
+
+def _transform(x, sizes, implementation, dtype, fft, matmul):
+    if implementation == "auto":
+        implementation = _meaning_of_auto.get() or ("auto" if dtype is None else "matmul")
     if implementation == "matmul":
-        compute = dtype or _float(s.dtype)
-        tables = _inverse_tables(sizes, scale[norm] / count)
-        return _matmul_inverse(s, rank, groups, tables, compute, precision or "highest")
-    return _per_example(_InverseFFT(rank, width, groups, scale[norm]), s, rank)
+        return matmul(x)
+    if implementation == "auto" and choose_implementation(sizes, "cpu") == "matmul":
+        fft = ByPlatform(fft, cpu=matmul)
+    axis = 0 if x.ndim > len(sizes) + 1 else None
+    return batch_parallel(fft, x, batch=(axis,), out=axis)
 
 
 def _spatial(x, rank, name) -> tuple[int, ...]:
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{name} has dtype {x.dtype}; expected a real floating dtype")
     if x.ndim < rank + 1:
         axes = "T, H, W, C"[-3 * rank - 1 :]
         raise ValueError(f"{name} has shape {x.shape}; expected at least the axes [{axes}]")
@@ -204,29 +214,18 @@ def _spatial(x, rank, name) -> tuple[int, ...]:
 
 
 def _check_groups(what, channels, groups):
-    if groups < 1 or channels % groups:
-        raise ValueError(f"{what}: {channels:g}, do not divide into groups={groups}")
+    if not isinstance(groups, int | np.integer) or groups < 1 or channels % groups:
+        raise ValueError(f"{what}: {channels:g}, do not divide into groups={groups!r}")
 
 
-def _check(sizes, input_dtype, norm, implementation, dtype):
+def _check(input_dtype, norm, implementation, dtype):
     if norm not in ("ortho", "backward", "forward"):
         raise ValueError(f"norm={norm!r}; expected 'ortho', 'backward' or 'forward'")
     if implementation not in ("auto", "fft", "matmul"):
         raise ValueError(f"implementation={implementation!r}; expected 'auto', 'fft' or 'matmul'")
-    if implementation == "auto":
-        implementation = choose_implementation(sizes) if dtype is None else "matmul"
-    if implementation == "fft" and dtype is not None and dtype != _float(input_dtype):
+    # There is no FFT of 16 bits.
+    if implementation == "fft" and dtype is not None and np.dtype(dtype) != wide(input_dtype):
         raise ValueError(f"dtype={dtype} needs implementation='matmul'; an FFT computes in float32")
-    return implementation
-
-
-def _float(dtype):
-    """The dtype an FFT of ``dtype`` computes in: there is no 16-bit FFT."""
-    return jnp.promote_types(dtype, jnp.float32)
-
-
-def _per_example(transform, x, rank):
-    return batch_parallel(transform, x) if x.ndim > rank + 1 else transform(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,12 +236,12 @@ class _ForwardFFT:
 
     def __call__(self, x: jax.Array) -> jax.Array:
         sizes = x.shape[-self.rank - 1 : -1]
-        z = jnp.moveaxis(x, -1, -self.rank - 1).astype(_float(x.dtype))
+        z = jnp.moveaxis(x, -1, -self.rank - 1).astype(wide(x.dtype))
         z = lax.fft(z, "rfft", sizes) * self.scale
         z = jnp.moveaxis(z, -self.rank - 1, -1)
-        z = z.reshape(*z.shape[:-1], self.groups, 1, -1)
+        z = z.reshape(*z.shape[:-1], self.groups, 1, z.shape[-1] // self.groups)
         s = jnp.concatenate([z.real, z.imag], axis=-2)
-        return s.reshape(*s.shape[:-3], -1).astype(x.dtype)
+        return lax.collapse(s, s.ndim - 3).astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,8 +253,8 @@ class _InverseFFT:
 
     def __call__(self, s: jax.Array) -> jax.Array:
         sizes = (*s.shape[-self.rank - 1 : -2], self.width)
-        r = s.reshape(*s.shape[:-1], self.groups, 2, -1).astype(_float(s.dtype))
-        z = lax.complex(r[..., 0, :], r[..., 1, :]).reshape(*s.shape[:-1], -1)
+        r = _complex_channels(s, self.groups).astype(wide(s.dtype))
+        z = lax.collapse(lax.complex(r[..., 0, :], r[..., 1, :]), s.ndim - 1)
         z = jnp.moveaxis(z, -1, -self.rank - 1)
         x = lax.fft(z, "irfft", sizes) * self.scale
         return jnp.moveaxis(x, -self.rank - 1, -1).astype(s.dtype)
@@ -297,30 +296,51 @@ def _product(subscripts, x, table, dtype, precision):
         x.astype(dtype),
         jnp.asarray(table, dtype),
         precision=precision,
-        preferred_element_type=_float(dtype),
+        preferred_element_type=wide(dtype),
     )
     return y.astype(dtype)
 
 
-def _matmul_forward(x, rank, groups, tables, dtype, precision):
-    last, others = tables
-    y = x.reshape(*x.shape[:-1], groups, -1)
-    y = _product("...wgc,rwk->...kgrc", y, last, dtype, precision)
-    letters = "thw"[-rank:-1]
-    for letter, table in zip(letters, others, strict=True):
+@dataclasses.dataclass(frozen=True)
+class _ForwardMatmul:
+    sizes: tuple[int, ...]
+    groups: int
+    scale: float
+    dtype: np.dtype
+    precision: lax.PrecisionLike
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        last, others = _forward_tables(self.sizes, self.scale)
+        y = x.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
+        y = _product("...wgc,rwk->...kgrc", y, last, self.dtype, self.precision)
+        y = _other_axes(y, others, self.dtype, self.precision)
+        return lax.collapse(y, y.ndim - 3).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _InverseMatmul:
+    sizes: tuple[int, ...]
+    groups: int
+    scale: float
+    dtype: np.dtype
+    precision: lax.PrecisionLike
+
+    def __call__(self, s: jax.Array) -> jax.Array:
+        last, others = _inverse_tables(self.sizes, self.scale)
+        y = _complex_channels(s, self.groups)
+        y = _other_axes(y, others, self.dtype, self.precision)
+        y = _product("...kgrc,rkw->...wgc", y, last, self.dtype, self.precision)
+        return lax.collapse(y, y.ndim - 2).astype(s.dtype)
+
+
+def _complex_channels(s, groups):
+    return s.reshape(*s.shape[:-1], groups, 2, s.shape[-1] // (2 * groups))
+
+
+def _other_axes(y, tables, dtype, precision):
+    letters = "thw"[-len(tables) - 1 : -1]
+    for letter, table in zip(letters, tables, strict=True):
         tail = letters[letters.index(letter) + 1 :]
         spec = f"...{letter}{tail}kgrc,r{letter}su->...u{tail}kgsc"
         y = _product(spec, y, table, dtype, precision)
-    return y.reshape(*y.shape[:-3], -1).astype(x.dtype)
-
-
-def _matmul_inverse(s, rank, groups, tables, dtype, precision):
-    last, others = tables
-    y = s.reshape(*s.shape[:-1], groups, 2, -1)
-    letters = "thw"[-rank:-1]
-    for letter, table in zip(letters, others, strict=True):
-        tail = letters[letters.index(letter) + 1 :]
-        spec = f"...{letter}{tail}kgrc,r{letter}su->...u{tail}kgsc"
-        y = _product(spec, y, table, dtype, precision)
-    y = _product("...kgrc,rkw->...wgc", y, last, dtype, precision)
-    return y.reshape(*y.shape[:-2], -1).astype(s.dtype)
+    return y

@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spectral_flax.functional.arrays import as_array, as_floating, wide
+from spectral_flax.functional.pooling import largest
+
 # COCO's joints: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles; left first.
 COCO_FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
 # Deviations of annotators, relative to the square root of the person's area.
@@ -29,6 +32,7 @@ def gaussian_heatmaps(
     second result weighs each joint's loss: 0 where it is not ``visible`` or its Gaussian lies
     outside the heatmap altogether, else 1. Both are of the dtype of ``joints``.
     """
+    joints, visible = as_floating(joints=joints), as_array("visible", visible)
     if joints.shape[-1] != 2 or visible.shape != joints.shape[:-1]:
         raise ValueError(
             f"joints, visible have shapes {joints.shape}, {visible.shape}; "
@@ -58,10 +62,14 @@ def decode_heatmaps(heatmaps: jax.Array) -> tuple[jax.Array, jax.Array]:
     axis towards the higher neighbour unless it is within two pixels of the top or left border or
     one of the bottom or right; (0, 0) where the peak is not positive. In float32 or wider.
     """
+    heatmaps = as_floating(heatmaps=heatmaps)
+    if heatmaps.ndim < 3 or 0 in heatmaps.shape[-3:-1]:
+        expected = "[..., H, W, J], neither H nor W empty"
+        raise ValueError(f"heatmaps have shape {heatmaps.shape}; expected {expected}")
     *_, height, width, joints = heatmaps.shape
-    h = jnp.asarray(heatmaps, jnp.promote_types(heatmaps.dtype, jnp.float32))
+    h = heatmaps.astype(wide(heatmaps.dtype))
     flat = h.reshape(*h.shape[:-3], height * width, joints)
-    score, index = flat.max(-2), flat.argmax(-2)
+    score, index = largest(flat, flat.ndim - 2), flat.argmax(-2)
     x, y = index % width, index // width
     at_x, at_y = (
         (_positions(length, x.ndim, x.dtype) == place[..., None]).astype(h.dtype)
@@ -87,6 +95,7 @@ def flip_heatmaps(
     Its own inverse without ``shift``, which moves the result one pixel to the right (the first
     column stays) to make up for the misalignment of a mirrored image at a stride of 4.
     """
+    heatmaps = as_array("heatmaps", heatmaps)
     order = list(range(heatmaps.shape[-1]))
     for a, b in pairs:
         if not (0 <= a < len(order) and 0 <= b < len(order)):
@@ -108,11 +117,14 @@ def object_keypoint_similarity(
     Mean over the joints of ``exp(-d² / (2 (2 sigma)² area))``, d their distance and area the mean
     of both poses' areas. Arguments are broadcast.
     """
+    arrays = dict(a=a, b=b, area_a=area_a, area_b=area_b)
+    arrays = [as_array(name, x) for name, x in arrays.items()]
+    dtype = wide(*(x.dtype for x in arrays))
+    a, b, area_a, area_b = (x.astype(dtype) for x in arrays)
     if a.shape[-2:] != (len(sigmas), 2) or b.shape[-2:] != (len(sigmas), 2):
         raise ValueError(
             f"a, b have shapes {a.shape}, {b.shape}; expected [..., {len(sigmas)}, 2]: a sigma each"
         )
-    dtype = jnp.result_type(a, b, jnp.float32)
     variance = (2 * jnp.asarray(sigmas, dtype)) ** 2
     area = (area_a + area_b)[..., None] / 2 + jnp.finfo(dtype).tiny
     squared = ((a - b) ** 2).sum(-1)
@@ -133,6 +145,8 @@ def oks_nms(
     From the best score down (the first of equals), each pose that is kept drops all later ones
     whose similarity with it is above ``threshold``.
     """
+    arrays = dict(keypoints=keypoints, scores=scores, areas=areas)
+    keypoints, scores, areas = (as_array(name, x) for name, x in arrays.items())
     if len(scores) == 0:
         return jnp.ones(0, bool)
     order = jnp.argsort(-scores, stable=True)

@@ -9,6 +9,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
+from spectral_flax.functional.arrays import as_floating, common, wide
+
 # A vector whose largest entry is below this is taken as zero: the gradient with respect to a
 # reflector grows as one over its length, and would no longer be finite.
 _ZERO = 1e-30
@@ -26,7 +28,7 @@ def orthogonal_matrix(reflectors: jax.Array) -> jax.Array:
     Compact WY form: Joffrain et al., "Accumulating Householder transformations, revisited",
     ACM TOMS 2006.
     """
-    u, w = _compact(reflectors)
+    u, w = _compact(as_floating(reflectors=reflectors))
     product = jnp.matmul(u, w, precision=_HIGHEST)
     matrix = _identity_like(product) - product
     # One Newton step towards the nearest orthogonal matrix removes the rounding of the triangular
@@ -45,6 +47,7 @@ def apply_reflectors(
     Raises:
       ValueError: the axis has another length than the reflectors.
     """
+    reflectors, x = as_floating(reflectors=reflectors, x=x)
     if x.shape[axis] != reflectors.shape[-2]:
         raise ValueError(
             f"axis {axis} of x has length {x.shape[axis]}; expected the reflectors' "
@@ -52,7 +55,7 @@ def apply_reflectors(
         )
     u, w = _compact(reflectors)
     left, right = (u, w) if transpose else (w.T, u.T)
-    y = jnp.moveaxis(x, axis, -1).astype(jnp.promote_types(x.dtype, u.dtype))
+    y = jnp.moveaxis(x, axis, -1).astype(common(x, u))
     product = jnp.matmul(jnp.matmul(y, left, precision=_HIGHEST), right, precision=_HIGHEST)
     return jnp.moveaxis(y - product, -1, axis).astype(x.dtype)
 
@@ -97,7 +100,8 @@ def qr_retraction(matrix: jax.Array) -> jax.Array:
     that an implementation happens to choose is not. Computed in float32 at least, entries of
     ``Q^T Q - I`` below 1e-6 for n up to 128.
     """
-    q, r = jnp.linalg.qr(matrix.astype(_float(matrix.dtype)))
+    matrix = as_floating(matrix=matrix)
+    q, r = jnp.linalg.qr(matrix.astype(wide(matrix.dtype)))
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
     q = q * jnp.where(diagonal < 0, -1, 1).astype(q.dtype)[..., None, :]
     return q + lax.stop_gradient(_newton(q) - q)
@@ -111,7 +115,7 @@ def random_reflectors(key: jax.Array, n: int, dtype: DTypeLike = jnp.float32) ->
     column is Gaussian, so all can be drawn at once.
     Stewart, "The efficient generation of random orthogonal matrices", SIAM J. Numer. Anal. 1980.
     """
-    x = jnp.tril(jax.random.normal(key, (n, n), _float(dtype)))
+    x = jnp.tril(jax.random.normal(key, (n, n), wide(dtype)))
     head = jnp.diagonal(x)
     tail = jnp.sum(jnp.square(jnp.tril(x, -1)), axis=0)
     length = jnp.sqrt(jnp.square(head) + tail)
@@ -123,16 +127,14 @@ def random_reflectors(key: jax.Array, n: int, dtype: DTypeLike = jnp.float32) ->
 @functools.partial(jax.jit, static_argnums=(1, 2), static_argnames=("n", "dtype"))
 def random_orthogonal(key: jax.Array, n: int, dtype: DTypeLike = jnp.float32) -> jax.Array:
     """Draw an orthogonal matrix ``[n, n]`` from the uniform (Haar) distribution on O(n)."""
-    return orthogonal_matrix(random_reflectors(key, n, _float(dtype))).astype(dtype)
-
-
-def _float(dtype):
-    return jnp.promote_types(dtype, jnp.float32)
+    return orthogonal_matrix(random_reflectors(key, n, wide(dtype))).astype(dtype)
 
 
 def _compact(reflectors):
     """Return u and w with ``H_1 ... H_k = I - u w``: ``[..., n, k], [..., k, n]``."""
-    v = reflectors.astype(_float(reflectors.dtype))
+    if reflectors.ndim < 2:
+        raise ValueError(f"reflectors have shape {reflectors.shape}; expected [..., n, k]")
+    v = reflectors.astype(wide(reflectors.dtype))
     # Scaled by the largest entry first, so that squares neither overflow nor vanish.
     scale = lax.stop_gradient(jnp.max(jnp.abs(v), axis=-2, keepdims=True))
     zero = scale < _ZERO

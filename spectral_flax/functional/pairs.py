@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from spectral_flax.functional import fourier
+from spectral_flax.functional.arrays import as_floating, wide
 
 _LETTERS = "thw"
 
@@ -170,8 +171,10 @@ def _check_rank(rank):
 
 
 def _sizes(x, rank):
-    if x.ndim <= rank:
-        raise ValueError(f"x has shape {x.shape}; expected [..., {'T, ' * (rank - 2)}H, W, C]")
+    x = as_floating(x=x)
+    if x.ndim <= rank or 0 in x.shape[-rank - 1 : -1]:
+        expected = f"[..., {'T, ' * (rank - 2)}H, W, C], no spatial axis empty"
+        raise ValueError(f"x has shape {x.shape}; expected {expected}")
     return x.shape[-rank - 1 : -1]
 
 
@@ -180,6 +183,7 @@ def _multiply(x, matrices, precision):
 
     In the dtype of ``x``, accumulated in float32 at least; ``precision`` None is the highest.
     """
+    x = as_floating(x=x)
     rank = len(matrices)
     sizes = _sizes(x, rank)
     expected = tuple(m.shape[1] for m in matrices)
@@ -196,6 +200,6 @@ def _multiply(x, matrices, precision):
             jnp.asarray(matrix, dtype),
             x,
             precision=lax.Precision.HIGHEST if precision is None else precision,
-            preferred_element_type=jnp.promote_types(dtype, jnp.float32),
+            preferred_element_type=wide(dtype),
         ).astype(dtype)
     return x

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from spectral_flax.functional.arrays import as_floating, wide
+
 
 def adaptive_average_pool(
     x: jax.Array, sizes: Sequence[int], *, axes: Sequence[int] = (-3, -2)
@@ -22,10 +24,15 @@ def adaptive_average_pool(
     least. The same as PyTorch's AdaptiveAvgPool.
 
     Raises:
-      ValueError: ``sizes`` and ``axes`` differ in number, or a size is not a positive integer.
+      TypeError: ``x`` is not a real floating array.
+      ValueError: ``sizes`` and ``axes`` differ in number, a size is not a positive integer, or one
+        of the axes is empty.
     """
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    for size, axis in _plan(x, sizes, axes):
+    x = as_floating(x=x)
+    y = x.astype(wide(x.dtype))
+    # The strongest reductions first: they save most work.
+    plan = sorted(_plan(x, sizes, axes), key=lambda p: p[0] / x.shape[p[1]])
+    for size, axis in plan:
         n = y.shape[axis]
         if n % size == 0:
             y = jnp.mean(_blocks(y, size, axis), axis=axis + 1)
@@ -41,17 +48,37 @@ def adaptive_max_pool(
 ) -> jax.Array:
     """Take the maximum of each of ``axes`` over bins; bins and errors as `adaptive_average_pool`.
 
-    The same as PyTorch's AdaptiveMaxPool. Where several positions of a bin are largest they share
-    the gradient.
+    The same as PyTorch's AdaptiveMaxPool: of several positions of a bin that are largest the first,
+    row by row, gets the gradient.
     """
-    for size, axis in _plan(x, sizes, axes):
+    x = as_floating(x=x)
+    # The last axis first, so that of equals the first row by row is taken.
+    for size, axis in sorted(_plan(x, sizes, axes), key=lambda p: -p[1]):
         n = x.shape[axis]
         if n % size == 0:
-            x = jnp.max(_blocks(x, size, axis), axis=axis + 1)
+            x = largest(_blocks(x, size, axis), axis + 1)
         else:
             bins = [lax.slice_in_dim(x, *limits, axis=axis) for limits in _bins(n, size)]
-            x = jnp.concatenate([jnp.max(b, axis=axis, keepdims=True) for b in bins], axis=axis)
+            x = jnp.stack([largest(b, axis) for b in bins], axis=axis)
     return x
+
+
+def largest(x: jax.Array, axis: int) -> jax.Array:
+    """Take the maximum of an axis, whose gradient goes to the first of the largest positions.
+
+    In place of ``jnp.max``, whose gradient goes to what *equals* the maximum: to nothing, divided
+    by nothing, where the compiler computes x a second time with other rounding.
+    """
+    while (n := x.shape[axis]) > 1:
+        first, second = (lax.slice_in_dim(x, i, n - n % 2, 2, axis) for i in range(2))
+        rest = lax.slice_in_dim(x, n - n % 2, n, axis=axis)
+        x = jnp.concatenate([larger(first, second), rest], axis) if n % 2 else larger(first, second)
+    return lax.squeeze(x, (axis,))
+
+
+def larger(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Take the larger of two, and its gradient; of equals the first. NaN is larger."""
+    return jnp.where((second > first) | (second != second), second, first)
 
 
 def average_pool(x: jax.Array, strides: Sequence[int]) -> jax.Array:
@@ -59,8 +86,17 @@ def average_pool(x: jax.Array, strides: Sequence[int]) -> jax.Array:
 
     ``strides`` has one entry for each spatial axis, the block's length. A last block that is not
     full is the mean of the positions it has. Dtype as in `adaptive_average_pool`.
+
+    Raises:
+      TypeError: ``x`` is not a real floating array.
+      ValueError: ``strides`` are not a positive integer for each spatial axis, or one is empty.
     """
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = as_floating(x=x)
+    if len(strides) != x.ndim - 2:
+        raise ValueError(f"strides={tuple(strides)} for x of shape {x.shape}: one a spatial axis")
+    _check_positive("strides", strides)
+    _check_filled(x, range(1, x.ndim - 1))
+    y = x.astype(wide(x.dtype))
     for axis, stride in enumerate(strides, start=1):
         n = y.shape[axis]
         if stride == 1:
@@ -90,29 +126,48 @@ def pool_frames(
         raise ValueError(f"window={window!r}; expected a positive odd number")
     if method not in ("average", "max"):
         raise ValueError(f"method={method!r}; expected 'average' or 'max'")
+    x = as_floating(x=x)
+    if x.ndim < 2:
+        raise ValueError(f"x has shape {x.shape}; expected [N, T, ...]")
+    _check_filled(x, [1])
     frames, half = x.shape[1], window // 2
-    outside = jnp.asarray(0 if method == "average" else -jnp.inf, x.dtype)
-    padded = lax.pad(x, outside, [(half, half, 0) if i == 1 else (0, 0, 0) for i in range(x.ndim)])
+    if method == "max":  # the outermost frames stand for those beyond: they are in the window too
+        before, after = ([lax.index_in_dim(x, i, axis=1)] * half for i in (0, -1))
+        padded = jnp.concatenate([*before, x, *after], axis=1)
+    else:
+        margins = [(half, half, 0) if i == 1 else (0, 0, 0) for i in range(x.ndim)]
+        dtype = wide(x.dtype)
+        padded = lax.pad(x.astype(dtype), jnp.zeros((), dtype), margins)
     shifted = (lax.slice_in_dim(padded, i, i + frames, axis=1) for i in range(window))
     if method == "max":
-        return functools.reduce(jnp.maximum, shifted)
+        return functools.reduce(larger, shifted)
     index = np.arange(frames)
     count = np.minimum(index + half, frames - 1) - np.maximum(index - half, 0) + 1
-    share = jnp.asarray(1 / count, x.dtype).reshape(1, frames, *(1,) * (x.ndim - 2))
-    return functools.reduce(jnp.add, shifted) * share
+    share = jnp.asarray(1 / count, padded.dtype).reshape(1, frames, *(1,) * (x.ndim - 2))
+    return (functools.reduce(jnp.add, shifted) * share).astype(x.dtype)
 
 
 def _plan(x, sizes, axes):
-    """Pairs of size and non-negative axis, the strongest reductions first: they save most work."""
+    """Return pairs of size and non-negative axis."""
     if len(sizes) != len(axes):
         raise ValueError(f"sizes {tuple(sizes)} and axes {tuple(axes)} differ in number")
-    for size in sizes:
-        if not isinstance(size, int | np.integer) or size < 1:
-            raise ValueError(f"sizes is {tuple(sizes)}; expected positive integers")
+    _check_positive("sizes", sizes)
     if any(not -x.ndim <= axis < x.ndim for axis in axes):
         raise ValueError(f"axes {tuple(axes)} are not all axes of x, which has {x.ndim}")
     axes = [operator.index(axis) % x.ndim for axis in axes]
-    return sorted(zip(sizes, axes, strict=True), key=lambda p: p[0] / max(x.shape[p[1]], 1))
+    _check_filled(x, axes)
+    return list(zip(sizes, axes, strict=True))
+
+
+def _check_positive(name, values):
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} is {tuple(values)}; expected positive integers")
+
+
+def _check_filled(x, axes):
+    if any(x.shape[axis] == 0 for axis in axes):
+        raise ValueError(f"x has shape {x.shape}; expected no empty axis among those to be pooled")
 
 
 def _blocks(x, size, axis):

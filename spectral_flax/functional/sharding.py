@@ -7,8 +7,10 @@ that an operation treats each example by itself, so that nothing but a sum of ke
 ever crosses devices. It needs no mesh in context and works with any mesh axes.
 """
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
+
+from spectral_flax.functional.platforms import ByPlatform
 
 
 def batch_parallel(
@@ -35,7 +39,9 @@ def batch_parallel(
     (None: the argument is shared by all examples) and ``out`` that of the result (None: the
     result is summed over the batch). Axes other than the batch are replicated if they were split.
     Differentiable any number of times, forward and backward; works under jit, vmap, checkpoint,
-    shard_map and export.
+    shard_map and export. What JAX is configured to do at the call, as by
+    ``jax.default_matmul_precision``, holds for the gradients and for every device too. ``fun`` may
+    be a `ByPlatform`.
     """
     if len(args) != len(batch):
         raise ValueError(f"batch has {len(batch)} entries for {len(args)} arguments: {batch}")
@@ -52,7 +58,45 @@ def batch_parallel(
         return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_spec(ndim, out, names))(
             *args
         )
-    return _bind(_Multilinear(fun, tuple(batch), out), *args)
+    return _bind(_Multilinear(_as_configured(fun), tuple(batch), out), *args)
+
+
+# What changes the operations of a traced function, or whether it can be traced at all.
+_SETTINGS = (
+    "allow_f16_reductions",
+    "default_matmul_precision",
+    "default_prng_impl",
+    "enable_custom_prng",
+    "enable_x64",
+    "numpy_dtype_promotion",
+    "numpy_rank_promotion",
+    "softmax_custom_jvp",
+    "threefry_partitionable",
+)
+
+
+def _as_configured(fun):
+    names = (name for name in _SETTINGS if hasattr(jax, name))
+    return _Configured(fun, tuple((name, getattr(jax.config, f"jax_{name}")) for name in names))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Configured:
+    """A function under the settings of JAX that it was called under.
+
+    It is traced anew for its gradients and, once the program is compiled, for the part of a device:
+    by then others may hold.
+    """
+
+    fun: Callable[..., jax.Array]
+    settings: tuple[tuple[str, Any], ...]
+
+    def __call__(self, *args: jax.Array) -> jax.Array:
+        with contextlib.ExitStack() as stack:
+            for name, value in self.settings:
+                if getattr(jax.config, f"jax_{name}") != value:
+                    stack.enter_context(getattr(jax, name)(value))
+            return self.fun(*args)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +202,7 @@ def _partitioned(op: _Multilinear):
         return mesh, local, sharding(mesh, shapes, result, op.out, names), arguments
 
     def rule(mesh, operands, results):
-        count = iter(range(1000))
+        count = itertools.count()
 
         def factors(value, axis):
             names = (f"d{next(count)}" for _ in value.shape)
@@ -168,30 +212,38 @@ def _partitioned(op: _Multilinear):
         return f"{left} -> {factors(results[0], op.out)}"
 
     call.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=rule)
-    return call
-
-
-@functools.lru_cache(maxsize=4096)
-def _traced(op: _Multilinear, shapes: tuple) -> jax.extend.core.ClosedJaxpr:
-    # The primitive carries this jaxpr so that JAX sees the partitioned call inside it.
-    return jax.make_jaxpr(_partitioned(op))(*shapes)
+    return jax.jit(call)  # for its cache of traces, whose key is all that may change them
 
 
 def _bind(op: _Multilinear, *args):
-    return batch_parallel_p.bind(*args, op=op, jaxpr=_traced(op, tuple(map(_shape_of, args))))
+    # The primitive carries this jaxpr so that JAX sees the partitioned call inside it.
+    default = _on("default", op)
+    jaxpr = _partitioned(default).trace(*map(_shape_of, args)).jaxpr
+    primitive = batch_parallel_p if default == op else by_platform_p
+    return primitive.bind(*args, op=op, jaxpr=jaxpr)
+
+
+def _on(platform, fun):
+    """Return a function, or an operation, with what it is on one platform in place of all."""
+    if isinstance(fun, ByPlatform):
+        return getattr(fun, platform)
+    if isinstance(fun, _Transposed):
+        return dataclasses.replace(fun, op=_on(platform, fun.op))
+    if isinstance(fun, _Multilinear | _Configured | _Vmapped):
+        return dataclasses.replace(fun, fun=_on(platform, fun.fun))
+    return fun
 
 
 batch_parallel_p = jax.extend.core.Primitive("batch_parallel")
+by_platform_p = jax.extend.core.Primitive("batch_parallel_by_platform")
 _eager = jax.jit(_bind, static_argnums=0)
 
 
-@batch_parallel_p.def_impl
-def _(*args, op, jaxpr):
+def _compute(*args, op, jaxpr):
     return _eager(op, *args)
 
 
-@batch_parallel_p.def_abstract_eval
-def _(*avals, op, jaxpr):
+def _abstract(*avals, op, jaxpr):
     (result,) = jaxpr.out_avals
     return result
 
@@ -200,7 +252,8 @@ def _lower(*args, op, jaxpr):
     return jax.extend.core.jaxpr_as_fun(jaxpr)(*args)[0]
 
 
-mlir.register_lowering(batch_parallel_p, mlir.lower_fun(_lower, multiple_results=False))
+def _lower_on_cpu(*args, op, jaxpr):
+    return _on("cpu", op.fun)(*args)
 
 
 def _jvp(primals, tangents, *, op, jaxpr):
@@ -237,6 +290,13 @@ def _vmap(args, dims, *, op, jaxpr):
     return _bind(_Multilinear(_Vmapped(op.fun, axes), batch, out), *args), 0
 
 
-ad.primitive_jvps[batch_parallel_p] = _jvp
-ad.primitive_transposes[batch_parallel_p] = _transpose
-batching.primitive_batchers[batch_parallel_p] = _vmap
+for _primitive in (batch_parallel_p, by_platform_p):
+    _primitive.def_impl(_compute)
+    _primitive.def_abstract_eval(_abstract)
+    mlir.register_lowering(_primitive, mlir.lower_fun(_lower, multiple_results=False))
+    ad.primitive_jvps[_primitive] = _jvp
+    ad.primitive_transposes[_primitive] = _transpose
+    batching.primitive_batchers[_primitive] = _vmap
+# XLA splits what stands here by itself.
+_on_cpu = mlir.lower_fun(_lower_on_cpu, multiple_results=False)
+mlir.register_lowering(by_platform_p, _on_cpu, platform="cpu")

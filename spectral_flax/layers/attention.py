@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Double, compact and criss-cross attention, and reasoning on graphs, for images and videos."""
 
-import functools
 import math
 
 import jax
@@ -11,8 +10,10 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional import attention
-from spectral_flax.layers.basic import BatchNorm, ConvNormAct, conv, normal, zeros
-from spectral_flax.layers.checks import check_map, check_multiple, check_positive, check_rank
+from spectral_flax.functional.arrays import with_range
+from spectral_flax.layers.activations import LeakyReLU
+from spectral_flax.layers.basic import BatchNorm, ConvNormAct, conv, normal, summing_dtype, zeros
+from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank
 
 
 class DoubleAttention(nnx.Module):
@@ -59,7 +60,7 @@ class DoubleAttention(nnx.Module):
         self.precision = precision
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         a, b, v = (_flat(layer(x)) for layer in (self.feature, self.gather, self.distribution))
         options = dict(distribute=self.distribute, precision=self.precision)
         y = attention.double_attention(a, b, v, **options)
@@ -105,7 +106,8 @@ class CompactNonLocal(nnx.Module):
         self.query = conv(features, inner_features, **options)
         self.key = conv(features, inner_features, **options)
         self.value = conv(features, inner_features, **options)
-        self.expand = conv(inner_features, features, groups=groups, **options)
+        sums = options | dict(dtype=summing_dtype(dtype, param_dtype))
+        self.expand = conv(inner_features, features, groups=groups, **sums)
         self.norm = nnx.GroupNorm(
             features,
             num_groups=groups,
@@ -123,13 +125,14 @@ class CompactNonLocal(nnx.Module):
         self.order = order
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         t, p, g = (_flat(layer(x)) for layer in (self.query, self.key, self.value))
         options = dict(groups=self.groups, gamma=self.gamma, order=self.order)
         # The sums grow with the map: they stay in float32 at least up to the normalisation.
         y = attention.compact_attention(t, p, g, **options)
-        y = self.expand(y.reshape(*x.shape[:-1], y.shape[-1]))
-        y = self.norm(y).astype(t.dtype)
+        y = y.reshape(*x.shape[:-1], y.shape[-1]).astype(with_range(t.dtype))
+        with jax.numpy_dtype_promotion("standard"):  # Flax mixes dtypes in there
+            y = self.norm(self.expand(y)).astype(t.dtype)
         return x.astype(y.dtype) + y
 
 
@@ -168,7 +171,7 @@ class CrissCrossAttention(nnx.Module):
         self.precision = precision
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         q, k, v = self.query(x), self.key(x), self.value(x)
         y = attention.criss_cross_attention(q, k, v, precision=self.precision)
         return x.astype(y.dtype) + self.gamma[...].astype(y.dtype) * y
@@ -203,7 +206,7 @@ class RecurrentCrissCross(nnx.Module):
             rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs
         )
         window = (1, 3, 3)[-rank:]
-        leaky = functools.partial(nnx.leaky_relu, negative_slope=0.01)
+        leaky = LeakyReLU(0.01)
         inner = features // reduction
         self.reduce = ConvNormAct(features, inner, window, activation=leaky, **options)
         self.attention = CrissCrossAttention(inner, inner_features=inner_features, **options)
@@ -213,7 +216,7 @@ class RecurrentCrissCross(nnx.Module):
         self.recurrences = recurrences
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         y = self.reduce(x)
         for _ in range(self.recurrences):
             y = self.attention(y)
@@ -255,9 +258,10 @@ class GraphReasoning(nnx.Module):
         options = types | dict(precision=precision, rngs=rngs)
         self.state = conv(features, states, rank=rank, use_bias=True, **options)
         self.projection = conv(features, nodes, rank=rank, use_bias=True, **options)
-        self.mix_nodes = conv(nodes, nodes, rank=1, use_bias=True, **options)
-        self.mix_states = conv(states, states, rank=1, **options)
-        self.expand = conv(states, features, rank=rank, **options)
+        sums = options | dict(dtype=summing_dtype(dtype, param_dtype))
+        self.mix_nodes = conv(nodes, nodes, rank=1, use_bias=True, **sums)
+        self.mix_states = conv(states, states, rank=1, **sums)
+        self.expand = conv(states, features, rank=rank, **sums)
         self.norm = BatchNorm(features, epsilon=1e-4, scale_init=zeros, **types)
         self.features = features
         self.rank = rank
@@ -265,19 +269,19 @@ class GraphReasoning(nnx.Module):
         self.precision = precision
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         states, projection = _flat(self.state(x)), _flat(self.projection(x))
         options = dict(precision=self.precision)
         v = attention.gather_nodes(states, projection, normalize=self.normalize, **options)
         v = nnx.relu(v + self.mix_nodes(v))
         v = self.mix_states(v.swapaxes(-1, -2)).swapaxes(-1, -2)
         y = attention.scatter_nodes(v, projection, **options)
-        y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1])))
+        y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1]))).astype(states.dtype)
         return x.astype(y.dtype) + y
 
 
 def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(x.shape[0], -1, x.shape[-1])
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 def compact_non_local_rbf(

@@ -12,7 +12,11 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.functional.arrays import as_floating, wide, with_range
 from spectral_flax.functional.convolution import convolution
+from spectral_flax.functional.platforms import held_on_cpu
+from spectral_flax.layers.activations import relu
+from spectral_flax.layers.checks import as_channels_last
 
 Size = int | Sequence[int]
 Initializer = Callable[..., jax.Array]
@@ -126,6 +130,12 @@ def conv(
     )
 
 
+def summing_dtype(dtype: DTypeLike | None, param_dtype: DTypeLike) -> DTypeLike | None:
+    """Return the dtype of a layer that is given sums over a map: float16 does not hold them."""
+    given = param_dtype if dtype is None else dtype
+    return dtype if with_range(given) == given else with_range(given)
+
+
 def joined(convs: Sequence[nnx.Conv], x: jax.Array) -> jax.Array:
     """Return the outputs of convolutions, one after the other on channels, as one convolution.
 
@@ -213,7 +223,7 @@ class BatchNorm(nnx.Module):
     ):
         self.scale = nnx.Param(scale_init(None, (num_features,), param_dtype))
         self.bias = nnx.Param(zeros(None, (num_features,), param_dtype))
-        stat_dtype = jnp.promote_types(param_dtype, jnp.float32)
+        stat_dtype = wide(param_dtype)
         self.mean = nnx.BatchStat(zeros(None, (num_features,), stat_dtype))
         self.var = nnx.BatchStat(ones(None, (num_features,), stat_dtype))
         self.num_features = num_features
@@ -230,32 +240,33 @@ class BatchNorm(nnx.Module):
             self.axis_name = axis_name
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if x.shape[-1] != self.num_features:
-            raise ValueError(f"x has {x.shape[-1]} channels; expected {self.num_features}")
+        x = as_channels_last(x, self.num_features)
         dtype = self.dtype or x.dtype
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.astype(wide(x.dtype))
         if self.use_running_average:
             centred = x - _of_channels(self.mean[...].astype(x.dtype), x)
             var = self.var[...].astype(x.dtype)
         else:
             centred, var = self._centred(x)
-        inverse = lax.rsqrt(var + self.epsilon) * self.scale[...]
-        y = centred * _of_channels(inverse, x) + _of_channels(self.bias[...], x)
+        scale, bias = self.scale[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        inverse = lax.rsqrt(var + self.epsilon) * scale
+        y = centred * _of_channels(inverse, x) + _of_channels(bias, x)
         return y.astype(dtype)
 
     def _centred(self, x):
         """Return x less the batch's mean, the (biased) variance, and update the running ones."""
         axes = tuple(range(x.ndim - 1))
-        count = x.size // x.shape[-1]
+        count = math.prod(x.shape[:-1])
+        if count == 0:  # nothing to learn from, and no mean of it
+            return x, self.var[...].astype(x.dtype)
         mean = x.mean(axes)
         if self.axis_name is not None:
             mean = lax.pmean(mean, self.axis_name)
             count *= lax.axis_size(self.axis_name)
         centred = x - _of_channels(mean, x)
-        if jax.default_backend() == "cpu":
-            # Its sums over positions are calls that need this in memory, where the rest of the
-            # program would still compute it from x again, and so both would be kept.
-            centred = lax.optimization_barrier(centred)
+        # On the CPU sums over positions are calls that need this in memory, where the rest of the
+        # program would still compute it from x again, and so both would be kept.
+        centred = held_on_cpu(centred)
         var = jnp.square(centred).mean(axes)
         if self.axis_name is not None:
             var = lax.pmean(var, self.axis_name)
@@ -285,7 +296,7 @@ class ConvNormAct(nnx.Module):
         kernel_size: Size = 1,
         *,
         layer: Callable[..., nnx.Module] = conv,
-        activation: Callable[[jax.Array], jax.Array] | None = nnx.relu,
+        activation: Callable[[jax.Array], jax.Array] | None = relu,
         epsilon: float = 1e-5,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
@@ -295,10 +306,10 @@ class ConvNormAct(nnx.Module):
         param_dtype = options.get("param_dtype", jnp.float32)
         norm = dict(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype)
         self.norm = BatchNorm(out_features, **norm)
-        self.activation = activation
+        self.activation = relu if activation is nnx.relu else activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.norm(self.conv(x))
+        y = self.norm(self.conv(as_floating(x=x)))
         return y if self.activation is None else self.activation(y)
 
 
@@ -325,5 +336,9 @@ class SqueezeExcite(nnx.Module):
         self.expand = linear(features // reduction, features, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_channels_last(x, self.expand.out_features)
+        if 0 in x.shape[1:]:
+            raise ValueError(f"x has shape {x.shape}; expected no empty axis but that of the batch")
         gate = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
-        return x * nnx.sigmoid(self.expand(nnx.relu(self.reduce(gate))))
+        gate = nnx.sigmoid(self.expand(nnx.relu(self.reduce(gate))))
+        return x.astype(gate.dtype) * gate

@@ -13,7 +13,7 @@ from spectral_flax.functional import bilinear
 from spectral_flax.functional.padding import repeat_last
 from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max_pool
 from spectral_flax.layers.basic import ConvNormAct, conv
-from spectral_flax.layers.checks import check_map, check_multiple, check_positive
+from spectral_flax.layers.checks import as_map, check_multiple, check_positive
 
 
 class AttentionMaps(NamedTuple):
@@ -109,7 +109,7 @@ class BilinearTransform(nnx.Module):
 
         Rows of P and of the frames' matrix sum to one, and columns of Q, in float32 at least.
         """
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         (n, t), (m, u) = bilinear.map_grid(*x.shape[-3:-1], self.grid)
         z = self.reduce(x)
         full = repeat_last(repeat_last(z, n * t, -3), m * u, -2)
@@ -189,7 +189,7 @@ class BilinearAttention(nnx.Module):
         self.rank = rank
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         y = self.expand(self.transform(self.reduce(x)))
         return x.astype(y.dtype) + self.dropout(y)
 
@@ -200,7 +200,7 @@ class BilinearAttention(nnx.Module):
         None is the mean of each group's channels after the spatial product. The mixing of frames is
         left out of the re-projection, which stays within a frame.
         """
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         y = self.reduce(x)
         p, q, t = self.transform.matrices(y)
         if activation is None:

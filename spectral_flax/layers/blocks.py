@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One table of the blocks that may stand after any residual block."""
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from spectral_flax.layers.attention import (
     compact_non_local_rbf,
 )
 from spectral_flax.layers.bilinear import BilinearAttention, bat, bat3d
+from spectral_flax.layers.checks import closest
 from spectral_flax.layers.non_local import NonLocal, non_local
 from spectral_flax.layers.spectral import SpectralResidual, srl_fft, srl_lo
 
@@ -62,11 +62,11 @@ def block(
       TypeError: the block has no such option.
     """
     if name not in BLOCKS:
-        raise ValueError(f"no block {name!r}{_nearest(name, BLOCKS)}")
+        raise ValueError(f"no block {name!r}; {closest(name, BLOCKS)}")
     known = block_options(name)
     for option in options:
         if option not in known:
-            raise TypeError(f"block {name!r} has no option {option!r}{_nearest(option, known)}")
+            raise TypeError(f"block {name!r} has no option {option!r}; {closest(option, known)}")
     if "size" in known:
         if size is None:
             raise ValueError(f"size=None; block {name!r} is built for maps of one size, (H, W)")
@@ -92,8 +92,3 @@ def _parameters(make):
     parameters = dict(inspect.signature(make.__init__).parameters)
     del parameters["self"]
     return parameters
-
-
-def _nearest(name, known):
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; closest: {', '.join(near)}" if near else f"; known: {', '.join(known)}"

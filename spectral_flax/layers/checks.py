@@ -1,9 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that every block makes of its options and of its input."""
 
+import difflib
+from collections.abc import Iterable
+
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+from spectral_flax.functional.arrays import as_floating
+
+
+def closest(word: str, known: Iterable[str], several: int = 5) -> str:
+    """Return the end of a message on an unknown name: a few of those known, the nearest first.
+
+    All of them where there are few.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(word, known, several, cutoff=0.5)
+    if near or len(known) > 3 * several:
+        return f"closest: {', '.join(near or difflib.get_close_matches(word, known, several, 0.0))}"
+    return f"known: {', '.join(sorted(known))}"
 
 
 def check_positive(**values: int) -> None:
@@ -28,20 +44,35 @@ def check_rank(rank: int) -> None:
         raise ValueError(f"rank={rank!r}; expected 2 (image) or 3 (video)")
 
 
-def check_map(x: jax.Array, rank: int, features: int) -> None:
-    """Raise unless ``x`` is a batch of images (rank 2) or videos (rank 3) with these channels.
+def as_map(x: jax.Array, rank: int, features: int) -> jax.Array:
+    """Return ``x`` if it is a batch of images (rank 2) or videos (rank 3) with these channels.
+
+    The batch may be empty.
 
     Raises:
       TypeError: ``x`` is not a floating array.
-      ValueError: it has another number of axes, of channels, or an empty axis.
+      ValueError: it has another number of axes, of channels, or an empty axis of space or time.
     """
+    x = as_floating(x=x)
     expected = "[N, H, W, C]" if rank == 2 else "[N, T, H, W, C]"
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
     if x.ndim != rank + 2:
         kind = {4: ", an image batch", 5: ", a video batch"}.get(x.ndim, "")
         raise ValueError(f"x has shape {x.shape}{kind}; this block was built for {expected}")
     if x.shape[-1] != features:
         raise ValueError(f"x has {x.shape[-1]} channels; this block was built for {features}")
-    if 0 in x.shape:
-        raise ValueError(f"x has shape {x.shape}; expected no empty axis")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"x has shape {x.shape}; expected no empty axis but that of the batch")
+    return x
+
+
+def as_channels_last(x: jax.Array, features: int) -> jax.Array:
+    """Return ``x`` if it is an array ``[..., features]`` of a floating dtype.
+
+    Raises:
+      TypeError: it is no real floating array.
+      ValueError: it has another number of channels.
+    """
+    x = as_floating(x=x)
+    if x.ndim < 1 or x.shape[-1] != features:
+        raise ValueError(f"x has shape {x.shape}; expected [..., {features}], {features} channels")
+    return x

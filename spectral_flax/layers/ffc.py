@@ -5,6 +5,8 @@ Chi, Jiang and Mu, "Fast Fourier Convolution", NeurIPS 2020.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -131,12 +133,13 @@ class FFC(nnx.Module):
     paper's ablation). ``padding_mode="reflect"`` pads the convolutions by reflection. With groups,
     every convolution is grouped, those of the spectral transform in half as many groups. Where few
     channels are global the convolutions are computed as one, unless ``nnx.view(model, join=False)``
-    keeps them apart. A kernel that covers several frames of a video does so on every path. Other
-    arguments as in `basic.conv`.
+    keeps them apart. A kernel that covers several frames of a video does so on every path. The
+    result has the size of the convolution's whatever the window, its padding and the strides: the
+    global path averages as many blocks of its map. Other arguments as in `basic.conv`.
 
     Raises:
       ValueError: a ratio lies outside [0, 1] or, not being 0, leaves no channel to the global
-        path; or an output path has no input.
+        path; an output path has no input; or the kernel is larger than the map.
     """
 
     def __init__(
@@ -170,13 +173,10 @@ class FFC(nnx.Module):
         options = dict(rank=rank, strides=strides, groups=groups, **numerics)
         if padding_mode not in ("zeros", "reflect"):
             raise ValueError(f"padding_mode={padding_mode!r}; expected 'zeros' or 'reflect'")
+        self.windows = _windows(rank, kernel_size, strides, padding, dilation)
         self.pad = None
         if padding_mode == "reflect":  # one padded copy serves all convolutions
-            window = as_tuple(kernel_size, rank, "kernel_size")
-            dilations = as_tuple(dilation, rank, "dilation")
-            if padding is None:
-                padding = [d * (k - 1) // 2 for k, d in zip(window, dilations, strict=True)]
-            self.pad = as_tuple(padding, rank, "padding")
+            self.pad = tuple(window.padding for window in self.windows)
             padding = 0
 
         def convolution(inputs: int, outputs: int):
@@ -193,8 +193,8 @@ class FFC(nnx.Module):
         )
         self.local_to_global = convolution(in_local, out_global) if local_to_global else None
         spectral = options | dict(groups=max(1, groups // 2), implementation=implementation)
-        if rank == 3:
-            spectral["temporal_kernel"] = as_tuple(kernel_size, rank, "kernel_size")[0]
+        self.temporal_kernel = as_tuple(kernel_size, rank, "kernel_size")[0] if rank == 3 else 1
+        spectral["temporal_kernel"] = self.temporal_kernel
         self.global_to_global = (
             SpectralTransform(in_global, out_global, lfu=lfu, **spectral)
             if in_global and out_global
@@ -224,7 +224,12 @@ class FFC(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"x has {x.shape[-1]} channels; expected {self.in_features}")
+        counts = [w.count(n) for w, n in zip(self.windows, x.shape[1:-1], strict=True)]
+        if min(counts) < 1:
+            raise ValueError(f"x has shape {x.shape}: its map is smaller than the kernel")
         global_input = x[..., self.in_local :]
+        if self.global_to_global is not None:
+            global_input = self._fitted(global_input, counts)
         if self.pad is not None:
             margins = [(0, 0), *((p, p) for p in self.pad), (0, 0)]
             x = jnp.pad(x, margins, mode="reflect")
@@ -243,6 +248,55 @@ class FFC(nnx.Module):
             terms = [(self.local_to_global, local), (self.global_to_global, global_input)]
             paths.append(_sum(terms))
         return paths[0] if len(paths) == 1 else jnp.concatenate(paths, axis=-1)
+
+    def _fitted(self, x: jax.Array, counts: Sequence[int]) -> jax.Array:
+        """Cut or pad a map so that the spectral transform gives as much of it as a convolution.
+
+        The transform keeps ``ceil(size / stride)`` positions and, of an even number of frames that
+        it sees at a time, one less. Blocks that are averaged start where a convolution padded by
+        half its window looks, which is at 0; then the convolution's margins are added or left out.
+        """
+        counts = [counts[0] + (self.temporal_kernel + 1) % 2, *counts[1:]]
+        margins = [max(0, w.padding - (w.extent - 1) // 2) for w in self.windows]
+        if any(margins):
+            mode = "constant" if self.pad is None else "reflect"
+            x = jnp.pad(x, [(0, 0), *((m, m) for m in margins), (0, 0)], mode=mode)
+        cuts = []
+        for n, count, w in zip(x.shape[1:-1], counts, self.windows, strict=True):
+            start = max(0, (w.extent - w.stride - 2 * w.padding) // 2)
+            full = count * w.stride
+            size = full if n - start <= full - w.stride else min(full, n - start)
+            cuts.append((-start, size - (n - start), 0))
+        if not any(map(any, cuts)):
+            return x
+        return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *cuts, (0, 0, 0)])
+
+
+class _Window(NamedTuple):
+    """How a convolution covers an axis."""
+
+    extent: int  # of the dilated kernel
+    stride: int
+    padding: int
+
+    def count(self, size: int) -> int:
+        """Return the positions of the result for an axis of that size."""
+        return (size + 2 * self.padding - self.extent) // self.stride + 1
+
+
+def _windows(rank, kernel_size, strides, padding, dilation) -> tuple[_Window, ...]:
+    """Return the windows of all axes, with the padding of `conv`."""
+    options = dict(kernel_size=kernel_size, strides=strides, dilation=dilation)
+    options = {name: as_tuple(value, rank, name) for name, value in options.items()}
+    for name, values in options.items():
+        if min(values) < 1:
+            raise ValueError(f"{name}={values}; expected positive integers")
+    sizes, strides, dilations = options.values()
+    extents = [d * (k - 1) + 1 for k, d in zip(sizes, dilations, strict=True)]
+    if padding is None:
+        padding = [(extent - 1) // 2 for extent in extents]
+    padding = as_tuple(padding, rank, "padding")
+    return tuple(map(_Window, extents, strides, padding))
 
 
 _FEW_ZEROS = 0.125  # of a kernel: up to this, one convolution is no more work than two

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Non-local blocks for images and videos."""
 
+import math
 from typing import Literal, get_args
 
 import jax
@@ -10,8 +11,10 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional import attention
-from spectral_flax.layers.basic import BatchNorm, conv, normal, zeros
-from spectral_flax.layers.checks import check_map, check_multiple, check_positive, check_rank
+from spectral_flax.functional.arrays import with_range
+from spectral_flax.functional.pooling import adaptive_max_pool
+from spectral_flax.layers.basic import BatchNorm, conv, normal, summing_dtype, zeros
+from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 
@@ -79,7 +82,8 @@ class NonLocal(nnx.Module):
         self.value = conv(features, inner_features, **options)
         score = options | dict(use_bias=False)
         self.score = conv(2 * inner_features, 1, **score) if mode == "concatenation" else None
-        self.expand = conv(inner_features, features, **options)
+        sums = {} if softmax else dict(dtype=summing_dtype(dtype, param_dtype))
+        self.expand = conv(inner_features, features, **options | sums)
         self.norm = BatchNorm(features, scale_init=zeros, dtype=dtype, param_dtype=param_dtype)
         self.features = features
         self.rank = rank
@@ -92,8 +96,11 @@ class NonLocal(nnx.Module):
         self.precision = precision
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         q, k, v, _ = self._operands(x)
+        dtype = v.dtype
+        if self.mode in ("dot_product", "concatenation"):  # no mean of values, as a softmax gives
+            v = v.astype(with_range(dtype))
         chunked = dict(chunk=self.chunk, precision=self.precision)
         if self.mode == "dot_product":
             y = attention.dot_product_attention(q, k, v, precision=self.precision)
@@ -102,12 +109,12 @@ class NonLocal(nnx.Module):
         else:
             chunked |= dict(scale=self.scale, implementation=self.implementation)
             y = attention.softmax_attention(q, k, v, **chunked)
-        y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1])))
+        y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1]))).astype(dtype)
         return x.astype(y.dtype) + y
 
     def attention_maps(self, x: jax.Array) -> jax.Array:
         """Return all weights, ``[N, *spatial, *key positions]``, in float32 at least."""
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         q, k, _, positions = self._operands(x)
         if self.mode == "dot_product":
             weights = attention.dot_product_weights(q, k, precision=self.precision)
@@ -126,7 +133,7 @@ class NonLocal(nnx.Module):
             q, k = x.astype(value.dtype), pooled.astype(value.dtype)
         else:
             q, k = self.query(x), self.key(pooled)
-        flat = (a.reshape(a.shape[0], -1, a.shape[-1]) for a in (q, k, value))
+        flat = (a.reshape(len(a), math.prod(a.shape[1:-1]), a.shape[-1]) for a in (q, k, value))
         return *flat, pooled.shape[1:-1]
 
     def _shares(self, q, k):
@@ -143,12 +150,11 @@ def _pooled(x: jax.Array) -> jax.Array:
 
     A last odd row or column is left out, as published; a single one is kept.
     """
-    for axis in (-3, -2):
+    for axis in (-2, -3):  # the last first, as `adaptive_max_pool` does
         half = x.shape[axis] // 2
         if half:
-            axis = axis % x.ndim
             even = lax.slice_in_dim(x, 0, 2 * half, axis=axis)
-            x = even.reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :]).max(axis + 1)
+            x = adaptive_max_pool(even, (half,), axes=(axis,))
     return x
 
 

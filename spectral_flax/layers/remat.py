@@ -9,7 +9,7 @@ class Rematerialisable(nnx.Module):
     """A model that can forget the insides of its blocks between forward and backward pass.
 
     ``nnx.view(model, remat=True)`` turns that on: of each block that the model calls through
-    `apply`, only the input is kept, and the backward pass computes the rest a second time, one
+    `_run`, only the input is kept, and the backward pass computes the rest a second time, one
     block after the other. Results, statistics and random numbers are the same to rounding.
 
     Chen et al., "Training deep nets with sublinear memory cost", 2016.
@@ -21,7 +21,8 @@ class Rematerialisable(nnx.Module):
         if remat is not None:
             self.remat = remat
 
-    def apply(self, block: nnx.Module, *args: jax.Array) -> jax.Array:
+    # Private, because `nnx.tabulate` calls every public method in place of the module.
+    def _run(self, block: nnx.Module, *args: jax.Array) -> jax.Array:
         """Return ``block(*args)``."""
         return _apply_again(block, *args) if self.remat else block(*args)
 

@@ -11,9 +11,18 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional import orthogonal, pairs
+from spectral_flax.functional.arrays import common, with_range
 from spectral_flax.functional.pooling import pool_frames
-from spectral_flax.layers.basic import BatchNorm, Initializer, conv, kaiming_normal, ones, zeros
-from spectral_flax.layers.checks import check_map, check_multiple, check_positive
+from spectral_flax.layers.activations import SpectrumReLU
+from spectral_flax.layers.basic import (
+    BatchNorm,
+    Initializer,
+    conv,
+    kaiming_normal,
+    summing_dtype,
+    zeros,
+)
+from spectral_flax.layers.checks import as_map, check_multiple, check_positive
 
 
 def identity_kernel(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
@@ -25,36 +34,6 @@ def identity_kernel(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
     centre = tuple(size // 2 for size in window)
     kernel[centre] = np.tile(np.eye(fan_in), features // fan_in)
     return jnp.asarray(kernel, dtype)
-
-
-class SpectrumReLU(nnx.Module):
-    """Rectify with a scale and a threshold per frequency: ``max(0, scale * s + bias)``.
-
-    ``[..., *grid, C] -> [..., *grid, C]``; scale and bias ``[*grid]`` are shared by all channels.
-    Chi et al., spectral residual learning, spectrum ReLU.
-    """
-
-    def __init__(
-        self,
-        grid: tuple[int, ...],
-        *,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-    ):
-        self.scale = nnx.Param(ones(None, tuple(grid), param_dtype))
-        self.bias = nnx.Param(zeros(None, tuple(grid), param_dtype))
-        self.dtype = dtype
-
-    def __call__(self, s: jax.Array) -> jax.Array:
-        scale, bias = self.scale[...], self.bias[...]
-        if s.shape[-scale.ndim - 1 : -1] != scale.shape:
-            raise ValueError(
-                f"the spectrum has {s.shape[-scale.ndim - 1 : -1]} frequencies; this SpectrumReLU "
-                f"was built for {scale.shape}"
-            )
-        dtype = self.dtype or s.dtype
-        shape = (1,) * (s.ndim - scale.ndim - 1) + scale.shape + (1,)
-        return nnx.relu(scale.reshape(shape).astype(dtype) * s + bias.reshape(shape).astype(dtype))
 
 
 class HouseholderPair(nnx.Module):
@@ -184,7 +163,8 @@ class SpectralResidual(nnx.Module):
         if getattr(pair, "rank", 2) > rank:
             raise ValueError(f"pair.rank={pair.rank} is above rank={rank}")
         width = pair.multiplier * features
-        options = dict(dtype=dtype, param_dtype=param_dtype)
+        # A spectrum holds sums over the map.
+        options = dict(dtype=summing_dtype(dtype, param_dtype), param_dtype=param_dtype)
         convolution = dict(
             rank=rank, groups=groups, use_bias=use_bias, precision=precision, rngs=rngs, **options
         )
@@ -211,7 +191,7 @@ class SpectralResidual(nnx.Module):
         self.spectrum_size = None if spectrum_size is None else tuple(spectrum_size)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_map(x, self.rank, self.features)
+        x = as_map(x, self.rank, self.features)
         size = self.spectrum_size
         if size is not None and x.shape[-len(size) - 1 : -1] != size:
             raise ValueError(
@@ -219,8 +199,9 @@ class SpectralResidual(nnx.Module):
                 f"for {size}"
             )
         pair = self.pair() if isinstance(self.pair, nnx.Module) else self.pair
-        x = x.astype(self.dtype or jnp.result_type(x.dtype, self.conv.kernel[...].dtype))
-        y = pair.inverse(self.phi(pair.forward(x)), x.shape[1:-1])
+        x = x.astype(self.dtype or common(x, self.conv.kernel[...]))
+        s = self.phi(pair.forward(x.astype(with_range(x.dtype))))
+        y = pair.inverse(s, x.shape[1:-1]).astype(x.dtype)
         if self.gate is not None:
             y = y * self.gate[...].astype(y.dtype)
         return x + y

@@ -7,6 +7,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.functional.arrays import as_floating
 from spectral_flax.layers.basic import BatchNorm, Initializer, kaiming_normal, zeros
 
 
@@ -70,4 +71,4 @@ class TransposedConvNormAct(nnx.Module):
         self.norm = BatchNorm(out_features, **types)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nnx.relu(self.norm(self.conv(x)))
+        return nnx.relu(self.norm(self.conv(as_floating(x=x))))

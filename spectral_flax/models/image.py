@@ -38,6 +38,7 @@ def image_resnet(
     local_to_global: bool = True,
     global_to_local: bool = True,
     implementation: Implementation = "auto",
+    project_first: bool = False,
     block: str | None = None,
     blocks_after: Mapping[int, Sequence[int]] | None = None,
     block_options: Mapping[str, Any] | None = None,
@@ -60,6 +61,7 @@ def image_resnet(
     - ``ratio``: the share of global channels of the FFCs; 0 is the plain network. The published
       code's default is 0.5, its tables' is 0.25.
     - ``lfu``, ``local_to_global``, ``global_to_local``, ``implementation``: as in `FFC`.
+    - ``project_first``: of published FFC networks of basic blocks with ratio 0 (see `ResNet`).
     - ``block``: the name of a block of `layers.blocks.BLOCKS`, or None.
     - ``blocks_after``: the residual blocks (stage → zero-based) after which it stands; None is
       where it was published (see `placement`).
@@ -85,6 +87,7 @@ def image_resnet(
         depths,
         convolution=convolution,
         ratio=ratio,
+        project_first=project_first,
         **blocks,
         input_size=input_size,
         num_classes=num_classes,
@@ -110,6 +113,7 @@ _NOTES = {
     "accuracy here.",
     "bat": f"{_RECORDS}, which costs them some accuracy on JPEG files.",
 }
+_DEEPER = "Published code and weights have 32 residual blocks in stage 3: depths=(3, 4, 32, 3). "
 _PUBLISHED = {
     "resnet50": "ImageNet top-1 76.3",
     "ffc_resnet50": "ImageNet top-1 77.6 (ratio 0.25), 77.8 with LFU",
@@ -135,13 +139,14 @@ _CODE = {
 def _define(backbone: str, ffc: bool, block: str | None) -> None:
     """Register a backbone, plain or FFC, with a block or without."""
     name = "_".join(filter(None, ("ffc" if ffc else "", backbone, block)))
+    deeper = _DEEPER if backbone == "resnext101_32x8d" else ""
     plain_paper = _RESNEXT_PAPER if "next" in backbone else _RESNET_PAPER
     card = Card(
         paper=BLOCK_PAPERS.get(block) or (_FFC_PAPER if ffc else plain_paper),
         code=_CODE.get(block, "pkumivision/FFC" if ffc else "pytorch/vision"),
         licence="Apache-2.0" if ffc else ("" if block else "BSD-3-Clause"),
         published=_PUBLISHED.get(name, ""),
-        note=_NOTES["ffc"] if ffc else _NOTES.get(block, ""),
+        note=deeper + _NOTES["ffc"] if ffc else _NOTES.get(block, ""),
     )
     title = backbone.replace("resnet", "ResNet-").replace("resnext", "ResNeXt-")
     title += " whose every 3x3 and 1x1 convolution is an FFC" if ffc else ""

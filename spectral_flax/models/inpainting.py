@@ -13,8 +13,11 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.functional.arrays import as_floating
 from spectral_flax.functional.fourier import Implementation
+from spectral_flax.layers.activations import LeakyReLU
 from spectral_flax.layers.basic import ConvNormAct, conv
+from spectral_flax.layers.checks import as_channels_last
 from spectral_flax.layers.ffc import FFC
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
@@ -113,6 +116,7 @@ class Lama(Rematerialisable):
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Return the feature maps by name: ``stem``, ``down1`` …, ``blocks``, ``up1`` … ."""
+        x = as_floating(x=x)
         unit = 2 ** len(self.down)
         if (
             x.ndim != 4
@@ -123,15 +127,13 @@ class Lama(Rematerialisable):
                 f"x has shape {x.shape}; expected [N, H, W, {self.in_features}] with H and W "
                 f"multiples of {unit} (sf.inpaint takes any size)"
             )
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
         x = self.stem(x)
         maps = {"stem": x}
         for i, down in enumerate(self.down, start=1):
             x = down(x)
             maps[f"down{i}"] = x
         for block in self.blocks:
-            x = self.apply(block, x)
+            x = self._run(block, x)
         maps["blocks"] = x
         for i, up in enumerate(self.up, start=1):
             x = up(x)
@@ -166,7 +168,7 @@ class PatchDiscriminator(nnx.Module):
             raise ValueError(f"layers={layers}; expected at least 1")
         numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
         window = dict(padding=2, use_bias=True)
-        leaky = functools.partial(nnx.leaky_relu, negative_slope=0.2)
+        leaky = LeakyReLU(0.2)
         widths = [min(width * 2**i, max_features) for i in range(layers + 1)]
         strides = [2] * (layers - 1) + [1]
         self.first = conv(in_features, width, 4, strides=2, **window, **numerics)
@@ -178,6 +180,7 @@ class PatchDiscriminator(nnx.Module):
 
     def features(self, x: jax.Array) -> list[jax.Array]:
         """Return the map of each layer, the logits last."""
+        x = as_channels_last(x, self.first.in_features)
         maps = [nnx.leaky_relu(self.first(x), negative_slope=0.2)]
         for block in self.blocks:
             maps.append(block(maps[-1]))

@@ -6,13 +6,13 @@ every second residual block of stages 2 and 3 of ResNet-50, five in all, and lik
 deeper networks; bilinear attention (Chi, Yuan, Mu et al., CVPR 2020) at the same places.
 """
 
-import difflib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spectral_flax.layers import blocks
 from spectral_flax.layers.blocks import BLOCKS
+from spectral_flax.layers.checks import closest
 
 # Set by the network, so no options of its blocks.
 _GIVEN = ("dtype", "param_dtype", "precision")
@@ -60,11 +60,11 @@ def inserted_blocks(
                 raise ValueError(f"{name}={value!r} but block=None: no block to insert")
         return {}
     if block not in BLOCKS:
-        raise ValueError(f"block={block!r}; {_closest(block, BLOCKS)}")
+        raise ValueError(f"block={block!r}; {closest(block, BLOCKS)}")
     known = block_options(block)
     for option in options or {}:
         if option not in known:
-            raise TypeError(f"block {block!r} has no option {option!r}; {_closest(option, known)}")
+            raise TypeError(f"block {block!r} has no option {option!r}; {closest(option, known)}")
     layers = (3 if bottleneck else 2) * sum(depths) + 2
     options = _published_options(block, layers, rank) | dict(options or {})
     if blocks_after is None:
@@ -108,8 +108,3 @@ def _build(block, options, features, *, rank, size, **given):
         options.setdefault("temporal_grid", min(4, size[0]))
     size = options.pop("size", transformed)
     return blocks.block(block, features, rank=rank, size=size, **options, **given)
-
-
-def _closest(word, known) -> str:
-    near = difflib.get_close_matches(word, known)
-    return f"closest: {', '.join(near)}" if near else f"known: {', '.join(sorted(known))}"

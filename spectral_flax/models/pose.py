@@ -23,6 +23,9 @@ from spectral_flax.models.registry import Card
 from spectral_flax.models.resnet import ResNet
 from spectral_flax.models.variants import BLOCK_PAPERS, BLOCK_TITLES, define
 
+# Padding and output padding with which a transposed convolution of stride 2 doubles a map.
+_PADDINGS = {2: (0, 0), 3: (1, 1), 4: (1, 0)}
+
 _ENCODERS = {"strided": {}, "dilated": dict(dilated=(3, 4)), "unstrided": dict(unstrided=(3, 4))}
 
 
@@ -34,7 +37,8 @@ class PoseResNet(Rematerialisable):
 
     Args:
       encoder: a ResNet without a head.
-      deconvolutions: transposed 4x4 convolutions of stride 2, with normalisation and ReLU.
+      deconvolutions: transposed convolutions of stride 2, with normalisation and ReLU.
+      kernels: their sides, 2, 3 or 4: one for all, or one for each.
       width: their features.
       blocks_after: zero-based deconvolutions after which ``block(width, size=…)`` stands.
       input_size: H, W of the images that blocks of fixed map size are built for.
@@ -46,6 +50,7 @@ class PoseResNet(Rematerialisable):
         *,
         num_joints: int = 17,
         deconvolutions: int = 3,
+        kernels: int | Sequence[int] = 4,
         width: int = 256,
         block: Callable[..., nnx.Module] | None = None,
         blocks_after: Sequence[int] = (),
@@ -74,10 +79,10 @@ class PoseResNet(Rematerialisable):
         features = encoder.num_features
         self.encoder = encoder
         layers, self.blocks = [], nnx.Dict()
-        for i in range(deconvolutions):
-            layers.append(
-                TransposedConvNormAct(features, width, 4, padding=1, **initial, **numerics)
-            )
+        for i, kernel in enumerate(_check_kernels(kernels, deconvolutions)):
+            padding, output_padding = _PADDINGS[kernel]
+            options = dict(padding=padding, output_padding=output_padding, **initial, **numerics)
+            layers.append(TransposedConvNormAct(features, width, kernel, **options))
             features, height, width_ = width, 2 * height, 2 * width_
             if i in blocks_after:
                 self.blocks[str(i)] = block(features, rank=2, size=(height, width_), **numerics)
@@ -90,14 +95,24 @@ class PoseResNet(Rematerialisable):
         maps = self.encoder.features(x)
         x = maps[f"stage{len(self.encoder.depths)}"]
         for i, layer in enumerate(self.deconvolutions):
-            x = self.apply(layer, x)
+            x = self._run(layer, x)
             if str(i) in self.blocks:
-                x = self.apply(self.blocks[str(i)], x)
+                x = self._run(self.blocks[str(i)], x)
             maps[f"deconvolution{i + 1}"] = x
         return maps
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.head(list(self.features(x).values())[-1])
+
+
+def _check_kernels(kernels: int | Sequence[int], count: int) -> tuple[int, ...]:
+    found = tuple(kernels) if isinstance(kernels, Sequence) else (kernels,) * count
+    if len(found) != count or not all(k in _PADDINGS for k in found):
+        sides = ", ".join(map(str, _PADDINGS))
+        raise ValueError(
+            f"deconvolution_kernels={kernels!r}; expected one of {sides}, or {count} of them"
+        )
+    return found
 
 
 def pose_resnet(
@@ -110,6 +125,7 @@ def pose_resnet(
     input_size: Sequence[int] = (256, 192),
     encoder: Literal["strided", "dilated", "unstrided"] = "strided",
     deconvolutions: int | None = None,
+    deconvolution_kernels: int | Sequence[int] = 4,
     num_joints: int = 17,
     in_features: int = 3,
     encoder_width: int = 64,
@@ -133,6 +149,7 @@ def pose_resnet(
       encoder: "strided"; "dilated": the strides of stages 3 and 4 are replaced by dilation;
         "unstrided": they are left out.
       deconvolutions: None: three, or one for an encoder without those strides.
+      deconvolution_kernels: their sides, 2, 3 or 4 (as published): one for all, or one for each.
       depths: residual blocks of each stage; None is that of the backbone.
 
     Raises:
@@ -168,6 +185,7 @@ def pose_resnet(
         resnet,
         num_joints=num_joints,
         deconvolutions=deconvolutions,
+        kernels=deconvolution_kernels,
         width=decoder_width,
         block=inserted.get("block"),
         blocks_after=tuple(decoder_blocks),

@@ -2,7 +2,6 @@
 """Models by name: building, listing, and what a user must know of each."""
 
 import dataclasses
-import difflib
 import fnmatch
 import inspect
 from collections.abc import Callable
@@ -10,6 +9,8 @@ from typing import Any
 
 import jax
 from flax import nnx
+
+from spectral_flax.layers.checks import closest
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {}
 _CARDS: dict[str, "Card"] = {}
@@ -67,7 +68,7 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
     known = [option for option in inspect.signature(function).parameters if option != "rngs"]
     for option in options:
         if option not in known:
-            raise TypeError(f"{name} has no option {option!r}; {_closest(option, known)}")
+            raise TypeError(f"{name} has no option {option!r}; {closest(option, known)}")
     return function(**options, rngs=nnx.Rngs(0) if rngs is None else rngs)
 
 
@@ -122,14 +123,14 @@ class _OneKey(nnx.Rngs):
 
 
 def _function(name: str) -> Callable[..., nnx.Module]:
+    if not isinstance(name, str):
+        raise TypeError(f"name={name!r}; expected the name of a model, as list_models() gives them")
     if name not in MODELS:
-        raise ValueError(f"no model {name!r}; {_closest(name, MODELS)}")
+        raise ValueError(
+            f"no model {name!r}; {closest(name, MODELS)}; "
+            f"all {len(MODELS)}: list_models(), or spectral-flax list"
+        )
     return MODELS[name]
-
-
-def _closest(word, known) -> str:
-    near = difflib.get_close_matches(word, known)
-    return f"closest: {', '.join(near)}" if near else f"known: {', '.join(sorted(known))}"
 
 
 def _collection(variable) -> str:

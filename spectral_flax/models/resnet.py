@@ -14,6 +14,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.functional.arrays import as_floating, wide
 from spectral_flax.layers.basic import ConvNormAct, SqueezeExcite, conv, linear
 from spectral_flax.layers.remat import Rematerialisable
 
@@ -87,13 +88,16 @@ class ResNet(Rematerialisable):
     Args:
       depths: residual blocks of each stage.
       bottleneck: blocks of three convolutions, four times as wide at the end.
-      groups, width_per_group: of the 3x3 convolutions of bottlenecks (ResNeXt).
-      convolution, ratio: the convolution of all blocks and the share of its global channels. With
-        a ratio, the map is split from the first block on and joined by the first block of the last
-        stage; ``ratio=0`` is the plain network.
+      groups: of the 3x3 convolutions of bottlenecks (ResNeXt).
+      width_per_group: of the same.
+      convolution: that of all blocks.
+      ratio: share of its global channels. With a ratio, the map is split from the first block on
+        and joined by the first block of the last stage; ``ratio=0`` is the plain network.
+      project_first: the first block of all has a projection in its shortcut even where it keeps the
+        shape, as in published FFC networks of basic blocks with ratio 0.
       se: squeeze and excitation in every block.
-      block, blocks_after: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape;
-        one stands after each residual block that ``blocks_after`` names (stage → zero-based ones).
+      block: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape.
+      blocks_after: one stands after each residual block named here (stage → zero-based ones).
       input_size: (T,) H, W of the input that the blocks are built for: each is then also given
         ``size``, that of its map. None: they are not.
       dilated: stages (3, 4) whose stride is replaced by dilation.
@@ -123,6 +127,7 @@ class ResNet(Rematerialisable):
         width_per_group: int = 64,
         convolution: Convolution = conv,
         ratio: float = 0.0,
+        project_first: bool = False,
         se: bool = False,
         block: Convolution | None = None,
         blocks_after: Mapping[int, Sequence[int]] | None = None,
@@ -195,7 +200,8 @@ class ResNet(Rematerialisable):
                         convolution=convolution,
                         ratio_in=ratio_in,
                         ratio_out=ratio_out,
-                        projection=ratio_in != ratio_out,
+                        projection=ratio_in != ratio_out
+                        or (project_first and stage == 1 and i == 0),
                         rank=rank,
                         temporal=temporal[stage - 1][i] if temporal else 1,
                         strides=stride if i == 0 else 1,
@@ -219,12 +225,11 @@ class ResNet(Rematerialisable):
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Return the feature maps by name: ``stem``, ``stage1`` and so on."""
+        x = as_floating(x=x)
         if x.ndim != self.rank + 2 or x.shape[-1] != self.in_features:
             axes = ["N", "T", "H", "W"] if self.rank == 3 else ["N", "H", "W"]
             expected = ", ".join([*axes, str(self.in_features)])
             raise ValueError(f"x has shape {x.shape}; expected [{expected}]")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
         if 0 in x.shape[1:]:
             raise ValueError(f"x has shape {x.shape}; expected no empty spatial axis")
         self.map_sizes(x.shape[1:-1])
@@ -236,9 +241,9 @@ class ResNet(Rematerialisable):
         for stage, depth in enumerate(self.depths, start=1):
             blocks = getattr(self, f"stage{stage}")
             for i in range(depth):
-                x = self.apply(blocks[i], x)
+                x = self._run(blocks[i], x)
                 if f"stage{stage}_{i}" in self.inserted:
-                    x = self.apply(self.inserted[f"stage{stage}_{i}"], x)
+                    x = self._run(self.inserted[f"stage{stage}_{i}"], x)
             maps[f"stage{stage}"] = x
             if stage == 1 and self.frame_pooling > 1:
                 window = _window(self.rank, 1, self.frame_pooling)
@@ -301,7 +306,7 @@ def _window_means(x: jax.Array, window: int) -> jax.Array:
 
     A map that is smaller than the window is one window.
     """
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = x.astype(wide(x.dtype))
     y = y.mean(tuple(range(1, x.ndim - 3)))
     return nnx.avg_pool(y, tuple(min(window, n) for n in y.shape[1:3])).astype(x.dtype)
 

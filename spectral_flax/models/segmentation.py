@@ -15,6 +15,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.functional.arrays import as_floating
 from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import transposed_conv
@@ -132,20 +133,19 @@ class UNet(Rematerialisable):
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Return the maps by name: ``level0`` to ``level4`` and ``up4`` to ``up1``."""
+        x = as_floating(x=x)
         if x.ndim != 4 or x.shape[-1] != self.in_features:
             raise ValueError(f"x has shape {x.shape}; expected [N, H, W, {self.in_features}]")
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise TypeError(f"x has dtype {x.dtype}; expected a real floating dtype")
         self.map_sizes(x.shape[1:3])
         maps = {}
         for level, convs in enumerate(self.encoder):
             if level and self.pooled[level - 1]:
                 x = nnx.max_pool(x, (2, 2), (2, 2))
-            x = maps[f"level{level}"] = self.apply(convs, x)
+            x = maps[f"level{level}"] = self._run(convs, x)
         for i, stage in enumerate(self.decoder):
             number = _POOLINGS - i
             x = self._block(f"b_up{number}", x)
-            x = self.apply(stage, x, maps[f"level{number - 1}"])
+            x = self._run(stage, x, maps[f"level{number - 1}"])
             x = maps[f"up{number}"] = self._block(f"a_up{number}", x)
         return maps
 
@@ -153,7 +153,7 @@ class UNet(Rematerialisable):
         return self.head(self.features(x)["up1"])
 
     def _block(self, place: str, x: jax.Array) -> jax.Array:
-        return self.apply(self.blocks[place], x) if place in self.blocks else x
+        return self._run(self.blocks[place], x) if place in self.blocks else x
 
 
 def unet(

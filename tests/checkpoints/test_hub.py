@@ -129,3 +129,45 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"spectral-flax\[hub\]"):
         read_hub("me/model")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("3", "not a JSON object"),
+        ("[]", "not a JSON object"),
+        ('{"library": "spectral_flax"}', "its 'model' is None; expected the name of a model"),
+        ('{"library": "spectral_flax", "model": 3, "options": {}}', "its 'model' is 3"),
+        ('{"library": "spectral_flax", "model": "a"}', "its 'options' is None; expected an object"),
+        ('{"library": "spectral_flax", "model": "a", "options": []}', r"its 'options' is \[\];"),
+        ('{"library": 1, "library": 2}', "names the entry 'library' twice"),
+        ("[" * 100_000, "nested too deeply"),
+        (" " * (1 << 21), "longer than 1048576 bytes"),
+        ("\udcff", "not UTF-8"),
+    ],
+)
+def test_configurations_of_another_kind_are_refused_in_a_short_line(text, told, tmp_path):
+    write_folder(tmp_path, OURS)
+    (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(
+        ValueError, match=rf"config\.json is not the configuration.*{told}"
+    ) as caught:
+        read_folder(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_repository_is_overwritten_only_if_asked(server):
+    push_to_hub("me/model", OURS)
+    with pytest.raises(FileExistsError, match=r"me/model has README\.md, config\.json, model"):
+        push_to_hub("me/model", OURS)
+    push_to_hub("me/model", OURS, overwrite=True)
+
+
+def test_what_the_hub_raises_is_told_in_a_line(server):
+    def lost(*_, **__):
+        raise RuntimeError("no connection\nand many lines more")
+
+    sys.modules["huggingface_hub"].hf_hub_download = lost
+    push_to_hub("me/model", OURS)
+    with pytest.raises(OSError, match=r"me/model can not be read from the Hub: no connection$"):
+        read_hub("me/model")

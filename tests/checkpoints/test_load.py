@@ -1,10 +1,14 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax.checkpoints.rules import Rule, register_rules
+from spectral_flax.checkpoints.weights import assign
 from spectral_flax.layers import FFC, FourierUnit, SpectralTransform
+from spectral_flax.layers.blocks import block
 
 
 def small(name="ffc_resnet50", seed=0, **options):
@@ -107,6 +111,177 @@ def test_single_layers_round_trip(layer):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("rank", [2, 3])
+@pytest.mark.parametrize("family", ["SRL", "BAT video", "timm"])
+def test_concatenation_scores_pairs_by_a_flat_convolution_in_videos_too(rank, family):
+    make = lambda seed: block("nl", 8, rank=rank, mode="concatenation", rngs=nnx.Rngs(seed))
+    one, two = make(0), make(1)
+    state = sf.save_torch(one, family=family)
+    assert state["concat_project.0.weight"].shape == (1, 8, 1, 1)
+    np.testing.assert_array_equal(
+        state["concat_project.0.weight"].ravel(), np.ravel(one.score.kernel[...])
+    )
+    sf.load_torch(two, state)
+    for ours, theirs in zip(arrays(one), arrays(two), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_module_without_published_names_says_so():
     with pytest.raises(ValueError, match=r"no table of PyTorch names for Linear; known:.*ResNet"):
         sf.load_torch(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), {})
+
+
+class Plain(nnx.Module):
+    """One parameter of any dtype, called ``w`` in PyTorch too."""
+
+    def __init__(self, dtype=np.float32):
+        self.w = nnx.Param(np.zeros(3, dtype))
+
+
+register_rules(Plain, [Rule("w", "w")])
+WRONG = [
+    (np.float32, np.array([1 + 2j, 0, 0]), "is complex128; the model's numbers are real"),
+    (np.float32, np.array([1, 0, 0], np.complex64), "is complex64"),
+    (np.float32, np.array([1e300, 0, 0]), "1e\\+300, which is out of the range of float32"),
+    (jnp.bfloat16, np.array([1e39, 0, 0]), "1e\\+39, which is out of the range of bfloat16"),
+    (jnp.bfloat16, np.float32([3.4e38, 0, 0]), "out of the range of bfloat16"),
+    (np.float16, np.float32([7e4, 0, 0]), "70000.0, which is out of the range of float16"),
+    (np.float16, np.array([70_000, 0, 0]), "70000, which is out of the range of float16"),
+    (np.int32, np.array([2**40, 0, 0]), "holds numbers that int32 cannot hold"),
+    (np.int32, np.array([0.5, 0, 0]), "holds numbers that int32 cannot hold"),
+    (np.uint8, np.array([-1, 0, 0]), "holds numbers that uint8 cannot hold"),
+    (np.float32, np.array(["a", "b", "c"]), "holds no numbers but <U1"),
+    (np.float32, np.array([None, 1, 2]), "holds no numbers but object"),
+    (np.float32, np.float32([np.nan, 0, 0]), r"NaN or infinity \(1 of 3 numbers\)"),
+    (np.float16, np.float32([np.inf, -np.inf, 0]), r"NaN or infinity \(2 of 3 numbers\)"),
+]
+
+
+def ways_in():
+    """Return functions that fill a model with an array for its parameter, and may be refused."""
+
+    def image_of(value):
+        image = Plain()
+        image.w = nnx.Param(value)
+        return image
+
+    return {
+        "load_torch": lambda model, value, **how: sf.load_torch(model, {"w": value}, **how),
+        "assign": lambda model, value, **how: assign(model, {"w": value}, **how),
+        "inflate": lambda model, value, **how: sf.inflate(image_of(value), model, **how),
+    }
+
+
+@pytest.mark.parametrize("way", ways_in())
+@pytest.mark.parametrize(("dtype", "value", "told"), WRONG)
+def test_values_that_the_dtype_cannot_hold_are_refused_by_name(way, dtype, value, told):
+    model = Plain(dtype)
+    with pytest.raises(sf.CheckpointError, match=f"value: w .*{told}"):
+        ways_in()[way](model, value)
+    np.testing.assert_array_equal(model.w[...], np.zeros(3))
+
+
+@pytest.mark.parametrize("way", ways_in())
+def test_values_that_are_not_finite_are_taken_where_allowed(way):
+    model = Plain()
+    ways_in()[way](model, np.float32([np.nan, np.inf, 1]), allow_non_finite=True)
+    np.testing.assert_array_equal(model.w[...], [np.nan, np.inf, 1])
+
+
+@pytest.mark.parametrize("way", ways_in())
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (np.float32, np.array([1e-300, 0, 2**53])),
+        (np.float32, np.array([True, False, True])),
+        (np.float32, np.array([1, -2, 3], np.int8)),
+        (jnp.bfloat16, np.float32([1e38, 1 / 3, -2])),
+        (np.complex64, np.array([1 + 2j, 0, 0])),
+        (np.int32, np.array([1.0, 2.0, 3.0])),
+    ],
+    ids=str,
+)
+def test_values_within_the_range_of_the_dtype_are_rounded_to_it(way, dtype, value):
+    model = Plain(dtype)
+    ways_in()[way](model, value)
+    assert model.w.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(model.w[...]), value.astype(dtype))
+
+
+def test_arrays_that_are_skipped_may_hold_anything():
+    model = Plain()
+    sf.load_torch(model, {"w": np.full(3, np.nan)}, skip="w")
+    np.testing.assert_array_equal(model.w[...], np.zeros(3))
+
+
+def tiny(**options):
+    return small("resnet18", **(dict(depths=(1, 1), width=8) | options))
+
+
+def loads(file, skip=(), **how):
+    """Return what is reported of a small ResNet's arrays that come out of ``file(its state)``."""
+    model, other = tiny(), tiny(seed=1)
+    report = sf.load_torch(other, file(sf.save_torch(model)), skip=skip, **how)
+    for ours, theirs in zip(arrays(model), arrays(other), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    return report
+
+
+def test_a_state_dict_of_an_averaged_model_is_read():
+    averaged = lambda state: {f"module.{n}": a for n, a in state.items()} | {"n_averaged": 7}
+    assert not loads(averaged).ignored
+
+
+def test_what_stands_beside_the_model_is_left_and_reported():
+    beside = {"criterion.weight": np.ones(3)}
+    report = loads(lambda state: {f"model.{n}": a for n, a in state.items()} | beside)
+    assert report.ignored == ("criterion.weight",)
+
+
+def test_a_backbone_and_a_head_kept_apart_are_joined():
+    where = lambda name: f"head.{name}" if name.startswith("fc.") else f"backbone.{name}"
+    assert not loads(lambda state: {where(n): a for n, a in state.items()}).ignored
+
+
+def test_one_of_several_sets_of_weights_is_chosen_by_its_entry():
+    both = lambda state: {"G": state, "D": {n: 2 * a for n, a in state.items()}}
+    loads(both, entry="G")
+    loads(lambda state: {"state_dict": both(state)}, entry="state_dict.G")
+    with pytest.raises(ValueError, match="choose one by entry=: 'G', 'D'"):
+        loads(both)
+
+
+def test_lists_and_arrays_of_jax_are_arrays_too():
+    loads(lambda state: {n: jnp.asarray(a) for n, a in state.items()})
+    loads(lambda state: state | {"fc.bias": state["fc.bias"].tolist()})
+
+
+@pytest.mark.parametrize("skip", ["head", ("head",), ["head"], "head.*", "h*d", "fc"])
+def test_a_part_to_skip_is_a_name_or_a_glob_and_what_is_below(skip):
+    model, state = tiny(num_classes=3), sf.save_torch(tiny())
+    assert sf.load_torch(model, state, skip=skip).skipped == ("head.bias", "head.kernel")
+
+
+@pytest.mark.parametrize("skip", ["hea", "stage", "head.kern", "fc.", ""])
+def test_the_beginning_of_a_name_is_no_part(skip):
+    with pytest.raises(ValueError, match=rf"skip={skip!r} names no part of ResNet; its parts are"):
+        sf.load_torch(tiny(), sf.save_torch(tiny()), skip=skip)
+
+
+def test_a_misfit_of_hundreds_of_names_is_told_in_a_few_lines():
+    model = tiny()
+    with pytest.raises(sf.CheckpointError) as caught:
+        sf.load_torch(model, {f"other\n.{i}" + "x" * 500: np.ones(i) for i in range(300)})
+    lines = str(caught.value).splitlines()
+    assert len(lines) < 20 and max(map(len, lines)) < 1000
+    missing = [fault for fault in caught.value.faults if fault.startswith("missing: ")]
+    assert f"missing: {len(missing) - 5} more" in str(caught.value)
+    assert "unexpected: 295 more" in str(caught.value)
+    assert "the file's names are other\\n.0xxx" in str(caught.value)
+    assert len(caught.value.faults) == len(missing) + 300
+
+
+@pytest.mark.parametrize("value", [{3: np.ones(2)}, {("a",): np.ones(2)}], ids=str)
+def test_names_are_text(value):
+    with pytest.raises(ValueError, match="expected names as text"):
+        sf.load_torch(Plain(), value)

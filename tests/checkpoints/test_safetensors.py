@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -114,3 +115,65 @@ def test_dtypes_without_a_name_are_refused_before_a_file_is_begun(tmp_path):
 def test_names_are_ours_or_those_of_pytorch():
     with pytest.raises(ValueError, match="names='keras'"):
         Weights({}, names="keras")
+
+
+def with_metadata(metadata) -> bytes:
+    return file_of({"__metadata__": metadata, "w": entry()}, bytes(8))
+
+
+def ours(**changes) -> dict:
+    """Return the metadata of a file of this library, with changes."""
+    return {"format": "spectral_flax", "model": "resnet18", "options": "{}"} | changes
+
+
+METADATA = [
+    (3, "__metadata__ is 3; expected texts by name"),
+    (None, "__metadata__ is None"),
+    ([], r"__metadata__ is \[\]; expected"),
+    ("x" * 10_000, "__metadata__ is x{200}\\.\\.\\.; expected"),
+    ({"format": 3}, "__metadata__ is a dict; expected texts by name"),
+    (ours(model=""), "its model is ''; expected the name of a model"),
+    (ours(model="a\x1b[31m"), r"its model is 'a\\x1b\[31m'; expected"),
+    (ours(model="m" * 100_000), "its model is 'm{200}\\.\\.\\.'; expected"),
+    (ours(options="3"), "the options of a model are 3; expected a JSON object"),
+    (ours(options="[1]"), r"the options of a model are \[1\]; expected"),
+    (ours(options="{"), "Expecting property name"),
+    (ours(options='{"a b": 1}'), "an option is called 'a b'"),
+    (ours(options='{"a": 1, "a": 2}'), "names the entry 'a' twice"),
+    (ours(options='{"a": {"1": 1, "1": 2}}'), "names the entry '1' twice"),
+    (ours(options='{"a": ' + "[" * 40 + "]" * 40 + "}"), "nested more than 16 deep"),
+    (ours(options='{"a": ' + "[" * 99_999), "nested too deeply"),
+    (ours(options='{"a": ' + "9" * 5000 + "}"), "Exceeds the limit"),
+    (ours(options=" " * (1 << 20) + "{}"), "longer than 1048576 bytes"),
+]
+
+
+@pytest.mark.parametrize(("metadata", "told"), METADATA, ids=[told for _, told in METADATA])
+def test_metadata_of_another_kind_is_refused_in_a_short_line(metadata, told, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(with_metadata(metadata))
+    with pytest.raises(ValueError, match=rf"x\.safetensors.*{told}") as caught:
+        read_safetensors(tmp_path / "x.safetensors")
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (file_of(b'{"\xff": 1}'), r"not UTF-8 \(byte 2\)"),
+        (file_of(b'{"w":1,"w":1}'), "names the entry 'w' twice"),
+        (file_of({"n" * 9999: 3}), "'n{200}\\.\\.\\.' is not described"),
+        (file_of({"a\nb": entry(dtype="x\n" * 99)}), r"'a\\nb' has the unknown dtype"),
+        (file_of(b" " * (9 << 20)), "it swells: 9437192 bytes of file may take"),
+    ],
+)
+def test_headers_are_bounded_and_told_in_a_short_line(content, told, tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=told) as caught:
+        read_safetensors(tmp_path / "x.safetensors")
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 400
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="a named pipe, not a regular file"):
+        read_safetensors(tmp_path / "x.safetensors")

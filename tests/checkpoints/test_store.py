@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
 import pathlib
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+import spectral_flax as sf
+from spectral_flax.checkpoints.orbax import write_orbax
+from spectral_flax.checkpoints.safetensors_file import write_safetensors
 from spectral_flax.checkpoints.store import load, load_weights, read_weights, save
+from spectral_flax.checkpoints.torch_writer import write_torch
 from spectral_flax.checkpoints.weights import Weights, assign, variables
 from spectral_flax.models.registry import create_model
 
@@ -98,3 +104,101 @@ def test_generators_of_an_abstractly_built_model_can_draw():
 def test_objects_left_unbuilt_are_reported():
     path = pathlib.Path(__file__).parent / "torch_files" / "foreign_classes.ckpt"
     assert "omegaconf.dictconfig.DictConfig" in read_weights(path).foreign
+
+
+def test_options_of_another_model_are_not_taken(tmp_path):
+    options = OPTIONS | dict(blocks_after={1: (0,)})
+    other = create_model("resnet18_nl", rngs=nnx.Rngs(5), **options)
+    save(other, tmp_path / "x.safetensors", name="resnet18_nl", options=options)
+    model = sf.create_model(
+        "resnet18", pretrained=tmp_path / "x.safetensors", skip="inserted", **OPTIONS
+    )
+    found, wanted = variables(model), variables(other)
+    assert found.keys() == {name for name in wanted if not name.startswith("inserted.")}
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, wanted[name], err_msg=name)
+
+
+@pytest.mark.parametrize("rngs", [None, nnx.Rngs(1)], ids=["abstract", "drawn"])
+def test_options_of_the_same_model_are_taken(rngs, model, tmp_path):
+    save(model, tmp_path / "x.safetensors", name="resnet18", options=OPTIONS)
+    assert_same(
+        model, sf.create_model("resnet18", pretrained=tmp_path / "x.safetensors", rngs=rngs)
+    )
+
+
+def test_weights_of_a_part_are_found_below_their_prefix(model, caplog):
+    beside = {"discriminator.w": np.ones(1)}
+    tensors = {f"generator.{name}": array for name, array in variables(model).items()} | beside
+    other = create_model("resnet18", rngs=nnx.Rngs(4), **OPTIONS)
+    load_weights(other, Weights(tensors))
+    assert_same(model, other)
+    assert "entries of other modules were left: discriminator.w" in caplog.text
+
+
+@pytest.mark.parametrize("entry", ["ema", "model"])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.orbax", "x.pth"])
+def test_one_of_several_sets_of_weights_is_chosen_in_every_format(name, entry, tmp_path):
+    tensors = {"ema.w": np.zeros(2), "model.w": np.ones(2)}
+    writers = {".safetensors": write_safetensors, ".orbax": write_orbax}
+    if name == "x.pth":
+        write_torch(tmp_path / name, tensors)
+    else:
+        writers[pathlib.Path(name).suffix](tmp_path / name, Weights(tensors))
+    found = read_weights(tmp_path / name, entry=entry).tensors
+    np.testing.assert_array_equal(found["w"], tensors[f"{entry}.w"])
+    with pytest.raises(ValueError, match=rf"{name}.* has no entry 'other'; .*ema\.w, model\.w"):
+        read_weights(tmp_path / name, entry="other")
+
+
+@pytest.mark.parametrize("way", [sf.create_model, lambda name, **how: sf.load(how["pretrained"])])
+def test_weights_that_are_not_finite_are_refused_by_every_reader(way, model, tmp_path):
+    tensors = {name: np.asarray(array) for name, array in variables(model).items()}
+    tensors["head.bias"] = np.full(5, np.nan, np.float32)
+    write_safetensors(tmp_path / "x.safetensors", Weights(tensors, "flax", "resnet18", OPTIONS))
+    with pytest.raises(sf.CheckpointError, match=r"value: head\.bias holds NaN"):
+        way("resnet18", pretrained=tmp_path / "x.safetensors")
+    taken = sf.load(tmp_path / "x.safetensors", allow_non_finite=True)
+    assert np.isnan(taken.head.bias[...]).all()
+
+
+def unreadable(kind, path):
+    """Make something at ``path`` that is no file of weights."""
+    match kind:
+        case "directory":
+            path.mkdir()
+        case "empty":
+            path.touch()
+        case "pipe":
+            os.mkfifo(path)
+        case "loop":
+            path.symlink_to(path)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors", "orbax", ""])
+@pytest.mark.parametrize("kind", ["missing", "directory", "empty", "pipe", "loop"])
+def test_what_is_no_file_of_weights_is_an_error_in_a_line_that_names_it(kind, suffix, tmp_path):
+    path = tmp_path / f"x.{suffix}"
+    unreadable(kind, path)
+    with pytest.raises((OSError, ValueError), match=str(path)) as caught:
+        read_weights(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_path_that_may_be_a_repository_is_named_as_both(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"no file or folder runs/model; the Hub needs"):
+        read_weights("runs/model")
+
+
+@pytest.mark.parametrize(
+    "options", [{"depths": "ab"}, {"depths": 3}, {"width": {"a": 1}}, {"widht": 3}, {"width": None}]
+)
+def test_options_of_a_file_that_build_nothing_are_told_with_the_file(options, tmp_path):
+    write_safetensors(
+        tmp_path / "x.safetensors", Weights({"w": np.ones(1)}, "flax", "resnet18", options)
+    )
+    with pytest.raises(
+        (TypeError, ValueError), match=r"x\.safetensors tells do not build resnet18"
+    ):
+        load(tmp_path / "x.safetensors")

@@ -200,15 +200,27 @@ def test_wrong_arguments_are_named(call, error, message):
         call()
 
 
+@pytest.mark.parametrize("transform", ["forward", "gradient", "two platforms at once"])
 @pytest.mark.parametrize(("sides", "expected"), [((8, 16), 0), ((8, 17), 1), ((20, 20), 1)])
-def test_auto_takes_matrices_where_they_are_faster(sides, expected):
+def test_auto_takes_matrices_where_they_are_faster(sides, expected, transform):
     """On the CPU, where this was measured: docs/performance.md."""
+    x = jnp.zeros((2, *sides, 3))
 
-    def transforms():
-        traced_anew = lambda x: rfft2(x)
-        return str(jax.make_jaxpr(traced_anew)(jnp.zeros((2, *sides, 3)))).count(" fft[")
+    def transforms(*platforms):
+        function = lambda x: rfft2(x)
+        if transform == "gradient":
+            function = jax.grad(lambda x: jnp.sum(rfft2(x)))
+        exported = jax.export.export(jax.jit(function), platforms=platforms)(x).mlir_module()
+        assert ("stablehlo.case" in exported) == (len(platforms) > 1 and expected == 0)
+        return exported.count("stablehlo.fft")
 
-    assert transforms() == expected
+    if transform == "two platforms at once":
+        assert transforms("cpu", "tpu") == transforms("cuda", "cpu") == 1
+        return
+    assert transforms("cpu") == expected
+    assert transforms("tpu") == transforms("cuda") == 1
     with fourier.auto_is("fft"):
-        assert transforms() == 1
-    assert transforms() == expected
+        assert transforms("cpu") == 1
+    with fourier.auto_is("matmul"):
+        assert transforms("tpu") == 0
+    assert transforms("cpu") == expected

@@ -1,11 +1,15 @@
 """Adaptive pooling against its definition."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spectral_flax.functional import pooling
+from spectral_flax.functional import keypoints, pooling
 
 # One compilation for each test: eagerly every operation would have its own.
 static = dict(static_argnames=("sizes", "axes"))
@@ -97,3 +101,126 @@ def test_frames_are_pooled_with_the_neighbours_that_exist(frames, window, method
 def test_windows_are_odd_and_methods_known(window, method):
     with pytest.raises(ValueError, match=r"window=|method="):
         pooling.pool_frames(normal(1, 4, 2), window, method)
+
+
+def first_largest(bins, x):
+    """The gradient by definition: for each bin a one at its first largest position, by row."""
+    gradient = np.zeros(x.shape)
+    for rows, columns in bins:
+        for n, c in np.ndindex(x.shape[0], x.shape[-1]):
+            part = x[n, rows, columns, c]
+            i, j = np.unravel_index(np.argmax(part), part.shape)
+            gradient[n, rows.start + i, columns.start + j, c] += 1
+    return gradient
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 3), (3, 2), (4, 5)])
+def test_of_equal_positions_the_first_gets_the_gradient(sizes, dtype):
+    x = np.random.default_rng(0).integers(0, 3, (2, 6, 9, 3)).astype(dtype)
+    bins = [
+        [slice(i * n // k, -(-(i + 1) * n // k)) for i in range(k)]
+        for n, k in zip(x.shape[1:3], sizes, strict=True)
+    ]
+    expected = first_largest([(r, c) for r in bins[0] for c in bins[1]], x.astype(np.float32))
+    gradient = jax.grad(lambda x: adaptive_max_pool(x, sizes).astype(np.float32).sum())(x)
+    np.testing.assert_array_equal(gradient.astype(np.float32), expected)
+
+
+def test_of_equal_frames_the_first_gets_the_gradient():
+    x = jnp.asarray([[1.0, 1.0, 0.0, 0.0, -jnp.inf, -jnp.inf, -jnp.inf]]).T[None]
+    gradient = jax.grad(lambda x: pooling.pool_frames(x, 3, "max").sum())(x)
+    np.testing.assert_array_equal(gradient[0, :, 0], [2, 1, 2, 0, 1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    "maximum",
+    [
+        lambda x: pooling.adaptive_max_pool(x, (3, 2)),
+        lambda x: pooling.adaptive_max_pool(x, (2, 5)),
+        lambda x: pooling.pool_frames(x, 3, "max"),
+        lambda x: keypoints.decode_heatmaps(x)[1],
+    ],
+)
+def test_no_gradient_depends_on_what_equals_a_maximum(maximum):
+    """A compiler may compute x twice, with other rounding: then nothing equals its maximum."""
+    gradient = str(jax.make_jaxpr(jax.grad(lambda x: maximum(x).sum()))(normal(2, 6, 7, 3)))
+    assert "div" not in gradient and "reduce_max" not in gradient
+
+
+def test_a_nan_is_the_largest():
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    x[0, 1, 2], x[0, 3, 3] = np.nan, 5
+    y = pooling.adaptive_max_pool(x, (2, 2))
+    np.testing.assert_array_equal(y[0, :, :, 0], [[0, np.nan], [0, 5]])
+
+
+PROGRAM = """
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from spectral_flax.layers.blocks import block
+for name, rank, size, options in (("bat", 2, (14, 14), {}), ("nl", 3, (2, 6, 6), {})):
+    module = block(name, 12, rank=rank, rngs=nnx.Rngs(0), **options)
+    graphdef, state = nnx.split(module)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *size, 12)), jnp.float32)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        loss = lambda x: jnp.square(nnx.merge(graphdef, state, copy=True)(x) - 1).sum()
+        gradient = jax.jit(jax.grad(loss))(x.astype(dtype))
+        assert jnp.isfinite(gradient).all(), (name, dtype, jnp.isnan(gradient).sum())
+"""
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        dict(XLA_FLAGS="--xla_backend_optimization_level=0"),
+        dict(JAX_DISABLE_MOST_OPTIMIZATIONS="1"),
+    ],
+    ids=str,
+)
+def test_gradients_of_maxima_are_finite_however_a_program_is_compiled(setting):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | setting
+    subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, timeout=600)
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 4, 3), (2, 4, 0, 3)])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        lambda x: pooling.adaptive_average_pool(x, (1, 1)),
+        lambda x: pooling.adaptive_max_pool(x, (1, 1)),
+        lambda x: pooling.average_pool(x, (2, 2)),
+    ],
+)
+def test_an_empty_map_has_no_pooled_one(pool, shape):
+    with pytest.raises(ValueError, match=r"x has shape .*; expected no empty axis"):
+        pool(jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "pool, shape",
+    [
+        (lambda x: pooling.adaptive_average_pool(x, (2, 3)), (0, 2, 3, 3)),
+        (lambda x: pooling.adaptive_max_pool(x, (2, 3)), (0, 2, 3, 3)),
+        (lambda x: pooling.average_pool(x, (2, 2)), (0, 3, 2, 3)),
+        (lambda x: pooling.pool_frames(x, 3), (0, 5, 4, 3)),
+        (lambda x: pooling.pool_frames(x, 3, "max"), (0, 5, 4, 3)),
+    ],
+)
+def test_an_empty_batch_is_pooled_to_an_empty_one(pool, shape):
+    assert pool(jnp.zeros((0, 5, 4, 3))).shape == shape
+
+
+@pytest.mark.parametrize("x", [None, [[1.0]], 3, np.zeros((1, 4, 4, 1), int)], ids=str)
+def test_only_floating_arrays_are_pooled(x):
+    for pool in (pooling.adaptive_average_pool, pooling.adaptive_max_pool, pooling.average_pool):
+        with pytest.raises(TypeError, match=r"x (is|has dtype)"):
+            pool(x, (1, 1))
+    with pytest.raises(TypeError, match=r"x (is|has dtype)"):
+        pooling.pool_frames(x, 1)
+
+
+def test_sums_of_large_halves_do_not_overflow():
+    x = jnp.full((1, 3, 1), 6e4, jnp.float16)
+    np.testing.assert_array_equal(pooling.pool_frames(x, 3), x)
+    np.testing.assert_array_equal(pooling.average_pool(x, (3,)), x[:, :1])

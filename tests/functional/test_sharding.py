@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import re
 from functools import partial
 
 import collectives
@@ -10,7 +11,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from spectral_flax.functional import batch_parallel, convolution, irfft2, rfft2
+from spectral_flax.functional import batch_parallel, convolution, irfft2, rfft2, sharding
 
 
 def grouped(x, kernel):
@@ -115,3 +116,79 @@ def test_a_batch_axis_for_every_argument_is_asked_for():
 def test_a_batch_that_the_devices_do_not_divide_is_computed_where_it_is(mesh):
     x = jax.device_put(X[:3], NamedSharding(mesh, P()))
     np.testing.assert_allclose(jax.jit(unit)(x, KERNEL), unit(X[:3], KERNEL), rtol=1e-4, atol=1e-4)
+
+
+def precisions(lowered) -> set[str]:
+    """The precisions of the products in a lowered program."""
+    return set(re.findall(r"\b(HIGH|HIGHEST)\b", lowered.as_text()))
+
+
+def product(x, w):
+    return jnp.einsum("nij,jk->nik", x, w)
+
+
+CALLS = {
+    "grouped convolution": (grouped, X, KERNEL),
+    "grouped pointwise convolution": (
+        partial(convolution, window_strides=(1, 1), padding="VALID", feature_group_count=4),
+        X,
+        KERNEL[:1, :1],
+    ),
+    "convolution": (
+        partial(convolution, window_strides=(1, 1), padding=((1, 1), (1, 1))),
+        X,
+        np.repeat(KERNEL, 4, 2),
+    ),
+    "a product of one's own": (
+        partial(batch_parallel, product, batch=(0, None)),
+        X[0],
+        KERNEL[0, 0].T[:8],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_call_computes_with_the_precision_in_force(name):
+    function, *args = CALLS[name]
+    loss = lambda x, k: jnp.square(function(x, k)).sum()
+    for f in (function, jax.grad(loss, (0, 1))):
+        for precision, expected in (None, set()), ("highest", {"HIGHEST"}), (None, set()):
+            with jax.default_matmul_precision(precision):
+                assert precisions(jax.jit(partial(f)).lower(*args)) == expected
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_gradient_and_a_program_keep_the_precision_of_the_call(name):
+    function, *args = CALLS[name]
+    with jax.default_matmul_precision("highest"):
+        y, pullback = jax.vjp(function, *args)
+        traced = jax.jit(partial(function)).trace(*args)
+    assert precisions(jax.jit(pullback).lower(y)) == precisions(traced.lower()) == {"HIGHEST"}
+
+
+SEEN = []
+
+
+def watched(x):
+    SEEN.append({name: getattr(jax.config, f"jax_{name}") for name in sharding._SETTINGS})
+    return 2 * x
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        partial(jax.default_matmul_precision, "high"),
+        partial(jax.numpy_dtype_promotion, "strict"),
+        partial(jax.numpy_rank_promotion, "allow"),
+        partial(jax.softmax_custom_jvp, False),
+        partial(jax.default_prng_impl, "rbg"),
+    ],
+)
+def test_each_device_computes_under_the_settings_of_the_call(mesh, setting):
+    x = collectives.split(mesh, X)
+    with setting():
+        wanted = {name: getattr(jax.config, f"jax_{name}") for name in sharding._SETTINGS}
+        lowered = jax.jit(lambda x: batch_parallel(watched, x)).lower(x)
+    SEEN.clear()
+    lowered.compile()
+    assert SEEN and all(seen == wanted for seen in SEEN)

@@ -195,3 +195,52 @@ def test_the_name_alone_chooses_the_published_block():
     assert make("nl", 3).sub_sample and not make("nl", 2).sub_sample
     assert make("cgnl", 2).gamma is None and make("cgnl_rbf", 2).gamma == 1e-4
     assert make("rcca", 2, recurrences=3).recurrences == 3
+
+
+@every_block
+@pytest.mark.parametrize("numerics", [dict(dtype=jnp.bfloat16), dict(param_dtype=jnp.bfloat16)])
+def test_in_bfloat16_a_block_needs_no_promotion_of_dtypes(name, rank, numerics):
+    with jax.numpy_dtype_promotion("strict"):
+        function = pure(make(name, rank, **numerics))
+        loss = lambda x: jnp.square(function(x)).sum().astype(np.float32)
+        x = jax.ShapeDtypeStruct((2, *SIZES[rank], C), jnp.bfloat16)
+        assert (
+            jax.eval_shape(function, x).dtype == jax.eval_shape(jax.grad(loss), x).dtype == x.dtype
+        )
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_float16_holds_what_a_block_sums_up(name):
+    rank = 3 if name == "bat3d" else 2
+    level = 300
+    x = jnp.asarray(level * (normal(2, *SIZES[rank], C) + 1), np.float16)
+    halves, whole = (opened(make(name, rank, dtype=d)) for d in (np.float16, None))
+    y, expected = (
+        apply(nnx.view(m, raise_if_not_found=False, use_running_average=False), a)
+        for m, a in ((halves, x), (whole, x.astype(np.float32)))
+    )
+    assert y.dtype == np.float16
+    np.testing.assert_allclose(y.astype(np.float32), expected, rtol=0.02, atol=0.05 * level)
+
+
+@every_block
+def test_an_empty_batch_is_an_empty_result_and_an_empty_map_an_error(name, rank):
+    function = pure(make(name, rank))
+    x = jnp.zeros((0, *SIZES[rank], C))
+    assert jax.eval_shape(function, x).shape == x.shape
+    assert jax.eval_shape(jax.grad(lambda x: function(x).sum()), x).shape == x.shape
+    for axis in range(1, rank + 1):
+        shape = [0 if i == axis else n for i, n in enumerate((2, *SIZES[rank], C))]
+        with pytest.raises(ValueError, match="expected no empty axis but that of the batch"):
+            function(jnp.zeros(shape))
+
+
+@every_block
+def test_what_is_no_floating_array_is_named(name, rank):
+    module = make(name, rank)
+    shape = 1, *SIZES[rank], C
+    for x in (None, [[1.0]], 2, "x", np.zeros(shape, bool), np.zeros(shape, np.complex64)):
+        with pytest.raises(TypeError, match=r"x (is|has dtype)"):
+            module(x)
+    y = jax.eval_shape(pure(module), jnp.zeros(shape))
+    assert jax.eval_shape(lambda: pure(module)(np.zeros(shape))) == y  # 64 bits, of NumPy

@@ -265,7 +265,7 @@ def test_files_that_do_not_fit_are_named(tmp_path):
     for mask, message in (
         ("wide.png", "9x8"),
         ("deep.png", "more than 8 bits"),
-        ("text.png", "not a readable image"),
+        ("text.png", "can not be read as a mask"),
         ("clear.png", "transparent"),
     ):
         with pytest.raises(ValueError, match=message):

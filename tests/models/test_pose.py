@@ -92,6 +92,21 @@ def test_names_shift_by_one_for_each_block_before_them(block):
     assert numbers == [0, 1, 3, 4, 5, 7, 8, 10]
 
 
+@pytest.mark.parametrize(("side", "margin"), [(2, 0), (3, 1), (4, 1)])
+def test_a_deconvolution_of_any_published_side_spreads_each_position(side, margin):
+    """Position i adds its kernel to the result from 2 i - margin on; what lies outside is lost."""
+    model = sf.create_model("pose_resnet18", **SMALL, deconvolution_kernels=side)
+    conv = model.deconvolutions[0].conv
+    x = np.random.default_rng(0).standard_normal((2, 3, 2, conv.in_features))
+    kernel = np.float64(save_torch(model)["deconv_layers.0.weight"])
+    spread = np.zeros((2, 6 + side, 4 + side, conv.out_features))
+    for i, j in np.ndindex(3, 2):
+        part = np.einsum("nc,cohw->nhwo", x[:, i, j], kernel)
+        spread[:, 2 * i : 2 * i + side, 2 * j : 2 * j + side] += part
+    wanted = spread[:, margin : margin + 6, margin : margin + 4]
+    np.testing.assert_allclose(conv(jnp.float32(x)), wanted, atol=1e-6)
+
+
 @pytest.mark.parametrize("block", ["srl_fft", "srl_lo", "nl"])
 def test_saved_names_load_again(block):
     options = dict(blocks_after={2: (0,)}, decoder_blocks=(1,))
@@ -158,6 +173,8 @@ def test_a_generator_file_does_not_fit():
         ("pose_resnet50", dict(decoder_blocks=(0,)), ValueError, "block=None"),
         ("pose_resnet50", dict(num_joints=0), ValueError, "num_joints=0"),
         ("pose_resnet50", dict(deconvolutions=-1), ValueError, "deconvolutions=-1"),
+        ("pose_resnet50", dict(deconvolution_kernels=5), ValueError, "kernels=5; .* 2, 3, 4"),
+        ("pose_resnet50", dict(deconvolution_kernels=(4, 4)), ValueError, "or 3 of them"),
         ("pose_resnet50_nl", dict(decoder_blocks=(3,)), ValueError, "3 deconvolutions"),
         ("pose_resnet50_nl", dict(blocks_after={5: (0,)}), ValueError, "stage 5"),
         ("pose_resnet50_nl", dict(block_options={"group": 2}), TypeError, "'group'"),

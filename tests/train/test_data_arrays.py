@@ -1,10 +1,15 @@
+import io
 import itertools
+import struct
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 
 from train import data
 from train.config import Config, Data
+from train.data import npz_file
 from train.errors import UserError
 
 
@@ -137,6 +142,105 @@ def test_packed_files_that_are_not_there_or_not_whole_are_refused(tmp_path):
         opened("packed", path=str(tmp_path))
     with pytest.raises(UserError, match="needs --data"):
         opened("packed")
+
+
+def entry(header, data=b"", version=1):
+    """An array's file with a header of one's own."""
+    header = header if isinstance(header, bytes) else repr(header).encode() + b"\n"
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H", len(header)) + header + data
+
+
+def archive(path, kind=zipfile.ZIP_DEFLATED, **entries):
+    with zipfile.ZipFile(path, "w", kind) as file:
+        for name, content in entries.items():
+            file.writestr(f"{name}.npy", content)
+    return path.read_bytes()
+
+
+def whole(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+WHOLE = whole(images=np.full((4, 9, 9, 3), 7, np.uint8), labels=np.arange(4))
+HEADER = {"descr": "|u1", "fortran_order": False, "shape": (4, 2, 2, 3)}
+DEEP = b"{'descr': " + b"(" * 4000 + b"1" + b")" * 4000 + b"}"
+HOSTILE = {
+    "nothing": b"",
+    "text": b"images and labels",
+    "one array": entry(HEADER, bytes(48)),
+    "cut": WHOLE[: len(WHOLE) // 2],
+    "cut in the table": WHOLE[:-10],
+    "without its beginning": WHOLE[100:],
+    "a changed byte": WHOLE.replace(b"\7" * 9, b"\7" * 8 + b"\6", 1),
+    "objects": whole(images=np.array([{}, {}]), labels=np.arange(2)),
+}
+ENTRIES = {
+    "27 TiB": entry(HEADER | {"shape": (10_000_000, 1000, 1000, 3)}, bytes(48)),
+    "a negative side": entry(HEADER | {"shape": (-4, 2, 2, -3)}, bytes(48)),
+    "a shape of text": entry(HEADER | {"shape": "4"}, bytes(48)),
+    "a shape of truth": entry(HEADER | {"shape": (True, 2, 2, 3)}, bytes(48)),
+    "a shape without end": entry(HEADER | {"shape": (10**300, 2)}, bytes(48)),
+    "a type of text": entry(HEADER | {"descr": "what"}, bytes(48)),
+    "objects": entry(HEADER | {"descr": "|O"}, bytes(48)),
+    "less than it says": entry(HEADER, bytes(47)),
+    "more than it says": entry(HEADER, bytes(49)),
+    "a header of a list": entry([1], bytes(48)),
+    "a header of code": entry(b"__import__('os').getcwd()\n", bytes(48)),
+    "a deep header": entry(DEEP, bytes(48)),
+    "another version": entry(HEADER, bytes(48), version=9),
+    "no header": b"",
+    "long names": entry(HEADER | {"descr": [("x" * 9000, "|u1")]}, bytes(48)),
+}
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, *(f"an array of {name}" for name in ENTRIES)])
+def test_a_file_that_holds_no_arrays_is_refused_in_one_short_line(tmp_path, name):
+    path = tmp_path / "train.npz"
+    if name in HOSTILE:
+        path.write_bytes(HOSTILE[name])
+    else:
+        labels = entry(HEADER | {"descr": "<i4", "shape": (4,)}, bytes(16))
+        archive(path, images=ENTRIES[name.removeprefix("an array of ")], labels=labels)
+    with pytest.raises(UserError, match=r"train\.npz") as error:
+        opened("packed", path=str(tmp_path))
+    assert str(error.value).isprintable() and len(str(error.value)) < 700
+
+
+def test_an_array_that_grows_out_of_all_proportion_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz_file, "FREE", 2**20)
+    images = entry(HEADER | {"shape": (1, 4000, 4000, 1)}, bytes(16_000_000))
+    archive(tmp_path / "train.npz", images=images, labels=images)
+    del images
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"grows to 16000000 bytes"):
+        opened("packed", path=str(tmp_path))
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_compression_that_numpy_does_not_use_is_refused(tmp_path, kind):
+    labels = entry(HEADER | {"descr": "<i4", "shape": (4,)}, bytes(16))
+    archive(tmp_path / "train.npz", kind, images=entry(HEADER, bytes(48)), labels=labels)
+    with pytest.raises(UserError, match="in a way that NumPy does not use"):
+        opened("packed", path=str(tmp_path))
+
+
+def test_compressed_and_transposed_arrays_are_read(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 6), np.uint8).transpose(3, 2, 1, 0)
+    np.savez_compressed(tmp_path / "train.npz", images=images, labels=np.arange(6, dtype=">u2"))
+    source = opened("packed", path=str(tmp_path))
+    for i in range(6):
+        np.testing.assert_array_equal(source[i]["image"], images[i])
+        assert source[i]["label"] == i
+
+
+def test_a_label_beyond_any_count_of_classes_is_refused(tmp_path):
+    pack(tmp_path, GOOD, np.array([0, 1, 2, 2**63], np.uint64))
+    with pytest.raises(UserError, match="too large for a class"):
+        opened("packed", path=str(tmp_path))
 
 
 # Made up

@@ -12,7 +12,7 @@ from train.data.rand_augment import OPERATIONS, rand_augment
 
 from .data_files import picture
 
-SHAPES = [(500, 375), (375, 500), (224, 224), (40, 300), (3, 2)]
+SHAPES = [(500, 375), (375, 500), (224, 224), (40, 300), (3, 2), (20_000, 1), (1, 1)]
 RANDOM = {
     "random_resized": lambda w, h, rng: crops.random_resized(w, h, rng),
     "multi_scale": lambda w, h, rng: crops.multi_scale(w, h, rng, (32, 32)),

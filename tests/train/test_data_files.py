@@ -11,6 +11,7 @@ from train import data
 from train.config import Config, Data
 from train.data.images import ImageReader, to_rgb
 from train.errors import UserError
+from train.tasks import make_task
 
 from .data_files import damage, image_folder, picture, tfds_set
 
@@ -154,6 +155,14 @@ def test_mean_and_deviation_are_the_configs_or_imagenets_in_the_order_of_the_cha
     np.testing.assert_array_equal(
         opened(folder, channels="bgr")[0]["image"][..., ::-1], opened(folder)[0]["image"]
     )
+
+
+def test_another_order_of_channels_than_the_models_card_says_is_refused(folder):
+    for channels, model in (("rgb", "resnet18"), ("bgr", "pose_resnet18")):
+        source = opened(folder, channels=channels)
+        make_task(Config(model=model, data=settings(folder, channels=channels)), source)
+    with pytest.raises(UserError, match="channels is 'bgr'; expected 'rgb', as the card of 'res"):
+        make_task(Config(model="resnet18", data=settings(folder, channels="bgr")), source)
 
 
 # What cannot be read

@@ -269,8 +269,12 @@ def test_photographs_are_cropped_and_enlarged(tmp_path):
         for name, size in (("a.png", (40, 50)), ("deeper/b.png", (9, 30))):
             pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / part / name)
+        for hidden in ("._a.png", ".ipynb_checkpoints/a-checkpoint.png"):
+            (tmp_path / part / hidden).parent.mkdir(exist_ok=True)
+            (tmp_path / part / hidden).write_bytes(b"")
     data = Data(name="image_folder", path=str(tmp_path), size=(16, 24))
     train, test = (open_source(data.name, part, data) for part in ("train", "test"))
+    assert len(train) == len(test) == 2
     for i in range(2):
         example = train.augment(train[i], np.random.default_rng(i))
         for each in (example, test[i]):

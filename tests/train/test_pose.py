@@ -1,12 +1,17 @@
+import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
+import spectral_flax as sf
+from spectral_flax.checkpoints.weights import variables
 from spectral_flax.functional.keypoints import gaussian_heatmaps
+from spectral_flax.models import registry
 from spectral_flax.pose import (
     box_to_region,
     crop,
@@ -16,12 +21,15 @@ from spectral_flax.pose import (
     predict_pose,
     transform_points,
 )
-from train.config import Data
+from train.config import Config, Data
 from train.data import open_source
 from train.errors import UserError
+from train.evaluation import _total
 from train.pose.data import stick_figures
 from train.pose.evaluation import coco_figures, detections
 from train.pose.task import Pose
+from train.state import make_model
+from train.tasks import make_task
 
 
 def truth_as_heatmaps(size):
@@ -47,14 +55,44 @@ def test_batches_add_up_to_all_people():
     task, batch, model = truth_as_heatmaps((64, 48))
     heatmaps = model(None)
     halves = [slice(0, 60), slice(60, 100)]
-    parts = [
-        task.metrics(lambda _, h=h: heatmaps[h], {k: v[h] for k, v in batch.items()})
-        for h in halves
-    ]
-    whole = task.metrics(model, batch)["joints"]
-    np.testing.assert_allclose(sum(p["joints"] for p in parts), whole)
+    batches = [{k: v[h] for k, v in batch.items()} | {"half": i} for i, h in enumerate(halves)]
+    step = lambda params, rest, b: task.metrics(lambda _: heatmaps[halves[b["half"]]], b)
+    for order in (batches, batches[::-1]):
+        sums = _total(step, task, {}, {}, order)
+        assert task.summary(sums) == task.summary(jax.device_get(task.metrics(model, batch)))
+
+
+def test_people_that_were_not_seen_have_no_score():
+    task, batch, model = truth_as_heatmaps((64, 48))
     batch["valid"][:] = 0
-    assert not task.metrics(model, batch)["joints"].any()
+    figures = task.summary(jax.device_get(task.metrics(model, batch)))
+    assert figures["AP"] == 0
+
+
+def test_what_a_batch_brings_to_the_host_does_not_grow_with_the_data_set():
+    task, batch, model = truth_as_heatmaps((64, 48))
+    few = {k: v[:3] for k, v in batch.items()}
+    found = task.metrics(lambda _: model(None)[:3], few)
+    assert {name: len(rows) for name, rows in found.items()} == dict.fromkeys(task.rows, 3)
+
+
+def test_an_encoder_that_was_there_at_the_start_is_needed_at_the_start_only(tmp_path):
+    options = dict(depths=(1,), encoder_width=8, deconvolutions=0)
+    config = Config(task="pose", model="pose_resnet18", options=options)
+    data = Data(name="stick_figures", size=(32, 16))
+    weights = tmp_path / "classifier.pth"
+    task_options = {"encoder_weights": str(weights)}
+    config = dataclasses.replace(config, data=data, task_options=task_options)
+    given = sf.create_model("resnet18", width=8, depths=(1,), num_classes=5, rngs=nnx.Rngs(7))
+    sf.save(given, weights)
+    task = make_task(config, open_source(data.name, "train", data))
+    model = make_model(config, task.prepared(tmp_path, begins=True))
+    np.testing.assert_array_equal(model.encoder.stem.conv.kernel, given.stem.conv.kernel)
+    weights.unlink()
+    later = make_model(config, task.prepared(tmp_path, begins=False))  # filled by the checkpoint
+    assert variables(later).keys() == variables(model).keys()
+    with pytest.raises(UserError, match=r"encoder_weights .*classifier\.pth.*No such file"):
+        task.prepared(tmp_path, begins=True)
 
 
 def test_no_detection_is_a_precision_of_0():
@@ -205,3 +243,55 @@ def test_skeletons_are_drawn_where_scores_are_high():
     joints = np.random.default_rng(0).uniform(5, 35, (1, 17, 2))
     assert draw_skeletons(image, joints, np.ones((1, 17))).any()
     assert not draw_skeletons(image, joints, np.zeros((1, 17))).any()
+
+
+# The order of channels, which the card of the model says, and nothing else
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_training_shows_the_order_of_the_models_card(order, monkeypatch):
+    plain = dict(mean=(0.0, 0.1, 0.2), std=(1.0, 0.5, 0.25))
+    monkeypatch.setitem(registry.MODELS, "mine", None)
+    monkeypatch.setitem(
+        registry._CARDS, "mine", registry.Card(paper="", channel_order=order, **plain)
+    )
+    source, seen = stick_figures("test", (64, 48)), []
+    red = np.zeros((64, 48, 3), np.uint8)
+    red[..., 0] = 255
+
+    def model(x):
+        seen.append(x[0, 32, 24])
+        return jnp.zeros((len(x), 16, 12, 17))
+
+    task = make_task(Config(task="pose", model="mine"), source)
+    task.loss(model, {k: v[None] for k, v in (source[0] | {"image": red}).items()}, None)
+    wanted = np.array((1, 0, 0) if order == "RGB" else (0, 0, 1))
+    np.testing.assert_allclose(seen[0], (wanted - plain["mean"]) / plain["std"], atol=1e-6)
+
+
+class Seeing(nnx.Module):
+    """Give heatmaps whose score is the mean of the first channel that it is shown."""
+
+    def __call__(self, x):
+        value = x[..., 0].mean((1, 2))[:, None, None, None]
+        return jnp.broadcast_to(value, (len(x), 16, 12, 17))
+
+
+@pytest.mark.parametrize(("order", "score"), [("RGB", 1), ("BGR", 0)])
+def test_poses_are_predicted_in_the_order_of_the_card(order, score):
+    red = np.zeros((64, 48, 3), np.uint8)
+    red[..., 0] = 255
+    zero = dict(mean=(0.0,) * 3, std=(1.0,) * 3, input_size=(64, 48))
+    about = registry.Card(paper="", channel_order=order, **zero)
+    _, scores = predict_pose(Seeing(), red, [(9, 12, 30, 40)], about=about)
+    np.testing.assert_allclose(scores, score, atol=1e-6)
+
+
+def test_an_order_of_channels_that_the_card_does_not_say_is_refused(tmp_path):
+    source = stick_figures("test", (64, 48))
+    config = Config(task="pose", model="pose_resnet18", task_options=dict(bgr=False))
+    with pytest.raises(UserError, match="bgr=False is no option; the card of 'pose_resnet18'"):
+        make_task(config, source)
+    for change in (dict(channels="bgr"), dict(mean=(0.5,) * 3), dict(views="ten_crops")):
+        with pytest.raises(UserError, match=r"'stick_figures' has .* only"):
+            open_source("stick_figures", "test", Data(name="stick_figures", **change))

@@ -6,10 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from spectral_flax.checkpoints.orbax import read_orbax
 from spectral_flax.models.registry import MODELS
 from train import file_list, loop
 from train.__main__ import main
@@ -27,7 +30,17 @@ def arrays(workdir: Path, step: int = 12):
     checkpoints = Checkpoints(workdir / "checkpoints")
     record = checkpoints.record(step)
     checkpoints.close()
-    return record.digests, record.position
+    groups = {
+        group: read_orbax(workdir / "checkpoints" / str(step) / group).tensors
+        for group, names in record.names.items()
+        if names
+    }
+    digests = {
+        (group, name): zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        for group, tensors in groups.items()
+        for name, array in tensors.items()
+    }
+    return digests, record.position
 
 
 def stop_at(monkeypatch, step):

@@ -109,6 +109,44 @@ def test_masks_that_do_not_fit_are_named(tmp_path, mask, stem, message):
         open_source(data.name, "train", data)[0]
 
 
+def test_masks_of_a_palette_or_with_the_shape_in_alpha_are_read(tmp_path):
+    inside = np.zeros((12, 10), np.uint8)
+    inside[:, 5:] = 1
+    data = folder(tmp_path, inside)
+    wanted = np.repeat([[0, 0, 0, 1, 1, 1]], 8, 0)
+    labels = Image.fromarray(inside, "P")
+    labels.putpalette([0, 0, 0, 0, 0, 1])
+    alpha = Image.new("RGBA", (10, 12))
+    alpha.putalpha(Image.fromarray(inside * 255))
+    dark = Image.fromarray(np.stack([inside, 0 * inside, 0 * inside], -1))
+    for mask in (labels, alpha, dark, Image.fromarray(inside * 255)):
+        mask.save(tmp_path / "train" / "masks" / "a_segmentation.png")
+        np.testing.assert_array_equal(open_source(data.name, "train", data)[0]["mask"], wanted)
+
+
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_two_files_of_one_stem_are_refused(tmp_path, part):
+    data = folder(tmp_path, np.zeros((12, 10), np.uint8))
+    Image.new("RGB", (10, 12)).save(tmp_path / "train" / part / "a.bmp")
+    with pytest.raises(UserError, match=r"a\.bmp' and .* share a name"):
+        open_source(data.name, "train", data)
+
+
+def test_an_image_turned_by_exif_and_its_mask_are_in_one_frame(tmp_path):
+    mask = np.zeros((12, 10), np.uint8)
+    mask[:, 5:] = 255
+    data = folder(tmp_path, mask)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the stored pixels are the upright ones, turned to the left
+    upright = Image.merge("RGB", [Image.fromarray(mask)] * 3)
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "train" / "images" / "a.jpg", exif=exif, quality=95)
+    for drawn in (Image.fromarray(mask), stored.convert("L")):
+        drawn.save(tmp_path / "train" / "masks" / "a_segmentation.png")
+        example = open_source(data.name, "train", data)[0]
+        np.testing.assert_array_equal(example["mask"], example["image"][..., 0] > 127)
+
+
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_mask_may_be_empty_or_full(tmp_path, value):
     data = folder(tmp_path, np.full((12, 10), value, np.uint8))

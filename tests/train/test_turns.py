@@ -59,3 +59,14 @@ def test_the_inpainting_task_names_the_parts_of_its_model():
     task = Inpainting(image_shape=(16, 16, 3))
     assert task.turns == PARTS
     assert set(vars(Adversaries(None, None))) >= set(PARTS)
+
+
+@pytest.mark.parametrize("factors", [{}, {"discriminator": 1.0}, {"generator": 1.0}])
+def test_each_adversary_is_clipped_by_itself_whatever_the_factors(factors):
+    rule = Optimizer(momentum=0.0, weight_decay=0.0, clip_norm=1.0, factors=factors)
+    tx = make_optimizer(rule, optax.constant_schedule(1.0), PARTS)
+    state = {"generator.a": jnp.zeros(2), "discriminator.b": jnp.zeros(2)}
+    for other in (0.0, 1000.0):
+        grads = {"generator.a": jnp.array([3.0, 4.0]), "discriminator.b": jnp.full(2, other)}
+        moved = tx.update(grads, tx.init(state), state)[0]
+        np.testing.assert_allclose(moved["generator.a"], [-0.6, -0.8], rtol=1e-6)

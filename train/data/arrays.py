@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from spectral_flax.messages import quoted
 from train.config import Data
+from train.data.label_list import MOST_CLASSES
+from train.data.npz_file import read_npz
 from train.data.source import Example, Split
 from train.errors import UserError
 
@@ -53,6 +56,10 @@ def packed(split: Split, data: Data) -> Arrays:
     images, labels = _read_packed(file, layout)
     known = labels if split == "train" else _read_packed(file.with_name("train.npz"), layout)[1]
     count = data.num_classes or int(known.max()) + 1
+    if count > MOST_CLASSES:
+        raise UserError(
+            f"{str(file)!r}: train.npz has the label {count - 1}, too large for a class"
+        )
     if labels.min() < 0 or labels.max() >= count:
         raise UserError(
             f"{str(file)!r} has labels from {labels.min()} to {labels.max()}; expected 0 ... "
@@ -66,27 +73,21 @@ def packed(split: Split, data: Data) -> Arrays:
 
 
 def _read_packed(file: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        with np.load(file) as arrays:
-            lacking = {"images", "labels"} - set(arrays.files)
-            if lacking:
-                raise UserError(f"{str(file)!r} has no array {' nor '.join(sorted(lacking))}")
-            images, labels = arrays["images"], arrays["labels"]
-    except FileNotFoundError as error:
-        raise UserError(f"there is no file {str(file)!r}; {layout}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{str(file)!r} cannot be read ({error}); {layout}") from error
-    if images.dtype != np.uint8 or images.ndim not in (4, 5) or not len(images):
+    images, labels = read_npz(file, ("images", "labels"), layout)
+    if images.dtype != np.uint8 or images.ndim not in (4, 5) or not images.size:
         raise UserError(
-            f"images in {str(file)!r} are {images.dtype}{list(images.shape)}; expected "
+            f"images in {str(file)!r} are {_kind(images)}; expected "
             "uint8 [N, H, W, C] or [N, T, H, W, C]"
         )
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
-            f"labels in {str(file)!r} are {labels.dtype}{list(labels.shape)}; expected "
-            f"{len(images)} integers"
+            f"labels in {str(file)!r} are {_kind(labels)}; expected {len(images)} integers"
         )
     return images, labels
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{quoted(str(array.dtype))[1:-1]}{list(array.shape)}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that cannot be read: each named once, whichever process comes across it."""
+"""Files that cannot be read: each named once, whichever process comes across it, and replaced."""
 
 import fcntl
 import os
 import sys
 import tempfile
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from train.errors import UserError
+
+# So many unreadable files, drawn at random, mean that something else is wrong.
+TRIES = 1000
+T = TypeVar("T")
 
 
 class BrokenFiles:
-    """A list of names kept in a temporary file, which worker processes share."""
+    """A list of names kept in a temporary file, which worker processes share.
+
+    All data sets that read files as they are needed read them by way of this: a file that cannot
+    be read does not end a run.
+    """
 
     def __init__(self):
         handle, name = tempfile.mkstemp(prefix="broken_files_", suffix=".txt")
@@ -18,10 +32,34 @@ class BrokenFiles:
         self.log = Path(name)
         # Only the process that made the list removes it: copies in workers come by pickle.
         weakref.finalize(self, self.log.unlink, missing_ok=True)
+        self.last = "?"
+
+    def read(self, name: str, load: Callable[[], T]) -> T | None:
+        """Return ``load()``; None, and the file noted, if it cannot be read."""
+        try:
+            return load()
+        except ImportError as error:
+            raise UserError(str(error)) from error
+        except (MemoryError, UserError):
+            raise
+        except Exception as error:  # decoders raise whatever a broken file leads them to
+            self.report(name, error)
+            return None
+
+    def stand_in(self, index: int, count: int, read: Callable[[int], T | None], what: str) -> T:
+        """Return what ``read`` gives for another of ``count`` examples, always the same one."""
+        others = np.random.default_rng(index).permutation(count)[:TRIES]
+        for other in others:
+            example = read(int(other))
+            if example is not None:
+                return example
+        raise UserError(f"{what}: none of {len(others)} files can be read; the last: {self.last}")
 
     def report(self, name: str, reason: Exception | str) -> None:
         """Note ``name`` and say so on the standard error, unless it is noted already."""
         line = name.replace("\n", " ")
+        reason = getattr(reason, "reason", reason)
+        self.last = f"{line} ({reason})"
         with self.log.open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)

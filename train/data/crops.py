@@ -46,7 +46,7 @@ def multi_scale(width: int, height: int, rng: np.random.Generator, size: Size) -
     short = min(width, height)
 
     def sides(target: int) -> list[int]:
-        found = [int(short * scale) for scale in MULTI_SCALES]
+        found = [max(1, int(short * scale)) for scale in MULTI_SCALES]
         return [min(target, short) if abs(side - target) < 3 else side for side in found]
 
     heights, widths = sides(size[0]), sides(size[1])

@@ -9,10 +9,6 @@ import numpy as np
 
 from train.data.broken import BrokenFiles
 from train.data.source import Example
-from train.errors import UserError
-
-# So many unreadable files, drawn at random, mean that something else is wrong.
-TRIES = 1000
 
 
 class Items(Protocol):
@@ -94,19 +90,12 @@ class Files:
         self.read_training_example({"index": 0}, np.random.default_rng(0) if self.train else None)
 
     def _read(self, index: int, rng: np.random.Generator | None) -> Example | None:
-        try:
+        def load() -> Example:
             file, label = self.items.load(index)
             return {"image": self.reader(file, rng), "label": np.int32(label)}
-        except (MemoryError, ImportError, UserError):
-            raise
-        except Exception as error:  # decoders raise whatever a broken file leads them to
-            self.broken.report(self.items.name(index), error)
-            return None
+
+        return self.broken.read(self.items.name(index), load)
 
     def _stand_in(self, index: int, rng: np.random.Generator | None) -> Example:
-        others = np.random.default_rng(index).permutation(len(self))[:TRIES]
-        for other in others:
-            example = self._read(int(other), rng)
-            if example is not None:
-                return example
-        raise UserError(f"{self.name}: none of {len(others)} files can be read")
+        read = lambda other: self._read(other, rng)
+        return self.broken.stand_in(index, len(self), read, self.name)

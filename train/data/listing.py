@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which files a data set has and what their labels are: folders per class, and lists."""
 
-import csv
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from spectral_flax.images import SUFFIXES
+from spectral_flax.messages import several
+from train.data.label_list import numbered, read_list
 from train.data.source import Split
 from train.errors import UserError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+IMAGES = SUFFIXES
 VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
 
 _FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
+
+# Folders and files that systems and programs leave behind, besides those whose names start with a
+# dot; compared in lower case.
+_LEFT_BEHIND = {
+    *("__macosx", "@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "lost+found"),
+    *("$recycle.bin", "system volume information", "thumbs.db", "desktop.ini", "__pycache__"),
+    *("network trash folder", "temporary items"),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,21 +63,22 @@ def class_folders(
         missing = "train/" if not train.is_dir() else "val/ or test/"
         raise UserError(f"{str(root)!r} has no {missing}; {layout}")
     classes = _folders_in(train)
-    unknown = sorted(set(_folders_in(folder)) - set(classes))
+    present = set(_folders_in(folder))
+    unknown = sorted(present - set(classes))
     if unknown:
-        raise UserError(f"{str(folder)!r} has classes that train/ lacks: {_some(unknown)}")
+        raise UserError(f"{str(folder)!r} has classes that train/ lacks: {several(unknown)}")
     if num_classes is not None and num_classes != len(classes):
         raise UserError(
             f"--data.num-classes is {num_classes}; {str(train)!r} has {len(classes)} folders"
         )
     paths, labels = [], []
     for label, name in enumerate(classes):
-        for place, _, files in os.walk(folder / name, followlinks=True):
-            found = [file for file in files if file.lower().endswith(tuple(suffixes))]
-            paths += [os.path.relpath(os.path.join(place, file), folder) for file in found]
-            labels += [label] * len(found)
+        place = folder / name
+        found = list(_files_below(place, folder, tuple(suffixes))) if name in present else []
+        paths += [os.path.relpath(path, folder) for path in found]
+        labels += [label] * len(found)
     if not paths:
-        raise UserError(f"{str(folder)!r} holds no files that end in {', '.join(suffixes)}")
+        raise UserError(f"{str(folder)!r} holds {_what_else(folder, suffixes)}; {layout}")
     paths = np.array([os.fsencode(path) for path in paths])
     order = np.lexsort((paths, labels))  # the order of a directory is its file system's affair
     return Listing(str(folder), paths[order], np.array(labels, np.int32)[order], len(classes))
@@ -85,16 +96,23 @@ def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listi
     )
     if not root.is_dir():
         raise UserError(f"there is no folder {str(root)!r}; {layout}")
-    train = _find_list(root, "train", layout)
-    _, known = _read_list(train)
+    known = read_list(_find_list(root, "train", layout), say=split == "train")[1]
     file = _find_list(root, split, layout)
-    paths, labels = _read_list(file)
-    numbers, count = _numbered(labels, known, file, num_classes)
-    missing = [path for path in paths if not (root / path).is_file()]
+    paths, labels = read_list(file, say=split != "train")
+    numbers, count = numbered(labels, known, file, num_classes)
+    missing = [path for path in paths if not is_file(root / path)]
     if missing:
-        raise UserError(f"{str(file)!r} names {len(missing)} missing file(s): {_some(missing)}")
+        raise UserError(f"{str(file)!r} names {len(missing)} missing file(s): {several(missing)}")
     encoded = np.array([os.fsencode(path) for path in paths])
     return Listing(str(root), encoded, np.array(numbers, np.int32), count)
+
+
+def is_file(path: Path) -> bool:
+    """Say whether there is such a file; a name that no file can have is no error."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _find_list(root: Path, split: Split, layout: str) -> Path:
@@ -105,54 +123,75 @@ def _find_list(root: Path, split: Split, layout: str) -> Path:
     raise UserError(f"{str(root)!r} has none of {', '.join(names)}; {layout}")
 
 
-def _read_list(file: Path) -> tuple[list[str], list[str]]:
-    if file.suffix == ".csv":
-        with file.open(newline="") as text:
-            reader = csv.DictReader(text)
-            lacking = {"path", "label"} - set(reader.fieldnames or ())
-            if lacking:
-                raise UserError(
-                    f"{str(file)!r} has no column {' nor '.join(sorted(lacking))}; its first line "
-                    f"is {','.join(reader.fieldnames or ())!r}, expected path,label"
-                )
-            rows = [(row["path"], row["label"]) for row in reader]
-    else:
-        lines = file.read_text().splitlines()
-        rows = [tuple(line.rsplit(maxsplit=1)) for line in lines if line.strip()]
-    for number, row in enumerate(rows, 1):
-        if len(row) != 2 or not all(row):
-            raise UserError(f"{str(file)!r}, entry {number}: expected a path and a label")
-    if not rows:
-        raise UserError(f"{str(file)!r} is empty")
-    paths, labels = zip(*rows, strict=True)
-    return list(paths), list(labels)
+def _files_below(folder: Path, root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Yield the files of a class, below ``root/CLASS`` and what links there lead to.
+
+    Each folder is looked into once. A link to a folder that the link itself or ``root`` is in leads
+    round in a circle, or into other classes, and is left out.
+    """
+    waiting, seen = [str(folder)], set()
+    while waiting:
+        place = waiting.pop()
+        here = os.path.realpath(place)
+        if here in seen:
+            continue
+        seen.add(here)
+        links = []
+        for entry in _entries(place):
+            if _is_folder(entry):
+                if not entry.is_symlink():
+                    waiting.append(entry.path)
+                elif not _leads_round(entry, here, root):
+                    links.append(entry.path)
+            elif entry.name.lower().endswith(suffixes) and _is_regular(entry):
+                yield entry.path
+        waiting[:0] = links  # the folders that are here go first
 
 
-def _numbered(
-    labels: list[str], known: list[str], file: Path, num_classes: int | None
-) -> tuple[list[int], int]:
-    """Return the labels of ``file`` as numbers, and how many classes there are."""
-    if all(label.strip().lstrip("-").isdigit() for label in known):
-        count = num_classes or max(map(int, known)) + 1
-        wrong = [x for x in labels if not (x.strip().isdigit() and int(x) < count)]
-        if wrong:
-            raise UserError(
-                f"{str(file)!r} has labels outside 0 ... {count - 1}: {_some(sorted(set(wrong)))}"
-            )
-        return [int(label) for label in labels], count
-    classes = {name: i for i, name in enumerate(sorted(set(known)))}
-    unknown = sorted(set(labels) - set(classes))
-    if unknown:
-        raise UserError(f"{str(file)!r} has classes that the training list lacks: {_some(unknown)}")
-    if num_classes is not None and num_classes != len(classes):
-        raise UserError(f"--data.num-classes is {num_classes}; the list has {len(classes)} classes")
-    return [classes[label] for label in labels], len(classes)
+def _leads_round(entry: os.DirEntry, *places: str | Path) -> bool:
+    """Say whether a link leads to a folder that one of ``places`` is, or is in."""
+    if not entry.is_symlink():
+        return False
+    target = os.path.realpath(entry.path)
+    return any(os.path.commonpath((os.path.realpath(p), target)) == target for p in places)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_regular(entry: os.DirEntry) -> bool:
+    """Leave pipes and devices out, which never end; a link to nothing is found broken later."""
+    if not entry.is_symlink():  # a directory tells without a look at each file
+        return entry.is_file()
+    return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry]:
+    """Return what a person has put into a folder, by name."""
+    try:
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"cannot list {str(folder)!r}: {error.strerror}") from error
+    return [entry for entry in found if not left_behind(entry.name)]
+
+
+def left_behind(name: str) -> bool:
+    """Say whether a folder or file is hidden, or made by a system for itself."""
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
 def _folders_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    entries = _entries(folder)
+    return [e.name for e in entries if _is_folder(e) and not _leads_round(e, folder)]
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+def _what_else(folder: Path, suffixes: Sequence[str]) -> str:
+    """Say what a folder holds in place of classes with files."""
+    flat = [e.name for e in _entries(folder) if e.name.lower().endswith(tuple(suffixes))]
+    if not flat:
+        return f"no files that end in {', '.join(suffixes)}"
+    return (
+        f"{len(flat)} file(s) of no class, such as {several(flat[:1])}: move each into a folder of "
+        "its class, or name files and labels in lists, for --data.name image_list or video_list"
+    )

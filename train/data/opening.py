@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
+from spectral_flax.images import pillow
 from train.config import Data
 from train.data.arrays import (
     IMAGENET_MEAN,
@@ -84,6 +85,8 @@ def open_source(name: str, split: Split, data: Data | None = None) -> Source:
     """
     data = data or Data(name=name)
     if name in TASK_SOURCES:
+        _require_pillow(data)  # for results.png at the end, if not before
+        _refuse(data, views="single", channels="rgb", mean=None, std=None)
         module = importlib.import_module(TASK_SOURCES[name])
         return module.open_split(name, split, data)
     if name.startswith(TFDS):
@@ -107,11 +110,7 @@ def _checked(source: Source, data: Data) -> Source:
         if values is not None and len(values) != channels:
             raise UserError(f"--data.{field} is {values}; expected {channels} value(s)")
     if not isinstance(source, Files):
-        for field, plain in (("views", "single"), ("channels", "rgb")):
-            if getattr(data, field) != plain:
-                raise UserError(
-                    f"--data.{field} is {getattr(data, field)!r}; {data.name!r} has {plain!r} only"
-                )
+        _refuse(data, views="single", channels="rgb")
     if data.num_classes is not None and data.num_classes != source.num_classes:
         raise UserError(
             f"--data.num-classes is {data.num_classes}; {data.name!r} has {source.num_classes}"
@@ -121,6 +120,15 @@ def _checked(source: Source, data: Data) -> Source:
     if isinstance(source, Files):
         source.require_one_readable()
     return source
+
+
+def _refuse(data: Data, **plain) -> None:
+    """Refuse what has no effect on a data set: fields that are not as in ``plain``."""
+    for field, value in plain.items():
+        if getattr(data, field) != value:
+            raise UserError(
+                f"--data.{field} is {getattr(data, field)!r}; {data.name!r} has {value!r} only"
+            )
 
 
 def _folder(data: Data) -> Path:
@@ -180,6 +188,6 @@ def _files(split: Split, data: Data, items: Items, reader) -> Files:
 
 def _require_pillow(data: Data) -> None:
     try:
-        import PIL  # noqa: F401
+        pillow()
     except ImportError as error:
-        raise UserError(f"{data.name!r} needs Pillow: pip install pillow") from error
+        raise UserError(f"{data.name!r}: {error}") from error

@@ -7,6 +7,8 @@ one number, kept in the checkpoint.
 """
 
 import dataclasses
+import re
+import signal
 import weakref
 from collections.abc import Iterator
 
@@ -89,7 +91,18 @@ class Batches:
     def __next__(self) -> Example:
         if self.iterator is None:
             self._start()
-        batch = next(self.iterator)
+        try:
+            batch = next(self.iterator)
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            code = re.search(r"Worker process .* exit code (-?\d+)", str(error))
+            if not self.data.workers or (isinstance(error, RuntimeError) and code is None):
+                raise
+            how = f"ended with exit code {code[1]}" if code else "is gone"
+            raise UserError(
+                f"a worker process that reads the data {how}: killed, perhaps for its memory; with "
+                "fewer --data.workers or a lower --data.prefetch the same command goes on from the "
+                "last checkpoint"
+            ) from error
         self.position += 1
         return batch
 
@@ -117,10 +130,21 @@ class Batches:
         if workers:
             if not flags.FLAGS.is_parsed():  # Grain's workers read a flag of absl
                 flags.FLAGS.mark_as_parsed()
-            rest = rest.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+            rest = rest.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=leave_signals
+            )
         self.iterator = iter(rest)
         # Also at the end of the program, while there still is one to end the workers in.
         self._closing = weakref.finalize(self, self.iterator.close)
+
+
+def leave_signals(index: int, count: int) -> None:
+    """Let a worker process ignore Ctrl-C and SIGTERM, which terminals and schedulers send to all.
+
+    The main process obeys them after its step, for which it needs the workers, and ends them.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from train.data.augment import Augmentation, Views
+from train.data.video_file import Video
 from train.errors import UserError
 
 
@@ -36,67 +36,6 @@ def require_pyav() -> None:
         import av  # noqa: F401
     except ImportError as error:
         raise UserError("videos need PyAV: pip install 'spectral-flax[video]'") from error
-
-
-class Video:
-    """An open video file, whose frames are found by seeking to the key frame before them."""
-
-    def __init__(self, file):
-        import av
-
-        self.container = av.open(file)
-        try:
-            if not self.container.streams.video:
-                raise ValueError("no video stream")
-            self.stream = self.container.streams.video[0]
-            # Examples are read side by side already.
-            self.stream.codec_context.thread_count = 1
-            packets = [p for p in self.container.demux(self.stream) if p.size]
-            self.times = sorted(p.pts for p in packets if p.pts is not None)
-            self.keys = sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None)
-            if not packets:
-                raise ValueError("no video frames")
-            if len(self.times) < len(packets) or not self.keys:
-                raise ValueError("frames without time stamps")
-        except BaseException:
-            self.container.close()
-            raise
-
-    def __enter__(self) -> "Video":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.container.close()
-
-    def __len__(self) -> int:
-        return len(self.times)
-
-    def frames(self, indices: np.ndarray) -> dict[int, Image.Image]:
-        """Decode the frames with these numbers.
-
-        Frames at the end that the file announces but does not hold are the last one it does.
-        """
-        numbers = {time: number for number, time in enumerate(self.times)}
-        wanted = sorted(set(int(i) for i in indices.flat))
-        keys = np.asarray(self.keys)
-        found, position, decoder, last = {}, None, None, None
-        for index in wanted:
-            time = self.times[index]
-            key = keys[max(np.searchsorted(keys, time, "right") - 1, 0)]
-            if position is None or key > position:  # a jump spares frames in between
-                self.container.seek(int(key), stream=self.stream)
-                decoder = self.container.decode(self.stream)
-                position = None
-            while position is None or position < time:
-                frame = next(decoder, None)
-                if frame is None:
-                    break
-                if frame.pts in numbers:
-                    position, last = frame.pts, frame
-            if last is None:
-                raise ValueError("no frame can be decoded")
-            found[index] = last.to_image()
-        return found
 
 
 @dataclasses.dataclass(frozen=True)

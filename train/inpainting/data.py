@@ -3,16 +3,23 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectral_flax.inpainting import IMAGE_SUFFIXES
-from train import image_files
+from spectral_flax.images import SUFFIXES, read_image
 from train.config import Data
 from train.data import Example, Split
+from train.data.broken import BrokenFiles
 from train.errors import UserError
 from train.inpainting.distortions import distorted
 from train.inpainting.masks import EVALUATION, Mixed, scaled
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LONGEST = 16
+"""Of a strip that is to be enlarged, the longest side that is kept, in shorter sides."""
 
 
 def open_split(name: str, split: Split, data: Data) -> "Textures | Photographs":
@@ -101,8 +108,10 @@ class Textures(Torn):
 class Photographs(Torn):
     """Images of a folder and its sub-folders, cropped to ``size``: at random in training.
 
-    An image smaller than that is enlarged first; in the test the crop and the hole are fixed.
-    With ``distort`` training images are warped and recoloured (`distorted`).
+    An image smaller than that is enlarged first, and of a strip longer than ``LONGEST`` times its
+    width the middle is taken; in the test the crop and the hole are fixed. With ``distort``
+    training images are warped and recoloured (`distorted`). A file that cannot be read is named
+    once; another takes its place in training, and in a test it counts for nothing.
     """
 
     folder: Path
@@ -111,29 +120,48 @@ class Photographs(Torn):
     holes: Mixed
     distort: bool = False
     files: tuple[Path, ...] = dataclasses.field(init=False, repr=False)
+    broken: BrokenFiles = dataclasses.field(
+        init=False, repr=False, compare=False, default_factory=BrokenFiles
+    )
 
     def __post_init__(self):
         if not self.folder.is_dir():
             raise UserError(f"there is no folder {str(self.folder)!r}")
         found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
-        files = tuple(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = tuple(
+            path
+            for path in found
+            if path.suffix.lower() in SUFFIXES
+            # What is hidden was made by machines.
+            and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+        )
         if not files:
             raise UserError(f"{str(self.folder)!r} holds no images")
         object.__setattr__(self, "files", files)
+        self._readable(0)  # an error, if none is
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
-        image = image_files.read(self.files[index])
-        growth = max(h / n for h, n in zip(self.size, (image.height, image.width), strict=True))
-        if growth > 1:
-            image = image.resize([int(np.ceil(n * growth)) for n in image.size])
-        pixels = np.asarray(image)
         if self.split == "train":
-            return {"image": pixels}
+            return {"image": self._readable(index)}
+        pixels, valid = self._read(index), 1
+        if pixels is None:
+            pixels, valid = np.zeros(self.image_shape, np.uint8), 0
         rng = np.random.default_rng(index)
-        return {"image": self._crop(pixels, (0.5, 0.5)), "mask": self._hole(rng)}
+        example = {"image": self._crop(pixels, (0.5, 0.5)), "mask": self._hole(rng)}
+        return example | {"valid": np.float32(valid)}
+
+    def _readable(self, index: int) -> np.ndarray:
+        pixels = self._read(index)
+        if pixels is None:
+            return self.broken.stand_in(index, len(self), self._read, str(self.folder))
+        return pixels
+
+    def _read(self, index: int) -> np.ndarray | None:
+        file = self.files[index]
+        return self.broken.read(str(file), lambda: _enlarged(read_image(file), self.size))
 
     def augment(self, example: Example, rng: np.random.Generator) -> Example:
         """Crop, distort if asked to, and mirror at random, and tear a hole."""
@@ -147,3 +175,14 @@ class Photographs(Torn):
         sizes = zip(where, pixels.shape, self.size, strict=False)
         top, left = (min(int(share * (n - m + 1)), n - m) for share, n, m in sizes)
         return pixels[top : top + self.size[0], left : left + self.size[1]]
+
+
+def _enlarged(image: "Image.Image", size: tuple[int, int]) -> np.ndarray:
+    """Return the pixels of an image, enlarged to ``size`` H, W at least."""
+    growth = max(h / n for h, n in zip(size, (image.height, image.width), strict=True))
+    if growth > 1:
+        keep = LONGEST * max(min(image.size), *(n / growth for n in size))
+        left, top = (max(0, round((n - keep) / 2)) for n in image.size)
+        image = image.crop((left, top, image.width - left, image.height - top))
+        image = image.resize([int(np.ceil(n * growth)) for n in image.size])
+    return np.asarray(image)

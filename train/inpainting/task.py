@@ -2,8 +2,9 @@
 """Inpainting: a generator against a discriminator, which move in turn."""
 
 import dataclasses
+import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,16 @@ import numpy as np
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax.checkpoints.rules import register_rules
+from spectral_flax.checkpoints.rules.inpainting import training_rules
 from spectral_flax.models.inpainting import PatchDiscriminator
 from train.config import Config
 from train.data import Source
+from train.encoders import fill_encoder, kept_encoder
+from train.errors import UserError
 from train.inpainting import losses
 from train.sheets import write_sheet
+from train.tasks import Direction
 
 
 def make(config: Config, source: Source) -> "Inpainting":
@@ -27,10 +33,35 @@ def make(config: Config, source: Source) -> "Inpainting":
     options = dict(config.task_options)
     encoder = options.pop("encoder", None)
     if encoder is not None:
-        encoder = _load(**encoder)
+        encoder = Encoder(**encoder)
     if options.get("perceptual") and encoder is None:
         raise ValueError("a perceptual loss needs encoder=dict(model=NAME, weights=FILE)")
     return Inpainting(image_shape=source.image_shape, encoder=encoder, **options)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """A network, by name and options, and the file of its weights."""
+
+    model: str
+    weights: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def loaded(self, folder: Path, *, begins: bool):
+        """Return graph, arrays, mean and deviation; ``folder`` is the run's own copy."""
+        name = "encoder weights"
+        weights = kept_encoder(name, self.weights, folder, begins=begins)
+        try:
+            network = sf.create_model(self.model, **{"num_classes": None} | self.options)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"encoder model {self.model!r}: {error}") from error
+        if not hasattr(network, "features"):
+            raise UserError(f"encoder model={self.model!r} has no feature maps")
+        fill_encoder(f"{name} {self.weights!r}", network, weights)
+        network.eval()
+        card = sf.card(self.model)
+        mean, std = (np.float32(v).reshape(1, 1, 1, -1) for v in (card.mean, card.std))
+        return *nnx.split(network), mean, std
 
 
 class Adversaries(nnx.Module):
@@ -39,6 +70,13 @@ class Adversaries(nnx.Module):
     def __init__(self, generator: nnx.Module, discriminator: nnx.Module):
         self.generator = generator
         self.discriminator = discriminator
+
+
+register_rules(
+    Adversaries, training_rules, "LaMa training", ignored=r"(?!generator\.|discriminator\.).*"
+)
+# A generator's own file; the discriminator is nowhere, and can only be skipped.
+register_rules(Adversaries, functools.partial(training_rules, prefix=""), "LaMa")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +97,11 @@ class Inpainting:
     perceptual: float = 0.0
     discriminator_width: int = 64
     discriminator_layers: int = 4
-    encoder: Any = None
+    encoder: Encoder | None = None
+    maps: Any = None  # the encoder's, once it is read
+
+    rows: ClassVar[tuple[str, ...]] = ()
+    directions: ClassVar[dict[str, Direction]] = {"psnr": "max", "ssim": "max", "l1": "min"}
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -68,6 +110,13 @@ class Inpainting:
     @property
     def turns(self) -> tuple[str, ...]:
         return ("generator", "discriminator")
+
+    def prepared(self, workdir: Path, *, begins: bool) -> "Inpainting":
+        """Return the task with the encoder read that the perceptual loss compares by."""
+        if not self.perceptual:
+            return self
+        maps = self.encoder.loaded(workdir / "encoder", begins=begins)
+        return dataclasses.replace(self, maps=maps)
 
     def extended(self, model: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
         """Put a discriminator beside the generator."""
@@ -131,7 +180,7 @@ class Inpainting:
         write_sheet({"original": images, "given": torn, "filled in": filled}, path)
 
     def _encoded(self, x: jax.Array) -> list[jax.Array]:
-        graphdef, state, mean, std = self.encoder
+        graphdef, state, mean, std = self.maps
         maps = nnx.merge(graphdef, state, copy=True).features((x - mean) / std)
         return list(maps.values())
 
@@ -160,14 +209,3 @@ def _score_and_slope(judge: nnx.Module, image: jax.Array):
     slope, (logits, rest) = jax.grad(score, has_aux=True)(image)
     nnx.update(judge, rest)
     return logits, slope
-
-
-def _load(model: str, weights: str, options: dict[str, Any] | None = None):
-    network = sf.create_model(model, **{"num_classes": None} | (options or {}))
-    if not hasattr(network, "features"):
-        raise ValueError(f"encoder model={model!r} has no feature maps")
-    sf.load_torch(network, weights)
-    network.eval()
-    card = sf.card(model)
-    mean, std = (np.float32(v).reshape(1, 1, 1, -1) for v in (card.mean, card.std))
-    return *nnx.split(network), mean, std

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """People with joints in COCO's format: its own files, and stick figures made on the spot."""
 
-import contextlib
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from spectral_flax.functional.keypoints import COCO_FLIP_PAIRS
+from spectral_flax.images import exif_orientation, opened, read_image, upright
+from spectral_flax.messages import quoted
 from spectral_flax.pose import (
     COCO_LIMBS,
     box_to_region,
@@ -18,10 +18,12 @@ from spectral_flax.pose import (
     inverse,
     transform_points,
 )
-from train import image_files
 from train.config import Data
 from train.data import Example, Split
+from train.data.broken import BrokenFiles
+from train.data.listing import is_file
 from train.errors import UserError
+from train.pose import coco
 
 _FOLDERS = {"train": "train2017", "test": "val2017"}
 
@@ -41,9 +43,10 @@ class People:
     """One example for each person: the region around the box, and the joints in it.
 
     Attributes:
-      annotations: all that COCO's file holds.
-      people: of each example the image, the box and its score, and joints unless in the test.
+      annotations: what COCO's evaluation needs.
+      people: of each example the image, the box and its score, and joints if it is annotated.
       pictures: image id to the file or the array of the image.
+      sides: image id to the width and height that the annotations are of.
     """
 
     name: str
@@ -52,9 +55,14 @@ class People:
     annotations: dict[str, Any] = dataclasses.field(repr=False)
     people: tuple[dict[str, Any], ...] = dataclasses.field(repr=False)
     pictures: dict[int, Any] = dataclasses.field(repr=False)
+    sides: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False)
+    broken: BrokenFiles = dataclasses.field(default_factory=BrokenFiles, repr=False)
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
     num_classes = 17
+
+    def __post_init__(self):
+        self._usable(0)  # an error, if no image can be read
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -67,10 +75,9 @@ class People:
         return box_to_region(self.people[index]["box"], self.size)
 
     def __getitem__(self, index: int) -> Example:
+        found = self._usable(index) if self.split == "train" else self._picture(index)
+        index, picture = found or (index, np.zeros((1, 1, 3), np.uint8))
         person = self.people[index]
-        picture = self.pictures[person["image"]]
-        if isinstance(picture, Path):
-            picture = np.asarray(image_files.read(picture))
         joints = np.asarray(person.get("joints", np.zeros((17, 3))), np.float32)
         centre, extent = self.region(index)
         example = {"joints": joints[:, :2], "visible": (joints[:, 2] > 0).astype(np.float32)}
@@ -80,7 +87,21 @@ class People:
             return example | {"image": picture}
         matrix = crop_matrix(centre, extent, self.size)
         example["joints"] = np.float32(transform_points(joints[:, :2], inverse(matrix)))
+        example["valid"] = np.float32(found is not None)
         return example | {"image": crop(picture, matrix, self.size)}
+
+    def _usable(self, index: int) -> tuple[int, np.ndarray]:
+        """Return the index and the image of a person, or of another whose image can be read."""
+        read = self._picture
+        return read(index) or self.broken.stand_in(index, len(self), read, self.name)
+
+    def _picture(self, index: int) -> tuple[int, np.ndarray] | None:
+        """Return the index and the image of a person; None if it cannot be read."""
+        picture = self.pictures[self.people[index]["image"]]
+        if isinstance(picture, Path):
+            file, sides = picture, self.sides[self.people[index]["image"]]
+            picture = self.broken.read(str(file), lambda: _in_frame(file, sides))
+        return None if picture is None else (index, picture)
 
     def augment(self, example: Example, rng: np.random.Generator) -> Example:
         """Scale, turn and mirror as published, and cut out."""
@@ -99,6 +120,28 @@ class People:
         return example | {"image": pixels, "joints": placed, "visible": visible}
 
 
+def _in_frame(path: Path, sides: tuple[int, int]) -> np.ndarray:
+    """Return an image in the frame of its annotations, which are of ``sides`` width and height.
+
+    That is upright, or as stored where the camera noted a quarter turn and the sides say so.
+    """
+    image = read_image(path)
+    with opened(path) as file:
+        stored, turn = file.size, exif_orientation(file) or 1
+    if turn != 1 and stored == image.size:
+        raise ValueError(
+            f"turned or mirrored by its EXIF orientation {turn}, and its {stored[0]}x{stored[1]} "
+            "pixels do not tell whether its annotations are too; expected pixels stored upright, "
+            "without that tag"
+        )
+    if image.size != sides and stored == sides:
+        image = upright(image, {6: 8, 8: 6}.get(turn, turn))  # back to how it is stored
+    if image.size != sides:
+        found, listed = (f"{width}x{height}" for width, height in (image.size, sides))
+        raise ValueError(f"it has {found} pixels; its annotations are of {listed}")
+    return np.asarray(image)
+
+
 def mirrored_order() -> list[int]:
     """Return which joint each one is in a mirror."""
     partner = dict(COCO_FLIP_PAIRS) | {b: a for a, b in COCO_FLIP_PAIRS}
@@ -112,69 +155,49 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
     ``boxes`` is a detector's file: a list of image_id, category_id, bbox and score.
     """
     part = _FOLDERS[split]
-    path = folder / "annotations" / f"person_keypoints_{part}.json"
-    annotations = _read(path)
-    with _naming(path):
-        sizes = {image["id"]: (image["width"], image["height"]) for image in annotations["images"]}
-        pictures = {i["id"]: folder / part / i["file_name"] for i in annotations["images"]}
-        people = _annotated(annotations, sizes)
-    if boxes is not None:
-        with _naming(Path(boxes)):
-            people = _detected(_read(Path(boxes)), sizes)
+    annotations = coco.read_annotations(folder / "annotations" / f"person_keypoints_{part}.json")
+    if boxes is None:
+        people = _annotated(annotations)
+    else:
+        people = _detected(coco.read_boxes(Path(boxes), annotations), annotations)
     if not people:
         what = f"with joints in the annotations of {part}" if boxes is None else f"in {boxes!r}"
         raise UserError(f"no person {what} whose box is inside an image of {str(folder)!r}")
-    missing = [str(pictures[i]) for i in {p["image"] for p in people} if not pictures[i].is_file()]
+    pictures = {n: folder / part / file for n, (*_, file) in annotations.images.items()}
+    missing = [pictures[n] for n in {p["image"] for p in people} if not is_file(pictures[n])]
     if missing:
+        shown = ", ".join(quoted(str(path)) for path in sorted(missing)[:3])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(f"images listed but missing: {', '.join(sorted(missing)[:3])}{more}")
+        raise UserError(f"images listed but missing: {shown}{more}")
     return People(
         name=f"coco/{part}",
         split=split,
         size=size,
-        annotations=annotations,
+        annotations=annotations.truth,
         people=tuple(people),
         pictures=pictures,
+        sides={n: (width, height) for n, (width, height, _) in annotations.images.items()},
     )
 
 
-@contextlib.contextmanager
-def _naming(path: Path):
-    """Say which file it is that lacks an entry or is not laid out as COCO's."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        fault = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{str(path)!r} is not laid out as COCO's files: {fault}") from error
-
-
-def _detected(found, sizes) -> list[dict[str, Any]]:
+def _detected(found, annotations: coco.Annotations) -> list[dict[str, Any]]:
     people = []
     for one in found:
-        if one["category_id"] == 1:
-            if one["image_id"] not in sizes:
-                raise UserError(f"a box is of image {one['image_id']}, which is not listed")
-            box = _clipped(one["bbox"], sizes[one["image_id"]])
-            if box is not None:
-                people.append(dict(image=one["image_id"], box=box, score=one["score"]))
+        box = _clipped(one["bbox"], annotations.images[one["image_id"]])
+        if box is not None:
+            people.append(dict(image=one["image_id"], box=box, score=one["score"]))
     return people
 
 
-def _annotated(annotations, sizes) -> list[dict[str, Any]]:
+def _annotated(annotations: coco.Annotations) -> list[dict[str, Any]]:
     people = []
-    for a in annotations["annotations"]:
-        joints = np.reshape(a.get("keypoints", ()), (-1, 3))
-        if len(joints) not in (0, 17):
-            raise ValueError(f"annotation {a['id']} has {len(joints)} joints; expected 17")
-        if a.get("iscrowd") or a.get("area", 0) <= 0 or not (joints[:, 2:] > 0).any():
+    for one in annotations.people:
+        if one["iscrowd"] or one["area"] <= 0 or not one["num_keypoints"]:
             continue
-        if a["image_id"] not in sizes:
-            raise UserError(
-                f"annotation {a['id']} is of image {a['image_id']}, which is not listed"
-            )
-        box = _clipped(a["bbox"], sizes[a["image_id"]])
+        box = _clipped(one["bbox"], annotations.images[one["image_id"]])
         if box is not None:
-            people.append(dict(image=a["image_id"], box=box, score=1.0, joints=joints))
+            joints = np.reshape(one["keypoints"], (-1, 3))
+            people.append(dict(image=one["image_id"], box=box, score=1.0, joints=joints))
     return people
 
 
@@ -187,15 +210,6 @@ def _clipped(box, size) -> tuple[float, ...] | None:
     return (left, top, right - left, bottom - top) if right > left and bottom > top else None
 
 
-def _read(path: Path):
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{str(path)!r} is not JSON: {error}") from error
-
-
 def stick_figures(split: Split, size: tuple[int, int]) -> People:
     """Draw figures with 17 joints, some hidden behind grey boxes: 400 to train on, 100 to test.
 
@@ -203,7 +217,7 @@ def stick_figures(split: Split, size: tuple[int, int]) -> People:
     second figure is seen from behind: which of two knees is the left one, the head alone tells.
     """
     count, side = (400, 100)[split == "test"], 96
-    images, annotations, pictures = [], [], {}
+    people, pictures = [], {}
     for index in range(count):
         rng = np.random.default_rng([split == "train", index, 3])
         behind = bool(rng.integers(2))
@@ -216,19 +230,18 @@ def stick_figures(split: Split, size: tuple[int, int]) -> People:
             for (x, y), covered in zip(joints, hidden, strict=True)
             for v in (float(x), float(y), 1 if covered else 2)
         ]
-        images.append(dict(id=index, width=side, height=side, file_name=f"{index}.png"))
         pictures[index] = picture
-        annotation = dict(id=index + 1, image_id=index, category_id=1, iscrowd=0, bbox=box)
+        person = dict(id=index + 1, image_id=index, category_id=coco.PERSON, iscrowd=0, bbox=box)
         area = 0.6 * box[2] * box[3]
-        annotations.append(annotation | dict(area=area, keypoints=triples, num_keypoints=17))
-    whole = dict(images=images, annotations=annotations, categories=[dict(id=1, name="person")])
-    sizes = {image["id"]: (side, side) for image in images}
+        people.append(person | dict(area=area, keypoints=triples, num_keypoints=17))
+    images = {index: (side, side, "") for index in pictures}
+    annotations = coco.Annotations(images, people, {}, coco.PERSON)
     return People(
         name=f"stick_figures/{split}",
         split=split,
         size=size,
-        annotations=whole,
-        people=tuple(_annotated(whole, sizes)),
+        annotations=annotations.truth,
+        people=tuple(_annotated(annotations)),
         pictures=pictures,
     )
 

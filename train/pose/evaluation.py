@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from spectral_flax.functional.keypoints import oks_nms
+from train.pose.coco import PERSON
 
 FIGURES = ("AP", "AP50", "AP75", "AP_medium", "AP_large", "AR", "AR50", "AR75", "AR_medium")
 _nms = jax.jit(oks_nms, static_argnums=3)
@@ -43,7 +44,9 @@ def detections(
         keep = np.asarray(_nms(joints[index, :, :2], rank, areas[index], similarity))
         for i in np.array(members)[keep[: len(members)]]:
             triples = joints[i].reshape(-1).tolist()
-            one = dict(image_id=image, category_id=1, keypoints=triples, score=float(scores[i]))
+            one = dict(
+                image_id=image, category_id=PERSON, keypoints=triples, score=float(scores[i])
+            )
             results.append(one)
     return results
 

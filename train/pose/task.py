@@ -3,7 +3,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,18 @@ import numpy as np
 from flax import nnx
 
 import spectral_flax as sf
-from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps, gaussian_heatmaps
+from spectral_flax.images import normalized
+from spectral_flax.models.registry import Card
 from spectral_flax.pose import box_to_region, crop_matrix, draw_skeletons, transform_points
 from train.config import Config
 from train.data import Source, open_source
+from train.encoders import fill_encoder, read_encoder
 from train.pose.data import People
-from train.pose.evaluation import coco_figures, detections
+from train.pose.evaluation import FIGURES, coco_figures, detections
 from train.sheets import write_sheet
+from train.tasks import Direction
 
 
 def make(config: Config, source: Source) -> "Pose":
@@ -26,7 +30,13 @@ def make(config: Config, source: Source) -> "Pose":
     if not isinstance(source, People):
         raise ValueError(f"the data set {config.data.name!r} has no people")
     test = source if source.split == "test" else open_source(config.data.name, "test", config.data)
-    return Pose(test=test, image_shape=source.image_shape, **config.task_options)
+    about = sf.card(config.model)
+    if "bgr" in config.task_options:
+        raise ValueError(
+            f"bgr={config.task_options['bgr']!r} is no option; the card of {config.model!r} says "
+            f"{about.channel_order}, in training as in prediction"
+        )
+    return Pose(test=test, image_shape=source.image_shape, about=about, **config.task_options)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,18 +44,23 @@ class Pose:
     """Regions around people and the joints in them.
 
     Attributes:
+      about: the model's card, which says how it wants images.
       sigma: of the targets' Gaussians, in pixels of the heatmap; None: 2 for each 64 rows.
       flip_test: also look at mirrored images in the evaluation.
-      bgr: show the network BGR images, as published weights expect.
-      encoder_weights: file of a classifier, published names, to start the encoder from.
+      encoder_weights: file of a classifier to start the encoder from, when a run begins.
+      encoder_start: its weights, once they are read.
     """
 
     test: People
     image_shape: tuple[int, ...]
+    about: Card = dataclasses.field(default_factory=lambda: sf.card("pose_resnet50"))
     sigma: int | None = None
     flip_test: bool = True
-    bgr: bool = True
     encoder_weights: str | None = None
+    encoder_start: Weights | None = None
+
+    rows: ClassVar[tuple[str, ...]] = ("joints", "index", "valid")
+    directions: ClassVar[dict[str, Direction]] = dict.fromkeys(FIGURES, "max")
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -55,13 +70,18 @@ class Pose:
     def heatmap_size(self) -> tuple[int, int]:
         return self.image_shape[0] // 4, self.image_shape[1] // 4
 
+    def prepared(self, workdir: Path, *, begins: bool) -> "Pose":
+        """Return the task with the weights read that a run begins from."""
+        if self.encoder_weights is None or not begins:
+            return self
+        start = read_encoder("encoder_weights", self.encoder_weights)
+        return dataclasses.replace(self, encoder_start=start)
+
     def extended(self, model: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
         """Start the encoder from a classifier's weights, if there are any."""
-        if self.encoder_weights is not None:
-            tensors = read_torch(self.encoder_weights).tensors
-            tensors = {n.removeprefix("module."): v for n, v in tensors.items()}
-            names = {n: v for n, v in tensors.items() if not n.startswith("fc.")}
-            sf.load_torch(model.encoder, names)
+        if self.encoder_start is not None:
+            name = f"encoder_weights {self.encoder_weights!r}"
+            fill_encoder(name, model.encoder, self.encoder_start)
         return model
 
     def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -73,9 +93,9 @@ class Pose:
         }
 
     def heatmaps(self, model: nnx.Module, image: jax.Array) -> jax.Array:
-        mean, std = (np.float32(v).reshape(1, 1, 1, 3) for v in (self.test.mean, self.test.std))
-        image = image[..., ::-1] if self.bgr else image
-        return model((image.astype(jnp.float32) / 255 - mean) / std).astype(jnp.float32)
+        about = self.about
+        x = normalized(image, about.mean, about.std, bgr=about.channel_order == "BGR")
+        return model(x).astype(jnp.float32)
 
     def loss(self, model: nnx.Module, batch, key: jax.Array):
         size = self.heatmap_size
@@ -93,13 +113,13 @@ class Pose:
             mirrored = self.heatmaps(model, batch["image"][:, :, ::-1])
             heatmaps = (heatmaps + flip_heatmaps(mirrored)) / 2
         places, scores = decode_heatmaps(heatmaps)
-        found = jnp.concatenate([places, scores[..., None]], -1) * batch["valid"][:, None, None]
-        # Each person has a row of their own, so that the sums over batches hold them all.
-        table = jnp.zeros((len(self.test), 17, 3), found.dtype)
-        return {"joints": table.at[batch["index"]].add(found)}
+        joints = jnp.concatenate([places, scores[..., None]], -1)
+        return {"joints": joints, "index": batch["index"], "valid": batch["valid"]}
 
     def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
-        joints = np.array(sums["joints"], np.float64)
+        seen = sums["valid"] > 0
+        joints = np.zeros((len(self.test), 17, 3))  # whom the network has not seen has no score
+        joints[sums["index"][seen]] = sums["joints"][seen]
         regions = [box_to_region(p["box"], self.test.size) for p in self.test.people]
         for i, region in enumerate(regions):
             matrix = crop_matrix(*region, self.heatmap_size)

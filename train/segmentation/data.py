@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from spectral_flax.inpainting import IMAGE_SUFFIXES
-from train import image_files
+from spectral_flax.images import files_by_stem, pillow, read_pair
 from train.config import Data
 from train.data import Example, Split
+from train.data.broken import BrokenFiles
 from train.errors import UserError
 
 
@@ -19,7 +19,7 @@ def open_split(name: str, split: Split, data: Data) -> "Ellipses | Folders":
         return Ellipses(split, data.size or (64, 64))
     if data.path is None or data.size is None:
         raise UserError(f"the data set {name!r} needs --data.path FOLDER and --data.size H W")
-    return Folders(Path(data.path) / split, tuple(data.size))
+    return Folders(Path(data.path) / split, split, tuple(data.size))
 
 
 class Segmented:
@@ -100,12 +100,18 @@ class Folders(Segmented):
     """Images in ``images/`` and masks of the same stem in ``masks/``, resized to ``size``.
 
     As in ISIC's archives the stem of a mask may end in ``_segmentation``. A mask is 0 outside the
-    lesion and one other value inside.
+    lesion and one other value inside; `spectral_flax.images.read_mask` says how it is read.
+    A file that cannot be read, or a mask that does not fit its image, is named once; another pair
+    takes its place in training, and in a test it counts for nothing.
     """
 
     folder: Path
+    split: Split
     size: tuple[int, int]
     files: tuple[tuple[Path, Path], ...] = dataclasses.field(init=False, repr=False)
+    broken: BrokenFiles = dataclasses.field(
+        init=False, repr=False, compare=False, default_factory=BrokenFiles
+    )
 
     def __post_init__(self):
         images, masks = (_by_stem(self.folder / part) for part in ("images", "masks"))
@@ -121,31 +127,48 @@ class Folders(Segmented):
             raise UserError(f"{str(self.folder / 'images')!r} holds no images")
         files = tuple((images[stem], masks[stem]) for stem in sorted(images))
         object.__setattr__(self, "files", files)
+        self._usable(0)  # an error, if none is
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Example:
-        from PIL import Image
+        if self.split == "train":
+            return self._usable(index)
+        example = self._read(index)
+        if example is None:
+            blank = np.zeros(self.image_shape, np.uint8), np.zeros(self.size, np.int32)
+            return {"image": blank[0], "mask": blank[1], "valid": np.float32(0)}
+        return example | {"valid": np.float32(1)}
 
-        paths = self.files[index]
-        image, mask = image_files.read(paths[0]), image_files.read(paths[1], "L")
-        if image.size != mask.size:
-            raise UserError(
-                f"{str(paths[1])!r} is {mask.size[0]}x{mask.size[1]}; its image is "
-                f"{image.size[0]}x{image.size[1]}"
-            )
-        values = np.unique(np.asarray(mask))
-        if len(values) > 2 or (len(values) == 2 and values[0] != 0):
-            raise UserError(f"{str(paths[1])!r} is not binary: it has values {values[:5]}")
-        width_height = self.size[::-1]
-        image = image.resize(width_height, Image.Resampling.BILINEAR)
-        mask = mask.resize(width_height, Image.Resampling.NEAREST)
-        return {"image": np.asarray(image), "mask": (np.asarray(mask) != 0).astype(np.int32)}
+    def _usable(self, index: int) -> Example:
+        read = self._read
+        return read(index) or self.broken.stand_in(index, len(self), read, str(self.folder))
+
+    def _read(self, index: int) -> Example | None:
+        image, mask = self.files[index]
+        return self.broken.read(f"{image} or {mask}", lambda: _resized(image, mask, self.size))
+
+
+def _resized(image: Path, mask: Path, size: tuple[int, int]) -> Example:
+    """Read a pair and resize it to ``size`` H, W, the mask to the nearest pixel."""
+    picture, marked = read_pair(image, mask, labels=True)
+    values = np.unique(marked)
+    if len(values) > 2 or (len(values) == 2 and values[0] != 0):
+        raise ValueError(
+            f"{str(mask)!r} is not binary: it has {len(values)} values; expected 0 and one other"
+        )
+    resampling = pillow().Resampling
+    picture = picture.resize(size[::-1], resampling.BILINEAR)
+    inside = pillow().fromarray((marked != 0).astype(np.uint8))
+    inside = inside.resize(size[::-1], resampling.NEAREST)
+    return {"image": np.asarray(picture), "mask": np.asarray(inside).astype(np.int32)}
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {str(folder)!r}; expected images/ and masks/ in it")
-    files = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES)
-    return {path.stem.removesuffix("_segmentation"): path for path in files}
+    try:
+        return files_by_stem(folder, ending="_segmentation")
+    except ValueError as error:
+        raise UserError(str(error)) from error

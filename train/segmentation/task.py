@@ -3,7 +3,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,12 @@ import numpy as np
 import optax
 from flax import nnx
 
+from spectral_flax.images import normalized
 from train.config import Config
 from train.data import Source
 from train.segmentation.metrics import segmentation_metrics
 from train.sheets import write_sheet
+from train.tasks import Direction
 
 
 def make(config: Config, source: Source) -> "Segmentation":
@@ -39,6 +41,14 @@ class Segmentation:
     cross_entropy: float = 1.0
     dice: float = 1.0
 
+    rows: ClassVar[tuple[str, ...]] = ()
+    directions: ClassVar[dict[str, Direction]] = {
+        "mean_iou": "max",
+        "mean_accuracy": "max",
+        "accuracy": "max",
+        "weighted_iou": "max",
+    }
+
     @property
     def model_options(self) -> dict[str, Any]:
         size = {"input_size": self.image_shape[:2]}
@@ -51,8 +61,7 @@ class Segmentation:
         }
 
     def logits(self, model: nnx.Module, image: jax.Array) -> jax.Array:
-        mean, std = (np.float32(v).reshape(1, 1, 1, -1) for v in (self.mean, self.std))
-        return model((image.astype(jnp.float32) / 255 - mean) / std).astype(jnp.float32)
+        return model(normalized(image, self.mean, self.std)).astype(jnp.float32)
 
     def loss(self, model: nnx.Module, batch, key: jax.Array):
         logits = self.logits(model, batch["image"])

@@ -6,7 +6,7 @@ BAT-Video-Classification ("BAT video") and of timm; the others those of SRL-Pose
 for the graph unit, of facebookresearch/GloRe.
 """
 
-from spectral_flax.checkpoints.rules.layouts import single
+from spectral_flax.checkpoints.rules.layouts import Layout, single
 from spectral_flax.checkpoints.rules.tables import Rule, nested, register_rules
 from spectral_flax.layers.attention import (
     CompactNonLocal,
@@ -20,9 +20,16 @@ from spectral_flax.layers.non_local import NonLocal
 # [1] <-> []
 scalar = single(lambda a: a.reshape(()), lambda a: a.reshape(1))
 
+# [1, 2C, 1, 1] <-> (1, ..., 1, 2C, 1): published as a convolution over pairs of positions, which
+# is two-dimensional for videos too.
+_pairs = Layout(
+    lambda arrays, conv: arrays[0].reshape((1,) * len(conv.kernel_size) + (-1, 1)),
+    lambda array, _: [array.reshape(1, -1, 1, 1)],
+)
+
 # A linear form of concatenated queries and keys has no published weights; the name is that of
 # the usual PyTorch code.
-_SCORE = Rule("score", "concat_project.0")
+_SCORE = Rule(r"score\.kernel", "concat_project.0.weight", _pairs)
 
 
 def _letters(norm):

@@ -4,7 +4,7 @@
 import functools
 
 from spectral_flax.checkpoints.rules.resnet import FFC_NORM_ACT
-from spectral_flax.checkpoints.rules.tables import Rule, nested, register_rules
+from spectral_flax.checkpoints.rules.tables import Rule, nested, register_rules, tables_for
 from spectral_flax.models.inpainting import Lama, PatchDiscriminator
 
 
@@ -34,6 +34,15 @@ def _discriminator(model: PatchDiscriminator, prefix: str = "") -> list[Rule]:
         rules.append(Rule(rf"blocks\.{i}\.conv", f"{prefix}model{i + 1}.0"))
         rules.append(Rule(rf"blocks\.{i}\.norm", f"{prefix}model{i + 1}.1"))
     return [*rules, Rule("last", f"{prefix}model{len(model.blocks) + 1}.0")]
+
+
+def training_rules(model, prefix: str = "generator") -> list[Rule]:
+    """Return the rules of a generator and a discriminator side by side, as a run trains them."""
+    _, generator = tables_for(model.generator)[0]
+    return [
+        *nested(generator, "generator", prefix),
+        *nested(_discriminator(model.discriminator), "discriminator", "discriminator"),
+    ]
 
 
 for _class, _rules, _part in (

@@ -11,15 +11,16 @@ from flax import nnx
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A bijection between one array of ours and the PyTorch arrays it is made of.
+    """Turns the PyTorch arrays that one array of ours is made of into it, and back.
 
     Both functions are given the module that holds the array's layer (for ``stage1.0.conv1.norm``
     matched by a rule, the module ``stage1.0.conv1``), whose attributes tell sizes. They work on
-    NumPy arrays.
+    NumPy arrays. ``to_torch`` returns as many as its rule has names, with None for an entry that
+    the published model does not have; ``from_torch`` is given those that it has.
     """
 
     from_torch: Callable[[Sequence[np.ndarray], Any], np.ndarray]
-    to_torch: Callable[[np.ndarray, Any], list[np.ndarray]]
+    to_torch: Callable[[np.ndarray, Any], list[np.ndarray | None]]
 
 
 def each(inner: Layout, outer: Layout) -> Layout:
@@ -29,7 +30,8 @@ def each(inner: Layout, outer: Layout) -> Layout:
         return outer.from_torch([inner.from_torch([a], owner) for a in arrays], owner)
 
     def to_torch(array, owner):
-        return [inner.to_torch(a, owner)[0] for a in outer.to_torch(array, owner)]
+        parts = outer.to_torch(array, owner)
+        return [None if part is None else inner.to_torch(part, owner)[0] for part in parts]
 
     return Layout(from_torch, to_torch)
 
@@ -102,7 +104,25 @@ def joined(axis: int, sizes: Callable[[Any], Sequence[int]]) -> Layout:
 
     def to_torch(array, owner):
         parts = np.split(array, np.cumsum(sizes(owner))[:-1], axis)
-        return [part for part in parts if part.shape[axis]]
+        return [part if size else None for part, size in zip(parts, sizes(owner), strict=True)]
+
+    return Layout(from_torch, to_torch)
+
+
+def summed(sizes: Callable[[Any], Sequence[int]]) -> Layout:
+    """Return a layout of biases whose layers' outputs are added: ours is their sum.
+
+    Ours becomes the bias of the first layer that is there, and those of the others are zero.
+    ``sizes`` as in `joined`.
+    """
+
+    def from_torch(arrays, owner):
+        return sum(np.asarray(a, np.result_type(a, np.float32)) for a in arrays)
+
+    def to_torch(array, owner):
+        there = [i for i, size in enumerate(sizes(owner)) if size]
+        parts = {i: np.zeros_like(array) for i in there} | {there[0]: array}
+        return [parts.get(i) for i in range(len(sizes(owner)))]
 
     return Layout(from_torch, to_torch)
 

@@ -5,12 +5,15 @@ import functools
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from spectral_flax.checkpoints.rules.layouts import (
     Layout,
     each,
     joined,
     linear_of_pointwise,
     spectrum,
+    summed,
 )
 from spectral_flax.checkpoints.rules.tables import Rule, nested, register_rules, tables_for
 from spectral_flax.layers.basic import ConvNormAct
@@ -19,7 +22,8 @@ from spectral_flax.models.resnet import ResNet
 
 
 def _input_sizes(ffc: FFC) -> tuple[int, int]:
-    return ffc.in_local, ffc.in_features - ffc.in_local
+    """Return how many local and global channels ``to_local`` sees."""
+    return ffc.in_local, ffc.in_features - ffc.in_local if ffc.fused else 0
 
 
 def _output_sizes(block: ConvNormAct) -> tuple[int, int]:
@@ -27,6 +31,16 @@ def _output_sizes(block: ConvNormAct) -> tuple[int, int]:
         return block.conv.out_local, block.conv.out_features - block.conv.out_local
     return block.norm.num_features, 0
 
+
+def _local_layout(array) -> Layout:
+    return summed(_input_sizes) if np.ndim(array) == 1 else joined(-2, _input_sizes)
+
+
+# One convolution here makes the local output of all channels, where two were published.
+_to_local = Layout(
+    lambda arrays, ffc: _local_layout(arrays[0]).from_torch(arrays, ffc),
+    lambda array, ffc: _local_layout(array).to_torch(array, ffc),
+)
 
 FOURIER_UNIT = [Rule("conv", "conv_layer", spectrum), Rule("norm", "bn", spectrum)]
 
@@ -39,7 +53,7 @@ SPECTRAL_TRANSFORM = [
 ]
 
 FFC_RULES = [
-    Rule("to_local", ("convl2l", "convg2l"), joined(-2, _input_sizes)),
+    Rule("to_local", ("convl2l", "convg2l"), _to_local),
     Rule("global_to_local", "convg2l"),
     Rule("local_to_global", "convl2g"),
     *nested(SPECTRAL_TRANSFORM, "global_to_global", "convg2g"),
@@ -70,6 +84,13 @@ RESIDUAL_BLOCK = [
     Rule(r"shortcut\.norm", "downsample.1"),
     Rule(r"se\.reduce", "se.fc.0"),
     Rule(r"se\.expand", "se.fc.2"),
+]
+
+# Those of the networks with non-local or bilinear attention blocks (BAT-Image-Classification).
+NLNET_RESIDUAL_BLOCK = [
+    *(rule for rule in RESIDUAL_BLOCK if not rule.path.startswith("se")),
+    Rule(r"se\.reduce", "se_block.excitation.0"),
+    Rule(r"se\.expand", "se_block.excitation.2"),
 ]
 
 
@@ -131,10 +152,16 @@ def _rules(residual_block: Sequence[Rule], model: ResNet) -> list[Rule]:
     ]
 
 
+def _nlnet(model: ResNet) -> list[Rule]:
+    """Return the names of a network with gates, whose others are torchvision's."""
+    return _rules(NLNET_RESIDUAL_BLOCK, model) if model.stage1[0].se is not None else []
+
+
 register_rules(FourierUnit, FOURIER_UNIT)
 register_rules(SpectralTransform, SPECTRAL_TRANSFORM)
 register_rules(FFC, FFC_RULES)
 register_rules(ConvNormAct, FFC_NORM_ACT, "FFC_BN_ACT")
 register_rules(ResNet, functools.partial(_rules, RESIDUAL_BLOCK), "torchvision")
+register_rules(ResNet, _nlnet, "NLNet")
 register_rules(ResNet, functools.partial(_rules, FFC_RESIDUAL_BLOCK), "FFC")
 register_rules(ResNet, _in_sequence, "CGNL")

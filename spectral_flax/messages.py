@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text from files and other programs, as messages show it: on one line, escaped and bounded."""
+
+from collections.abc import Iterable
+from typing import Any
+
+
+def shown(value: Any, limit: int = 200) -> str:
+    """Return a value from a file as a line of text: bounded, escaped, at no cost of its size."""
+    if isinstance(value, str):
+        text = "".join(map(_escaped, value[:limit]))
+        return text if len(value) <= limit else f"{text}..."
+    if isinstance(value, bytes | bytearray):
+        return f"{bytes(value[:limit])!r}" + ("..." if len(value) > limit else "")
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    if value is None or isinstance(value, bool | int | float | complex):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        items = [quoted(v, 80) if not isinstance(v, tuple | list) else "..." for v in value[:8]]
+        inside = ", ".join(items) + (", ..." if len(value) > 8 else "")
+        return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+    return f"a {shown(type(value).__name__)}"
+
+
+def quoted(value: Any, limit: int = 200) -> str:
+    """Return a name from a file as `shown`, in quotes."""
+    return f"'{shown(value, limit)}'" if isinstance(value, str) else shown(value, limit)
+
+
+def several(values: Iterable[Any], count: int = 8) -> str:
+    """Return the first ``count`` of ``values`` with commas, and how many more there are."""
+    values = list(values)
+    more = f" and {len(values) - count} more" if len(values) > count else ""
+    return ", ".join(shown(value, 100) for value in values[:count]) + more
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """Return why an operation failed: of a failure of the system its plain words, else a line."""
+    if isinstance(error, OSError) and error.strerror:
+        return shown(error.strerror, limit)
+    lines = str(error).strip().splitlines()
+    return shown(lines[0] if lines else type(error).__name__, limit)
+
+
+def message(error: BaseException, limit: int = 2000) -> str:
+    """Return what an error says, which may quote a file: bounded and escaped."""
+    return shown(str(error), limit)
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)  # by hand: a codec is imported, that is executed, at its first use
+    usual = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+    number = f"x{code:02x}" if code < 256 else f"u{code:04x}" if code < 65536 else f"U{code:08x}"
+    return usual.get(character, f"\\{number}")

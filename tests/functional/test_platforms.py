@@ -1,0 +1,66 @@
+"""Programs lowered for one platform hold nothing that is meant for another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import spectral_flax as sf
+from spectral_flax.functional.platforms import held_on_cpu
+
+X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+
+
+def lowered(function, *args, platforms):
+    return jax.export.export(jax.jit(function), platforms=platforms)(*args).mlir_module()
+
+
+def test_what_is_held_on_the_cpu_is_the_identity_under_every_transformation():
+    f, g = (lambda x, h=h: jnp.sum(jnp.sin(h(x) ** 2)) for h in (held_on_cpu, lambda x: x))
+    for transform in (
+        lambda f: f,
+        jax.grad,
+        jax.hessian,
+        lambda f: jax.vmap(jax.grad(f)),
+        lambda f: lambda x: jax.jvp(jax.grad(jax.checkpoint(f)), (x,), (x,))[1],
+    ):
+        np.testing.assert_array_equal(transform(f)(X), transform(g)(X))
+
+
+def test_only_programs_of_the_cpu_hold_a_value():
+    gradient = jax.grad(lambda x: jnp.sum(jnp.sin(held_on_cpu(x))))
+    for platform, count in (("cpu", 2), ("tpu", 0), ("cuda", 0)):
+        text = lowered(gradient, X, platforms=(platform,))
+        assert text.count("stablehlo.optimization_barrier") == count
+
+
+OPTIONS = dict(depths=(1, 1, 1), width=8, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ffc_resnet26", OPTIONS | dict(ratio=0.5, lfu=False)),
+        ("resnet26_srl_fft", OPTIONS | dict(block_options=dict(groups=2))),
+        ("resnet26_bat", OPTIONS),
+    ],
+)
+def test_a_model_traced_on_the_cpu_is_lowered_for_the_platform_asked_for(name, options):
+    model = sf.create_model(name, **options, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(model)
+
+    def loss(params, rest, x):
+        return jnp.square(nnx.merge(graphdef, params, rest)(x)).sum()
+
+    params, rest = nnx.split_state(state, nnx.Param, ...)
+    args = params, rest, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    programs = {p: lowered(jax.grad(loss), *args, platforms=(p,)) for p in ("cpu", "tpu", "cuda")}
+    assert programs["cpu"].count("optimization_barrier") > 0
+    transforms = "srl_fft" in name or "ffc" in name
+    for platform in ("tpu", "cuda"):
+        assert "optimization_barrier" not in programs[platform]
+        assert "stablehlo.case" not in programs[platform]
+        assert ("stablehlo.fft" in programs[platform]) == transforms
+    assert "stablehlo.case" not in programs["cpu"]
+    assert "stablehlo.fft" not in programs["cpu"]  # maps of these sizes: matrices
