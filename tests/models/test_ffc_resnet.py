@@ -45,7 +45,12 @@ def parameters(name, **options) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+DEEP = ("ffc_resnet34", "ffc_resnet101", "ffc_resnet152")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.full if n in DEEP else ()) for n in PARAMETERS]
+)
 def test_parameters_are_those_of_the_published_code(name):
     plain, without, with_lfu = PARAMETERS[name]
     assert parameters(name, ratio=0) == parameters(name.removeprefix("ffc_"))

@@ -1,6 +1,7 @@
 """Runs of several processes, on one machine over the loopback."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,10 +19,8 @@ from train.processes import any_process, join, leads
 
 
 def start(arguments, devices):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
+    flags = re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
+    environment = os.environ | {"XLA_FLAGS": flags}
     command = [sys.executable, "-m", "train", *map(str, arguments)]
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return subprocess.Popen(command, env=environment, **streams)
