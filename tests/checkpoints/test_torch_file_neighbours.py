@@ -155,7 +155,6 @@ SYSTEM = Function("os", "system")
         Function("lib", "sys.exit"),
         Call("operator", "methodcaller", "system"),
     ],
-    ids=str,
 )
 def test_dangerous_names_are_refused_wherever_they_stand(value, tmp_path):
     path = archive(tmp_path / "x.pth", {"model": {"w": tensor()}, "other": value})
