@@ -160,10 +160,10 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from spectral_flax.layers.blocks import block
-for name, rank, size, options in (("bat", 2, (14, 14), {}), ("nl", 3, (2, 6, 6), {})):
-    module = block(name, 16, rank=rank, rngs=nnx.Rngs(0), **options)
+for name, rank, size, options in (("bat", 2, (28, 28), dict(groups=2)), ("nl", 3, (2, 6, 6), {})):
+    module = block(name, 12, rank=rank, rngs=nnx.Rngs(0), **options)
     graphdef, state = nnx.split(module)
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *size, 16)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, *size, 12)), jnp.float32)
     for dtype in (jnp.float32, jnp.bfloat16):
         loss = lambda x: jnp.square(nnx.merge(graphdef, state, copy=True)(x) - 1).sum()
         gradient = jax.jit(jax.grad(loss))(x.astype(dtype))
