@@ -74,5 +74,6 @@ def as_channels_last(x: jax.Array, features: int) -> jax.Array:
     """
     x = as_floating(x=x)
     if x.ndim < 1 or x.shape[-1] != features:
-        raise ValueError(f"x has shape {x.shape}; expected [..., {features}], {features} channels")
+        channels = f"{x.shape[-1]} channels" if x.ndim else "no axis"
+        raise ValueError(f"x has {channels}; expected {features}")
     return x

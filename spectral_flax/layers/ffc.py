@@ -15,8 +15,17 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.functional import fourier
+from spectral_flax.functional.arrays import as_floating, common, with_range
 from spectral_flax.functional.pooling import average_pool
-from spectral_flax.layers.basic import BatchNorm, ConvNormAct, Size, as_tuple, conv, joined
+from spectral_flax.layers.basic import (
+    BatchNorm,
+    ConvNormAct,
+    Size,
+    as_tuple,
+    conv,
+    joined,
+    summing_dtype,
+)
 
 
 class FourierUnit(nnx.Module):
@@ -40,7 +49,8 @@ class FourierUnit(nnx.Module):
         precision: lax.PrecisionLike = None,
         rngs: nnx.Rngs,
     ):
-        numerics = dict(dtype=dtype, param_dtype=param_dtype)
+        # A spectrum holds sums over the map.
+        numerics = dict(dtype=summing_dtype(dtype, param_dtype), param_dtype=param_dtype)
         for name, features in (("in_features", in_features), ("out_features", out_features)):
             if groups < 1 or features % groups:
                 raise ValueError(f"{name}={features} is not a multiple of groups={groups}")
@@ -54,14 +64,16 @@ class FourierUnit(nnx.Module):
             **numerics,
         )
         self.norm = BatchNorm(2 * out_features, **numerics)
-        self.groups = groups
+        self.groups, self.dtype = groups, dtype
         self.transform_norm, self.implementation = norm, implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
         transform = dict(norm=self.transform_norm, implementation=self.implementation)
-        s = fourier.rfft2(x, self.groups, **transform)
+        x = as_floating(x=x)
+        s = fourier.rfft2(x.astype(with_range(x.dtype)), self.groups, **transform)
         s = nnx.relu(self.norm(self.conv(s)))
-        return fourier.irfft2(s, x.shape[-2], self.groups, **transform)
+        y = fourier.irfft2(s, x.shape[-2], self.groups, **transform)
+        return y.astype(self.dtype or common(x, self.conv.kernel[...]))
 
 
 class SpectralTransform(nnx.Module):

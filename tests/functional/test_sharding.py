@@ -32,7 +32,7 @@ X = np.random.default_rng(0).standard_normal((16, 6, 7, 8)).astype(np.float32)
 KERNEL = np.random.default_rng(1).standard_normal((3, 3, 2, 16)).astype(np.float32)
 
 
-@pytest.mark.parametrize("implementation", ["fft", "matmul"])
+@pytest.mark.parametrize("implementation", ["fft", "matmul", "auto"])
 @pytest.mark.parametrize("in_context", [False, True], ids=["no context", "set_mesh"])
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_no_gather_forward_or_backward(kind, in_context, implementation):
@@ -57,10 +57,11 @@ def test_a_batch_over_two_mesh_axes_is_not_gathered():
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_gradients_inside_shard_map_are_those_outside(mesh, check_vma):
+@pytest.mark.parametrize("implementation", ["fft", "auto"])
+def test_gradients_inside_shard_map_are_those_outside(mesh, check_vma, implementation):
     def mean_loss(x, kernel):
         part = jax.shard_map(
-            lambda x, k: jax.lax.psum(loss(x, k), "data"),
+            lambda x, k: jax.lax.psum(loss(x, k, implementation=implementation), "data"),
             mesh=mesh,
             in_specs=(P("data"), P()),
             out_specs=P(),

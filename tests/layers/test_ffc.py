@@ -174,3 +174,17 @@ def test_bfloat16_follows_float32(implementation):
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(nnx.Rngs(0))
+
+
+def test_a_fourier_unit_in_float16_holds_the_sum_of_a_map():
+    x = 1000 * (np.random.default_rng(0).standard_normal((1, 40, 40, 4)) + 2)
+    halves, whole = (FourierUnit(4, 4, dtype=d, rngs=nnx.Rngs(0)) for d in (np.float16, None))
+    y, expected = halves(x.astype(np.float16)), whole(x.astype(np.float32))
+    assert y.dtype == np.float16
+    np.testing.assert_allclose(y.astype(np.float32), expected, rtol=0.01, atol=0.05)
+
+
+def test_a_fourier_unit_names_what_is_no_array():
+    for x in (None, [[1.0]], np.zeros((1, 4, 4, 4), int)):
+        with pytest.raises(TypeError, match=r"x (is|has dtype)"):
+            FourierUnit(4, 4, rngs=nnx.Rngs(0))(x)
