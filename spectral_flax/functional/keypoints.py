@@ -83,6 +83,7 @@ def decode_heatmaps(heatmaps: jax.Array) -> tuple[jax.Array, jax.Array]:
         picked = jnp.einsum("...hwj,...jh,...jw->...j", difference, at_y, at_x, precision="highest")
         return jnp.where(inner, jnp.sign(picked) * 0.25, 0)
 
+    x, y = x.astype(h.dtype), y.astype(h.dtype)
     place = jnp.stack([x + towards(-2), y + towards(-3)], axis=-1)
     return jnp.where(score[..., None] > 0, place, 0), score
 

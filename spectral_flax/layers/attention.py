@@ -116,7 +116,7 @@ class CompactNonLocal(nnx.Module):
             scale_init=zeros,
             bias_init=zeros,
             rngs=rngs,
-            **types,
+            **types | dict(dtype=summing_dtype(dtype, param_dtype)),
         )
         self.features = features
         self.rank = rank

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bilinear attentional transforms of images and videos."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -123,15 +124,16 @@ class BilinearTransform(nnx.Module):
         pooled = adaptive_average_pool(z, (1, 1))
         pooled = adaptive_average_pool(repeat_last(pooled, n * t, 1), (n,), axes=(1,))
         logits = self.frames(pooled)
-        logits = logits.reshape(len(x), -1, logits.shape[-1])  # windows are in time
-        logits = logits.reshape(*logits.shape[:2], self.temporal_groups, *(self.temporal_grid,) * 2)
+        square = self.temporal_groups, self.temporal_grid, self.temporal_grid
+        logits = logits.reshape(len(x), logits.shape[1], *square)  # windows are in time
         logits = bilinear.merge_windows(logits)
         return p, q, bilinear.normalize(logits, "softmax", -1)
 
     def _matrix(self, logits, groups, size, axis):
         """Turn ``[..., windows, groups * size * size]`` (an axis of one aside) into matrices."""
         batch = logits.shape[: self.rank - 1]
-        logits = logits.reshape(*batch, -1, groups, size, size)
+        windows = math.prod(logits.shape[len(batch) : -1])
+        logits = logits.reshape(*batch, windows, groups, size, size)
         return bilinear.normalize(bilinear.merge_windows(logits), self.normalization, axis)
 
 

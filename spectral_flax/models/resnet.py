@@ -308,7 +308,8 @@ def _window_means(x: jax.Array, window: int) -> jax.Array:
     """
     y = x.astype(wide(x.dtype))
     y = y.mean(tuple(range(1, x.ndim - 3)))
-    return nnx.avg_pool(y, tuple(min(window, n) for n in y.shape[1:3])).astype(x.dtype)
+    with jax.numpy_dtype_promotion("standard"):  # Flax divides by an integer
+        return nnx.avg_pool(y, tuple(min(window, n) for n in y.shape[1:3])).astype(x.dtype)
 
 
 def _with_ratios(convolution: Convolution, ratio_in: float, ratio_out: float) -> Convolution:

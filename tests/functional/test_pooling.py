@@ -1,6 +1,7 @@
 """Adaptive pooling against its definition."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -130,7 +131,7 @@ def test_of_equal_positions_the_first_gets_the_gradient(sizes, dtype):
 def test_of_equal_frames_the_first_gets_the_gradient():
     x = jnp.asarray([[1.0, 1.0, 0.0, 0.0, -jnp.inf, -jnp.inf, -jnp.inf]]).T[None]
     gradient = jax.grad(lambda x: pooling.pool_frames(x, 3, "max").sum())(x)
-    np.testing.assert_array_equal(gradient[0, :, 0], [2, 1, 2, 0, 1, 1, 0])
+    np.testing.assert_array_equal(gradient[0, :, 0], [2, 1, 1, 1, 1, 1, 0])
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_of_equal_frames_the_first_gets_the_gradient():
 def test_no_gradient_depends_on_what_equals_a_maximum(maximum):
     """A compiler may compute x twice, with other rounding: then nothing equals its maximum."""
     gradient = str(jax.make_jaxpr(jax.grad(lambda x: maximum(x).sum()))(normal(2, 6, 7, 3)))
-    assert "div" not in gradient and "reduce_max" not in gradient
+    assert not re.search(r"\b(reduce_max|max)\b", gradient)
 
 
 def test_a_nan_is_the_largest():
@@ -159,10 +160,10 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from spectral_flax.layers.blocks import block
-for name, rank, size, options in (("bat", 2, (14, 14), {}), ("nl", 3, (2, 6, 6), {})):
+for name, rank, size, options in (("bat", 2, (28, 28), dict(groups=2)), ("nl", 3, (2, 6, 6), {})):
     module = block(name, 12, rank=rank, rngs=nnx.Rngs(0), **options)
     graphdef, state = nnx.split(module)
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *size, 12)), jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((4, *size, 12)), jnp.float32)
     for dtype in (jnp.float32, jnp.bfloat16):
         loss = lambda x: jnp.square(nnx.merge(graphdef, state, copy=True)(x) - 1).sum()
         gradient = jax.jit(jax.grad(loss))(x.astype(dtype))

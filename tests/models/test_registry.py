@@ -81,3 +81,20 @@ def test_variables_can_be_mapped_over_seeds():
     logits, _ = jax.jit(jax.vmap(apply, (0, None)))(variables, images)
     assert logits.shape == (2, 1, 4)
     assert not np.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("name", ["bert", "resnet50_xyz", "", "x" * 99])
+def test_an_unknown_model_names_a_few_and_how_to_list_all(name):
+    with pytest.raises(ValueError, match=f"no model '{name}'; closest: ") as caught:
+        sf.create_model(name)
+    message = str(caught.value)
+    named = message.split("; ")[1].removeprefix("closest: ").split(", ")
+    assert 1 <= len(named) <= 5 and set(named) <= set(sf.list_models())
+    assert "list_models()" in message and "spectral-flax list" in message
+    assert len(message) < 300 + len(name)
+
+
+@pytest.mark.parametrize("name", [None, 3, ["resnet18"]])
+def test_the_name_of_a_model_is_text(name):
+    with pytest.raises(TypeError, match="expected the name of a model"):
+        sf.create_model(name)
