@@ -1,3 +1,4 @@
+import functools
 import math
 
 import jax
@@ -40,6 +41,7 @@ PARAMETERS = {
 }
 
 
+@functools.cache
 def parameters(name, **options) -> int:
     state = nnx.state(sf.abstract_model(name, **options), nnx.Param)
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
