@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectral_flax.files import local_path, new_file, refuse_existing
 from spectral_flax.images import SUFFIXES, opened, pillow
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _XMP_OF_PNG = "XML:com.adobe.xmp"
 
 def check_output(path: str | os.PathLike, *, mode: str = "RGB", overwrite: bool = False) -> None:
     """Raise a ValueError or OSError if an image of a colour mode can not be written to ``path``."""
-    path = _named(path)
+    path = local_path(path, "output")
     if path.is_dir():
         raise IsADirectoryError(f"output {str(path)!r} is a folder; expected the name of a file")
     format_ = _format(path)
@@ -47,7 +48,7 @@ def check_output(path: str | os.PathLike, *, mode: str = "RGB", overwrite: bool 
     if not path.parent.is_dir():
         raise FileNotFoundError(f"output {str(path)!r}: there is no folder {str(path.parent)!r}")
     _require_writable(path.parent)
-    _require_absent([path], overwrite)
+    refuse_existing([path], overwrite=overwrite)
 
 
 def check_output_folder(
@@ -57,13 +58,13 @@ def check_output_folder(
 
     The folder, which need not exist, is not made.
     """
-    folder = _named(folder)
+    folder = local_path(folder, "output")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"output {str(folder)!r} is a file; several images need a folder")
     if not folder.exists() and folder.suffix.lower() in SUFFIXES:
         raise ValueError(f"output {str(folder)!r} names an image; several images need a folder")
     _require_writable(next(place for place in (folder, *folder.parents) if place.exists()))
-    _require_absent(files, overwrite)
+    refuse_existing(files, overwrite=overwrite)
 
 
 def save_image(
@@ -79,24 +80,12 @@ def save_image(
     EXIF orientation and thumbnail, which are of other pixels, are left out.
     """
     check_output(path, mode=image.mode, overwrite=overwrite)
-    path = Path(path)
+    path = local_path(path, "output")
     format_, encoded = _format(path), io.BytesIO()
     kept = {} if source is None else _metadata(source, format_, image.size)
     image.save(encoded, format_, **_SETTINGS.get(format_, {}), **kept)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("xb") as file:
-            file.write(encoded.getbuffer())
-        _require_absent([path], overwrite)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _named(path: str | os.PathLike) -> Path:
-    if not os.fspath(path):
-        raise ValueError("the output is an empty name")
-    return Path(path)
+    with new_file(path, overwrite=overwrite) as draft:
+        draft.write_bytes(encoded.getbuffer())
 
 
 def _format(path: Path) -> str:
@@ -107,16 +96,6 @@ def _format(path: Path) -> str:
             f"such as {', '.join(SUFFIXES)}"
         )
     return format_
-
-
-def _require_absent(files: Iterable[Path], overwrite: bool) -> None:
-    found = [] if overwrite else [str(file) for file in files if os.path.lexists(file)]
-    if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        raise FileExistsError(
-            f"output {', '.join(map(repr, found[:3]))}{more} exists; ask for it to be overwritten "
-            "(--overwrite) or name another"
-        )
 
 
 def _require_writable(folder: Path) -> None:

@@ -5,9 +5,9 @@ Pillow is imported inside the functions: ``pip install "spectral-flax[images]"``
 """
 
 import contextlib
+import errno
 import functools
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
+from spectral_flax.files import open_regular
 from spectral_flax.masks import marked
+from spectral_flax.messages import shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -302,15 +304,10 @@ def _stream(file: File) -> Iterator[BinaryIO]:
         return
     if "://" in str(file) and not os.path.exists(file):
         raise ImageFileError(file, "it is an address; download the file first")
-    # A pipe without a writer must not hold this process up.
-    with open(file, "rb", opener=_without_waiting) as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise ImageFileError(file, "it is not a regular file")
+    if os.path.isdir(file):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(file))
+    with open_regular(file) as stream:
         yield stream
-
-
-def _without_waiting(path, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _name(file: File) -> str:
@@ -327,5 +324,4 @@ def _unidentified(file: File) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:300])
+    return shown(" ".join(str(error).split()) or type(error).__name__, 300)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.cpu import compiler_options
+from spectral_flax.files import local_path
 from spectral_flax.image_output import check_output, check_output_folder, save_image
 from spectral_flax.images import files_by_stem, pillow, read_pair
 
@@ -132,7 +133,7 @@ def inpaint_folder(
     used is told to ``on_fault`` and the others are filled in; without it, it ends the work.
     """
     jobs = folder_jobs(images, masks, out, overwrite=overwrite)
-    pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+    local_path(out, "output").mkdir(parents=True, exist_ok=True)
     for image, mask, path in jobs:
         try:
             inpaint_file(model, image, mask, path, multiple=multiple, overwrite=overwrite)
@@ -167,7 +168,7 @@ def folder_jobs(
         found = f"files without a partner: {', '.join(alone)}" if alone else "no images"
         raise ValueError(f"{str(images)!r} and {str(masks)!r}: {found}")
     jobs = [
-        (pictures[stem], holes[stem], pathlib.Path(out) / f"{stem}.png")
+        (pictures[stem], holes[stem], local_path(out, "output") / f"{stem}.png")
         for stem in sorted(pictures)
     ]
     check_output_folder(out, [path for _, _, path in jobs], overwrite=overwrite)

@@ -43,7 +43,7 @@ def reason(error: BaseException, limit: int = 200) -> str:
     return shown(lines[0] if lines else type(error).__name__, limit)
 
 
-def message(error: BaseException, limit: int = 2000) -> str:
+def message(error: BaseException, limit: int = 1000) -> str:
     """Return what an error says, which may quote a file: bounded and escaped."""
     return shown(str(error), limit)
 

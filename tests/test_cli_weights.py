@@ -73,13 +73,13 @@ def test_weights_that_can_not_be_read_are_one_line(command, kind, suffix, tmp_pa
 @pytest.mark.parametrize("command", ["convert", "predict", "inpaint"])
 def test_an_empty_name_of_weights_is_not_the_folder_here(command, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "source='' is not a path" in fails(capsys, *commands("", tmp_path)[command])
+    assert "source=''; expected a path" in fails(capsys, *commands("", tmp_path)[command])
 
 
 def test_an_unset_variable_as_the_target_writes_nothing(weights, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("mine")
-    assert "path='' is not a path" in fails(capsys, "convert", weights, "")
+    assert "path=''; expected a path" in fails(capsys, "convert", weights, "")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
@@ -98,7 +98,7 @@ def test_convert_overwrites_only_if_asked(target, weights, tmp_path, capsys):
 def test_convert_checks_its_target_before_the_weights_are_read(tmp_path, capsys):
     (tmp_path / "out.pth").write_text("mine")
     told = fails(capsys, "convert", tmp_path / "absent.pth", tmp_path / "out.pth")
-    assert "out.pth exists" in told
+    assert "out.pth' exists" in told
 
 
 def test_convert_takes_one_of_several_sets_of_weights(model, tmp_path, capsys):

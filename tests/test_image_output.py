@@ -81,7 +81,7 @@ def test_a_damaged_exif_does_not_make_a_damaged_image(tmp_path):
 @pytest.mark.parametrize(
     ("name", "mode", "message"),
     [
-        ("", "RGB", "empty name"),
+        ("", "RGB", "output=''; expected a path"),
         ("drawn", "RGB", "unknown file extension ''"),
         ("x.png.txt", "RGB", "unknown file extension '.txt'"),
         ("x.jpg", "RGBA", "can not hold an image of mode RGBA"),
@@ -130,7 +130,7 @@ def test_a_file_is_overwritten_when_asked(tmp_path):
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("", "empty name"),
+        ("", "output=''; expected a path"),
         ("file", "is a file"),
         ("filled.png", "names an image"),
         ("file/deeper", "not a folder"),

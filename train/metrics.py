@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from spectral_flax.files import new_file
 from spectral_flax.messages import reason
 from train.errors import UserError
-from train.paths import replacing
 
 Entry = dict[str, Any]
 _BEGINNING = b'{"step": '  # of every line that a run writes
@@ -66,7 +66,7 @@ class Metrics:
             file.write(_line(entry))
 
     def _rewrite(self) -> None:
-        with replacing(self.path) as draft:
+        with new_file(self.path, overwrite=True) as draft:
             draft.write_bytes(
                 b"".join(line + b"\n" for line in self.foreign)
                 + b"".join(map(_line, self.entries.values()))

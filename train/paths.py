@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths that users give, and files of a run that take their place without harm to others."""
+"""Paths that users give, and what is moved out of the way of a run's files."""
 
-import contextlib
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spectral_flax.files import path_fault
 from spectral_flax.messages import shown
 from train.errors import UserError
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def local_path(name: str, path: Any) -> str:
@@ -20,23 +16,10 @@ def local_path(name: str, path: Any) -> str:
     Raises:
       UserError: it is empty, a URL such as ``gs://bucket/run``, or no path at all.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise UserError(f"{name} is {shown(repr(path))}; expected a path")
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(f"{name} is {shown(repr(text))}; expected a path, not an empty one")
-    if "\0" in text:
-        raise UserError(f"{name} is {shown(repr(text))}; expected a path without a null character")
-    scheme = _SCHEME.match(text)
-    if scheme:
-        raise UserError(
-            f"{name} is {shown(repr(text))}; expected a local path: {shown(scheme[0])} is not "
-            "supported (mount the bucket, or copy it)"
-        )
-    try:
-        return os.fspath(Path(text).expanduser()) if text.startswith("~") else text
-    except RuntimeError as error:
-        raise UserError(f"{name} is {shown(repr(text))}; there is no such user") from error
+    fault = path_fault(path) if isinstance(path, str | os.PathLike) else "expected a path"
+    if fault is not None:
+        raise UserError(f"{name} is {shown(repr(path))}; {fault}")
+    return os.path.expanduser(path)
 
 
 def set_aside(path: Path) -> Path | None:
@@ -53,17 +36,3 @@ def move_to_free(path: Path, target: Any, first: int = 1) -> Path:
         number += 1
     path.rename(target(number))
     return target(number)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a draft to write in the block; afterwards it is at ``path``, or nothing has changed.
-
-    Whoever reads meanwhile finds the file before.
-    """
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.paths import replacing
+from spectral_flax.files import new_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -162,5 +162,5 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _save(figure: "Figure", path: Path) -> None:
-    with replacing(path) as draft:
+    with new_file(path, overwrite=True) as draft:
         figure.savefig(draft, format="png", dpi=120)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.paths import replacing
+from spectral_flax.files import new_file
 
 SIDE = 192  # pixels of the shorter side, at least
 MARGIN = 8
@@ -30,5 +30,5 @@ def write_sheet(columns: Mapping[str, Sequence[np.ndarray]], path: Path) -> None
         for j, image in enumerate(images):
             large = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(large, (left, title + j * (height + MARGIN)))
-    with replacing(path) as draft:
+    with new_file(path, overwrite=True) as draft:
         sheet.save(draft, format="PNG")

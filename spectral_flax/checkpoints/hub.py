@@ -11,7 +11,6 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from spectral_flax.checkpoints.files import local_path, new_file, new_folder, refuse_existing
 from spectral_flax.checkpoints.json_text import parse_json
 from spectral_flax.checkpoints.safetensors_file import read_safetensors, write_safetensors
 from spectral_flax.checkpoints.torch_file import read_torch
@@ -21,6 +20,7 @@ from spectral_flax.checkpoints.weights import (
     narrowed,
     options_to_json,
 )
+from spectral_flax.files import local_path, new_file, new_folder, refuse_existing
 from spectral_flax.messages import several, shown
 
 CONFIG, WEIGHTS, DESCRIPTION = "config.json", "model.safetensors", "README.md"

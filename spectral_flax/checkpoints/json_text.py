@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from spectral_flax.checkpoints.untrusted import open_regular
+from spectral_flax.files import read_small
 from spectral_flax.messages import quoted
 
 MAX_BYTES = 1 << 20  # of a configuration; what this library writes has some hundreds
@@ -18,8 +18,7 @@ def parse_json(source: str | bytes | pathlib.Path, *, limit: int = MAX_BYTES) ->
     UTF-8 or not JSON.
     """
     if isinstance(source, pathlib.Path):
-        with open_regular(source) as file:
-            source = file.read(limit + 1)
+        source = read_small(source, limit)
     if len(source) > limit:
         raise ValueError(f"it is longer than {limit} bytes")
     try:

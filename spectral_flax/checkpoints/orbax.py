@@ -15,14 +15,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
-from spectral_flax.checkpoints.untrusted import Budget, read_small
+from spectral_flax.checkpoints.untrusted import Budget
 from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
+from spectral_flax.files import read_small
 from spectral_flax.messages import message, quoted, shown
 
 ITEM = "variables"
 _ABOUT = "about"
 _METADATA = "_METADATA"
 _DTYPE = re.compile(r"[<>|](b1|[iuf][1248]|c(8|16))|bool|bfloat16|(u?int|float|complex)[\w]{1,16}")
+MAX_JSON = 1 << 24
 _CHUNK = 1024  # bytes that TensorStore keeps of a chunk, beside its numbers
 
 
@@ -70,7 +72,7 @@ def read_orbax(path: str | os.PathLike) -> Weights:
                     raise ValueError(f"{quoted(name)} stands twice in it")
                 tensors[name] = array
     except (ValueError, KeyError, TypeError, OSError, RecursionError, OverflowError) as error:
-        told = message(error, 1000)
+        told = message(error)
         raise ValueError(f"{path} can not be read as an Orbax checkpoint: {told}") from error
     about = _described(path / _ABOUT, budget) if (path / _ABOUT).is_dir() else _About()
     for name, checksum in about.crc32.items():
@@ -124,7 +126,7 @@ def _size(path: pathlib.Path) -> int:
 
 
 def _json(path: pathlib.Path, budget: Budget) -> Any:
-    data = read_small(path)
+    data = read_small(path, MAX_JSON)
     budget.spend(32 * len(data))  # what "[],[],[]" takes when it is read
     return json.loads(data)
 

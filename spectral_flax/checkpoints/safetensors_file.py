@@ -10,15 +10,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from spectral_flax.checkpoints.files import new_file
 from spectral_flax.checkpoints.json_text import parse_json
-from spectral_flax.checkpoints.untrusted import Budget, open_regular, size_of
+from spectral_flax.checkpoints.untrusted import Budget, size_of
 from spectral_flax.checkpoints.weights import (
     Weights,
     checked_name,
     options_from_json,
     options_to_json,
 )
+from spectral_flax.files import new_file, open_regular
 from spectral_flax.messages import message, quoted, shown
 
 DTYPES = {

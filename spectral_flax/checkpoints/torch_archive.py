@@ -20,7 +20,8 @@ from spectral_flax.checkpoints.torch_tensors import (
     Storage,
     storage_of,
 )
-from spectral_flax.checkpoints.untrusted import Budget, open_regular, size_of
+from spectral_flax.checkpoints.untrusted import Budget, size_of
+from spectral_flax.files import open_regular
 from spectral_flax.messages import message, shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001

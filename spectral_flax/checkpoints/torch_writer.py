@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from spectral_flax.checkpoints.files import new_file
 from spectral_flax.checkpoints.torch_tensors import DTYPES, STORAGES
+from spectral_flax.files import new_file
 
 ALIGNMENT = 64  # of a storage in the file, so that torch.load(mmap=True) can use it in place
 _DTYPE_NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from spectral_flax.cli.options import complain, exit_code
+from spectral_flax.files import local_path
 from spectral_flax.image_output import check_output, check_output_folder, save_image
 from spectral_flax.images import pillow, read_image
 from spectral_flax.models.pose import PoseResNet
@@ -32,8 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def targets(args: argparse.Namespace) -> dict[str, pathlib.Path]:
     """Return which picture is written for each image, having checked that it can be."""
-    output = pathlib.Path(args.output)
-    if len(args.images) == 1 and not (args.output and output.is_dir()):
+    output = local_path(args.output, "output")
+    if len(args.images) == 1 and not output.is_dir():
         check_output(args.output, overwrite=args.overwrite)
         return {args.images[0]: output}
     found: dict[pathlib.Path, str] = {}
@@ -73,8 +74,7 @@ def run(
         found[path] = triples.tolist()
         if path in targets:
             out = targets[path]
-            if out != pathlib.Path(args.output):
-                out.parent.mkdir(parents=True, exist_ok=True)
+            out.parent.mkdir(parents=True, exist_ok=True)
             drawn = pillow().fromarray(draw_skeletons(image, joints, scores))
             save_image(drawn, out, overwrite=args.overwrite)
             if not args.json:

@@ -14,7 +14,8 @@ from spectral_flax.checkpoints.pickle_values import Key, safe_key
 from spectral_flax.checkpoints.safetensors_file import read_safetensors
 from spectral_flax.checkpoints.torch_file import read_torch
 from spectral_flax.checkpoints.torch_writer import write_torch
-from spectral_flax.checkpoints.untrusted import Budget, open_regular
+from spectral_flax.checkpoints.untrusted import Budget
+from spectral_flax.files import open_regular
 from spectral_flax.messages import quoted, shown
 
 
@@ -89,7 +90,7 @@ def test_shown_bounds_and_escapes_every_kind_of_value():
     assert quoted("größe") == "'größe'"
     assert shown("x" * 100, 5) == "xxxxx..."
     assert shown(10**5000) == "an integer of 16610 bits"
-    assert shown((1, "a", deep)) == "(1, a, ...)"
+    assert shown((1, "a", deep)) == "(1, 'a', ...)"
     assert shown(deep) == "(...)"
     assert shown(b"\xff" * 1000).endswith("...") and len(shown(b"\xff" * 1000)) < 400
     assert shown({}) == "a dict"

@@ -5,10 +5,11 @@ import shutil
 
 import pytest
 
+from spectral_flax.files import new_file
 from train import metrics
 from train.errors import UserError
 from train.metrics import Metrics
-from train.paths import local_path, replacing, set_aside
+from train.paths import local_path, set_aside
 from train.report import FILES, Report
 
 ENTRY = {"step": 2, "split": "train", "loss": 1.5}
@@ -70,12 +71,12 @@ def test_what_a_full_disk_refuses_is_written_with_the_next_entry(tmp_path, said,
     found = opened(path, said)
     found.write(ENTRY)
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(metrics.Path, "open", full)
-        patch.setattr(metrics, "replacing", full)
+        patch.setattr(metrics, "new_file", full)
         for step in (4, 6):
             found.write(ENTRY | {"step": step})
     assert len(said) == 1 and "No space left on device" in said[0]
@@ -89,11 +90,11 @@ def test_a_full_disk_at_the_opening_leaves_the_file_as_it_was(tmp_path, said, mo
     path.write_text(json.dumps(ENTRY) + "\n" + json.dumps(ENTRY | {"step": 50}) + "\n")
     before = path.read_bytes()
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "replacing", full)
+        patch.setattr(metrics, "new_file", full)
         found = opened(path, said)
     assert path.read_bytes() == before and said
     found.write(ENTRY | {"step": 4})
@@ -142,23 +143,11 @@ def test_a_run_that_goes_on_puts_nothing_aside(toy, tmp_path):
 
 
 def test_a_picture_that_cannot_be_drawn_is_said_and_the_run_goes_on(toy, tmp_path, capsys):
-    with report(toy, tmp_path) as shown, shown.drawing("results.png") as path, replacing(path) as d:
+    with report(toy, tmp_path) as shown, shown.drawing("results.png") as path, new_file(path) as d:
         d.write_text("half")
         raise OSError(28, "No space left on device")
     assert "cannot write results.png: OSError: No space left on device" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
-
-
-def test_a_draft_takes_its_place_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "x.png"
-    path.write_text("before")
-    with pytest.raises(ZeroDivisionError), replacing(path) as draft:
-        draft.write_text("half")
-        raise ZeroDivisionError
-    assert path.read_text() == "before"
-    with replacing(path) as draft:
-        draft.write_text("after")
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["after"]
 
 
 def test_what_is_put_aside_takes_the_first_free_name_even_of_a_dangling_link(tmp_path):

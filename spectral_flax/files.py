@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that appear whole or not at all, and take no other's place unasked."""
+"""Files: opened if they are regular, written whole or not at all, and never in place of others."""
 
 import contextlib
 import errno
@@ -8,26 +8,77 @@ import pathlib
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
+
+from spectral_flax.messages import several
 
 
 def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
     """Return a path of this machine, ``~`` expanded.
 
-    Raises ValueError, naming the argument, for what would silently be another file: no text at
-    all, or the address of a bucket or a server.
+    Raises ValueError, naming the argument, for what would silently be another file (`path_fault`).
+    """
+    fault = path_fault(path)
+    if fault is not None:
+        raise ValueError(f"{name}={os.fspath(path)!r}; {fault}")
+    return pathlib.Path(path).expanduser()
+
+
+def path_fault(path: str | os.PathLike) -> str | None:
+    """Return why ``path`` is none of this machine, if it is none.
+
+    It is no text at all, the address of a bucket or a server, or in the home of nobody.
     """
     text = os.fspath(path)
-    if not isinstance(text, str):
-        raise TypeError(f"{name}={text!r}; expected a path as text")
-    if not text.strip() or "\0" in text:
-        raise ValueError(f"{name}={text!r} is not a path")
+    if not isinstance(text, str) or not text.strip():
+        return "expected a path"
+    if "\0" in text:
+        return "expected a path without a null character"
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        raise ValueError(f"{name}={text!r} is an address; expected a path on this machine")
+        return "expected a local path, not an address: mount the bucket, or copy it"
     try:
-        return pathlib.Path(text).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{name}={text!r}: {error}") from error
+        pathlib.Path(text).expanduser()
+    except RuntimeError:
+        return "expected a path, but there is no such user"
+    return None
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a file for reading; raise ValueError at once for what is no regular file.
+
+    A named pipe would block until somebody writes to it, and a device may never end.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISREG(mode):
+        # Another file may have taken its place since: neither wait for it nor believe it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return open(descriptor, "rb")
+        os.close(descriptor)
+    kinds = (kind for is_kind, kind in _KINDS.items() if is_kind(mode))
+    raise ValueError(f"it is {next(kinds, 'of an unknown kind')}, not a regular file")
+
+
+_BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_KINDS = {
+    stat.S_ISDIR: "a directory",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
+
+def read_small(path: str | os.PathLike, limit: int) -> bytes:
+    """Return the bytes of a regular file; raise ValueError if there are more than ``limit``."""
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it is longer than {limit} bytes")
+    return data
 
 
 @contextlib.contextmanager
@@ -78,13 +129,13 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def refuse_existing(paths: list[pathlib.Path], *, overwrite: bool) -> None:
-    """Raise FileExistsError, naming them all, if something stands at any of ``paths``."""
-    there = [str(path) for path in paths if os.path.lexists(path)]
-    if there and not overwrite:
+def refuse_existing(paths: Iterable[pathlib.Path], *, overwrite: bool) -> None:
+    """Raise FileExistsError, naming them, if something stands at any of ``paths``."""
+    there = [] if overwrite else [repr(str(path)) for path in paths if os.path.lexists(path)]
+    if there:
         verb = "exist" if len(there) > 1 else "exists"
         raise FileExistsError(
-            f"{', '.join(there)} {verb}; replaced only if asked for: overwrite=True, --overwrite"
+            f"{several(there)} {verb}; replaced only if asked for: overwrite=True, --overwrite"
         )
 
 

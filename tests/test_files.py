@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from spectral_flax.checkpoints import files
-from spectral_flax.checkpoints.files import local_path, new_file, new_folder
+from spectral_flax import files
 from spectral_flax.checkpoints.hub import write_folder
 from spectral_flax.checkpoints.load import save_torch
 from spectral_flax.checkpoints.safetensors_file import write_safetensors
 from spectral_flax.checkpoints.store import load, read_weights, save
 from spectral_flax.checkpoints.torch_writer import write_torch
 from spectral_flax.checkpoints.weights import Weights
+from spectral_flax.files import local_path, new_file, new_folder
 from spectral_flax.layers import FourierUnit
 
 OURS = Weights({"w": np.ones(2, np.float32)}, model="resnet18")
@@ -92,6 +92,18 @@ def test_a_file_does_not_take_the_place_of_a_folder_nor_a_folder_that_of_a_file(
         with pytest.raises((ValueError, OSError), match=f"{tmp_path / name}"):
             save(LAYER, tmp_path / name, name="resnet18", overwrite=True)
     assert contents(tmp_path) == {"x": b"mine"}
+
+
+def test_a_draft_takes_its_place_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_text("before")
+    with pytest.raises(ZeroDivisionError), new_file(path, overwrite=True) as draft:
+        draft.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "before"
+    with new_file(path, overwrite=True) as draft:
+        draft.write_text("after")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["after"]
 
 
 def test_a_link_to_nothing_is_something(tmp_path):
