@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text from files and other programs, as messages show it: on one line, escaped and bounded."""
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,6 +34,18 @@ def several(values: Iterable[Any], count: int = 8) -> str:
     values = list(values)
     more = f" and {len(values) - count} more" if len(values) > count else ""
     return ", ".join(shown(value, 100) for value in values[:count]) + more
+
+
+def closest(word: str, known: Iterable[str], count: int = 5) -> str:
+    """Return the end of a message on an unknown name: a few of those known, the nearest first.
+
+    All of them where there are few.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(word, known, count, cutoff=0.5)
+    if near or len(known) > 3 * count:
+        return f"closest: {several(near or difflib.get_close_matches(word, known, count, 0.0))}"
+    return f"known: {several(sorted(known), 3 * count) or 'none'}"
 
 
 def reason(error: BaseException, limit: int = 200) -> str:

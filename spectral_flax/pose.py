@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps
-from spectral_flax.images import normalized
+from spectral_flax.images import normalized, pillow
 from spectral_flax.models.registry import Card, card
 
 COCO_LIMBS = (
@@ -58,8 +58,7 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 def crop(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Cut out a turned region of ``uint8 [H, W, 3]``, bilinearly: ``[*size, 3]``, black outside."""
-    from PIL import Image
-
+    Image = pillow()
     # Pillow counts from the corner of a pixel, the matrix from its middle.
     shift = matrix[:, 2] + 0.5 - matrix[:, :2] @ (0.5, 0.5)
     coefficients = np.column_stack([matrix[:, :2], shift]).reshape(-1)
@@ -120,7 +119,8 @@ def draw_skeletons(
     image: np.ndarray, joints: np.ndarray, scores: np.ndarray, *, threshold: float = 0.2
 ) -> np.ndarray:
     """Draw limbs between joints of scores above ``threshold``; COCO's 17: ``uint8 [H, W, 3]``."""
-    from PIL import Image, ImageDraw
+    Image = pillow()
+    from PIL import ImageDraw
 
     picture = Image.fromarray(np.asarray(image)).convert("RGB")
     draw = ImageDraw.Draw(picture)

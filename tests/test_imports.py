@@ -8,14 +8,20 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PACKAGES = ["functional", "layers", "models", "checkpoints", "analysis", "cli", "train"]
+PACKAGES = ["functional", "layers", "models", "checkpoints", "analysis", "cli"]
+# The modules beside the packages: those of files, images and texts, and those that use models.
+BASE = ["cpu", "files", "image_output", "images", "masks", "messages"]
+USES = ["inpainting", "pose"]
 MAY_IMPORT = {
+    "base": {"base"},
     "functional": {"functional"},
-    "layers": {"functional", "layers"},
-    "models": {"functional", "layers", "models"},
-    "checkpoints": {"functional", "layers", "models", "checkpoints"},
-    "analysis": {"functional", "layers", "models", "checkpoints", "analysis"},
-    "train": set(PACKAGES),
+    "layers": {"base", "functional", "layers"},
+    "models": {"base", "functional", "layers", "models"},
+    "checkpoints": {"base", "functional", "layers", "models", "checkpoints"},
+    "analysis": {"base", "functional", "layers", "models", "checkpoints", "analysis"},
+    "uses": {"base", "functional", "layers", "models", "checkpoints", "uses"},
+    "cli": {"base", *PACKAGES, "uses", "spectral_flax"},
+    "train": {"base", *PACKAGES, "uses", "spectral_flax", "train"},
 }
 
 
@@ -29,19 +35,36 @@ def imported(path: pathlib.Path) -> set[str]:
     return names
 
 
-def files(package: str) -> list[pathlib.Path]:
-    folder = ROOT / "train" if package == "train" else ROOT / "spectral_flax" / package
+def group_of(name: str) -> str | None:
+    """Return what an imported name is part of; None for other libraries."""
+    first, *rest = name.split(".")
+    if first != "spectral_flax":
+        return "train" if first == "train" else None
+    part = rest[0] if rest else ""
+    if part in PACKAGES:
+        return part
+    return "base" if part in BASE else "uses" if part in USES else "spectral_flax"
+
+
+def files(group: str) -> list[pathlib.Path]:
+    if group in ("base", "uses"):
+        names = BASE if group == "base" else USES
+        return [ROOT / "spectral_flax" / f"{name}.py" for name in names]
+    folder = ROOT / "train" if group == "train" else ROOT / "spectral_flax" / group
     return sorted(folder.rglob("*.py"))
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_point_one_way(package):
-    assert files(package)
-    for path in files(package):
-        ours = {n.split(".")[1] for n in imported(path) if n.startswith("spectral_flax.")}
-        ours |= {"train" for n in imported(path) if n.split(".")[0] == "train"}
-        wrong = (ours & set(PACKAGES)) - MAY_IMPORT[package]
+@pytest.mark.parametrize("group", MAY_IMPORT)
+def test_imports_point_one_way(group):
+    assert files(group)
+    for path in files(group):
+        wrong = set(map(group_of, imported(path))) - MAY_IMPORT[group] - {None}
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_every_module_has_its_place():
+    known = {*BASE, *USES, *PACKAGES, "__init__", "__main__", "__pycache__"}
+    assert {path.stem for path in (ROOT / "spectral_flax").iterdir()} == known
 
 
 def test_the_functional_core_knows_arrays_only():

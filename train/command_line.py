@@ -3,16 +3,15 @@
 
 import ast
 import dataclasses
-import difflib
 import runpy
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from spectral_flax.messages import shown
+from spectral_flax.messages import closest, shown
 from train.checks import check
 from train.config import Config
 from train.errors import UserError
@@ -58,9 +57,9 @@ def load(path: str | Path) -> Config:
     file, _, variant = local_path("the config", path).partition(":")
     path, name = Path(file), shown(repr(file))
     if path.is_dir():
-        raise UserError(f"the config {name} is a folder; {_closest(file, _configs(path))}")
+        raise UserError(f"the config {name} is a folder; {closest(file, _configs(path))}")
     if not path.is_file():
-        raise UserError(f"there is no config {name}; {_closest(file, _configs(path.parent))}")
+        raise UserError(f"there is no config {name}; {closest(file, _configs(path.parent))}")
     names = _executed(file, name)
     variants = names.get("variants", {})
     if not isinstance(variants, dict):
@@ -68,7 +67,7 @@ def load(path: str | Path) -> Config:
         raise UserError(f"{name} defines {given}; expected a dictionary of names and configs")
     configs = {"": names.get("config")} | {str(key): value for key, value in variants.items()}
     if variant not in configs:
-        known = _closest(variant, configs)
+        known = closest(variant, filter(None, configs))
         raise UserError(f"{name} has no variant {shown(repr(variant))}; {known}")
     config = configs[variant]
     if not isinstance(config, Config):
@@ -102,12 +101,6 @@ def _configs(folder: Path) -> list[str]:
 def _run_name(path: str) -> str:
     file, _, variant = path.partition(":")
     return "_".join(filter(None, (Path(file).stem, variant)))
-
-
-def _closest(word: str, known: Iterable[str]) -> str:
-    known = [name for name in known if name]
-    near = difflib.get_close_matches(word, known) or known[:20]
-    return f"closest: {shown(', '.join(near), 400) or 'none'}"
 
 
 def take_options(config: Config, arguments: Sequence[str]) -> tuple[Config, list[str]]:

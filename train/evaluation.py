@@ -223,9 +223,9 @@ def _check_classes(
     try:
         shape = jax.eval_shape(logits, params, rest, task.batch_shape(1)).shape
     except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         images = "x".join(map(str, task.image_shape))
-        raise UserError(f"{config.model} cannot take the {images} of {data}: {reason}") from error
+        told = f"{config.model} cannot take the {images} of {data}: {reason(error)}"
+        raise UserError(told) from error
     if shape != (1, task.num_classes):
         raise UserError(
             f"{config.model} gives {list(shape[1:])} numbers an example; {data} has "

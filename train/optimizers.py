@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from spectral_flax.checkpoints.parts import covers
 from train.config import Config, Optimizer, Schedule
 from train.errors import UserError
 
@@ -108,8 +109,7 @@ def _scale_biases(updates: Mapping[str, jax.Array], factor: float) -> dict[str, 
 
 def part_of(name: str, parts: Iterable[str]) -> str:
     """Return the part that holds the dotted ``name``, the innermost of several; "" if none does."""
-    holding = (part for part in parts if f"{name}.".startswith(f"{part}."))
-    return max(holding, key=len, default="")
+    return max((part for part in parts if covers(part, name)), key=len, default="")
 
 
 def clip_parts(norm: float, parts: Sequence[str]) -> optax.GradientTransformation:

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 from jax.typing import ArrayLike
 
+from spectral_flax.images import pillow
 from spectral_flax.layers.bilinear import AttentionMaps
 
 # Dark blue, blue, cyan, yellow, red, dark red at equal steps: weak to strong.
@@ -50,8 +51,7 @@ def overlay(image: ArrayLike, weights: ArrayLike, *, opacity: float = 0.5) -> np
     Raises:
       ValueError: shapes, values or the opacity are not as said.
     """
-    from PIL import Image
-
+    Image = pillow()
     image = _as_bytes(image)
     weights = np.asarray(weights)
     if weights.ndim != 2:
@@ -88,8 +88,7 @@ def draw_maps(
     Raises:
       ValueError: shapes do not belong together.
     """
-    from PIL import Image
-
+    Image = pillow()
     weights = np.asarray(maps.reprojection if isinstance(maps, AttentionMaps) else maps)
     images = np.asarray(images)
     if images.ndim not in (4, 5) or weights.ndim != images.ndim:

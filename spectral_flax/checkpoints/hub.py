@@ -21,7 +21,7 @@ from spectral_flax.checkpoints.weights import (
     options_to_json,
 )
 from spectral_flax.files import local_path, new_file, new_folder, refuse_existing
-from spectral_flax.messages import several, shown
+from spectral_flax.messages import reason, several
 
 CONFIG, WEIGHTS, DESCRIPTION = "config.json", "model.safetensors", "README.md"
 LIBRARY = "spectral_flax"
@@ -135,16 +135,15 @@ def _reaching(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of the package or of what carries its requests
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OSError(f"{name} can not be read from the Hub: {shown(reason, 200)}") from error
+        raise OSError(f"{name} can not be read from the Hub: {reason(error)}") from error
 
 
 def _hub():
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
-        reason = "the Hub needs the package huggingface_hub: pip install 'spectral-flax[hub]'"
-        raise ImportError(reason) from error
+        need = "the Hub needs the package huggingface_hub: pip install 'spectral-flax[hub]'"
+        raise ImportError(need) from error
 
 
 def _choose(files: Sequence[str], where: str) -> str:

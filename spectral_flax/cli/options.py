@@ -6,7 +6,7 @@ import ast
 import sys
 from typing import Any
 
-from spectral_flax.models.registry import Card, card
+from spectral_flax.models.registry import Card
 
 MAX_LINES = 20  # of an error message; whole models may be missing from a checkpoint
 
@@ -70,8 +70,3 @@ def input_shape(about: Card, size: tuple[int, int] | None, frames: int | None, c
         raise ValueError(f"--frames {frames} is for video models; this one takes images")
     height, width = size or (height, width)
     return (1, *([frames] if frames else time), height, width, channels)
-
-
-def card_of(name: str) -> Card:
-    """Return a model's card; ValueError with the closest names if there is none such."""
-    return card(name)

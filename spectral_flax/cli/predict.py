@@ -18,11 +18,11 @@ from rich.text import Text
 from spectral_flax.checkpoints.store import build, read_weights
 from spectral_flax.cli import poses
 from spectral_flax.cli.images import prepare
-from spectral_flax.cli.options import add_options, add_overwrite, card_of, complain, exit_code
+from spectral_flax.cli.options import add_options, add_overwrite, complain, exit_code
 from spectral_flax.cpu import compiler_options
 from spectral_flax.images import pillow, read_image
 from spectral_flax.models.pose import PoseResNet
-from spectral_flax.models.registry import Card
+from spectral_flax.models.registry import Card, card
 
 BATCH = 16
 
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_takes_images(name: str) -> Card:
-    about = card_of(name)
+    about = card(name)
     if len(about.input_size) != 2:
         raise ValueError(f"{name} takes clips of {about.input_size[0]} frames, not images")
     return about

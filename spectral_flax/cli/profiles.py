@@ -9,8 +9,8 @@ from rich.table import Table
 
 from spectral_flax.analysis.profile import Cost, Profile, profile
 from spectral_flax.analysis.published import TABLES, Convention, Row, agrees, recount
-from spectral_flax.cli.options import add_options, card_of, input_shape, parse_size
-from spectral_flax.models.registry import abstract_model
+from spectral_flax.cli.options import add_options, input_shape, parse_size
+from spectral_flax.models.registry import abstract_model, card
 
 TOLERANCE = 0.02  # of multiply-adds against a published figure
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _profile(name: str, args: argparse.Namespace) -> Profile:
-    about = card_of(name)
+    about = card(name)
     model = abstract_model(name, **dict(args.options))
     channels = getattr(model, "in_features", 3)
     return profile(model, input_shape(about, args.size, args.frames, channels))

@@ -15,9 +15,9 @@ from spectral_flax.layers.attention import (
     compact_non_local_rbf,
 )
 from spectral_flax.layers.bilinear import BilinearAttention, bat, bat3d
-from spectral_flax.layers.checks import closest
 from spectral_flax.layers.non_local import NonLocal, non_local
 from spectral_flax.layers.spectral import SpectralResidual, srl_fft, srl_lo
+from spectral_flax.messages import closest
 
 
 class Block(NamedTuple):

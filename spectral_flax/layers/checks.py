@@ -1,25 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks that every block makes of its options and of its input."""
 
-import difflib
-from collections.abc import Iterable
-
 import jax
 import numpy as np
 
 from spectral_flax.functional.arrays import as_floating
-
-
-def closest(word: str, known: Iterable[str], several: int = 5) -> str:
-    """Return the end of a message on an unknown name: a few of those known, the nearest first.
-
-    All of them where there are few.
-    """
-    known = list(known)
-    near = difflib.get_close_matches(word, known, several, cutoff=0.5)
-    if near or len(known) > 3 * several:
-        return f"closest: {', '.join(near or difflib.get_close_matches(word, known, several, 0.0))}"
-    return f"known: {', '.join(sorted(known))}"
 
 
 def check_positive(**values: int) -> None:

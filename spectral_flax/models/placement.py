@@ -12,7 +12,7 @@ from typing import Any
 
 from spectral_flax.layers import blocks
 from spectral_flax.layers.blocks import BLOCKS
-from spectral_flax.layers.checks import closest
+from spectral_flax.messages import closest
 
 # Set by the network, so no options of its blocks.
 _GIVEN = ("dtype", "param_dtype", "precision")

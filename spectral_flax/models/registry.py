@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from spectral_flax.layers.checks import closest
+from spectral_flax.messages import closest
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {}
 _CARDS: dict[str, "Card"] = {}

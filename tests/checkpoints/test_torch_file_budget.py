@@ -91,7 +91,7 @@ def test_shown_bounds_and_escapes_every_kind_of_value():
     assert shown("x" * 100, 5) == "xxxxx..."
     assert shown(10**5000) == "an integer of 16610 bits"
     assert shown((1, "a", deep)) == "(1, 'a', ...)"
-    assert shown(deep) == "(...)"
+    assert shown(deep) == "[...]"
     assert shown(b"\xff" * 1000).endswith("...") and len(shown(b"\xff" * 1000)) < 400
     assert shown({}) == "a dict"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spectral_flax.messages import quoted
+from spectral_flax.messages import shown
 from train.config import Data
 from train.data.label_list import MOST_CLASSES
 from train.data.npz_file import read_npz
@@ -87,7 +87,7 @@ def _read_packed(file: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kind(array: np.ndarray) -> str:
-    return f"{quoted(str(array.dtype))[1:-1]}{list(array.shape)}"
+    return f"{shown(str(array.dtype))}{list(array.shape)}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spectral_flax.messages import quoted
+from spectral_flax.messages import reason
 from train.errors import UserError
 
 # So much may an array take whatever the file's size; beyond, so many times that size.
@@ -42,8 +42,7 @@ def read_npz(file: Path, names: Sequence[str], layout: str) -> list[np.ndarray]:
     except FileNotFoundError as error:
         raise UserError(f"there is no file {str(file)!r}; {layout}") from error
     except Exception as error:  # whatever the readers of zip files and of arrays trip over
-        reason = quoted(str(error) or type(error).__name__)[1:-1]
-        raise UserError(f"{str(file)!r} cannot be read ({reason}); {layout}") from error
+        raise UserError(f"{str(file)!r} cannot be read ({reason(error)}); {layout}") from error
 
 
 def _array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:

@@ -2,12 +2,12 @@
 """Names of data sets, and from a name to an open source."""
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 from spectral_flax.images import pillow
+from spectral_flax.messages import closest
 from train.config import Data
 from train.data.arrays import (
     IMAGENET_MEAN,
@@ -94,11 +94,8 @@ def open_source(name: str, split: Split, data: Data | None = None) -> Source:
     elif name in SOURCES:
         source = SOURCES[name](split, data)
     else:
-        known = [*SOURCES, *TASK_SOURCES]
-        near = difflib.get_close_matches(name, known) or sorted(known)
-        raise UserError(
-            f"there is no data set {name!r}; closest: {', '.join(near)} (or {TFDS}NAME)"
-        )
+        near = closest(name, [*SOURCES, *TASK_SOURCES])
+        raise UserError(f"there is no data set {name!r}; {near} (or {TFDS}NAME)")
     return _checked(source, data)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from spectral_flax.functional.keypoints import COCO_FLIP_PAIRS
 from spectral_flax.images import exif_orientation, opened, read_image, upright
-from spectral_flax.messages import quoted
+from spectral_flax.messages import several
 from spectral_flax.pose import (
     COCO_LIMBS,
     box_to_region,
@@ -166,9 +166,7 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
     pictures = {n: folder / part / file for n, (*_, file) in annotations.images.items()}
     missing = [pictures[n] for n in {p["image"] for p in people} if not is_file(pictures[n])]
     if missing:
-        shown = ", ".join(quoted(str(path)) for path in sorted(missing)[:3])
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UserError(f"images listed but missing: {shown}{more}")
+        raise UserError(f"images listed but missing: {several(sorted(map(str, missing)), 3)}")
     return People(
         name=f"coco/{part}",
         split=split,
