@@ -29,11 +29,11 @@ def quoted(value: Any, limit: int = 200) -> str:
     return f"'{shown(value, limit)}'" if isinstance(value, str) else shown(value, limit)
 
 
-def several(values: Iterable[Any], count: int = 8) -> str:
+def several(values: Iterable[Any], count: int = 8, limit: int = 100) -> str:
     """Return the first ``count`` of ``values`` with commas, and how many more there are."""
     values = list(values)
     more = f" and {len(values) - count} more" if len(values) > count else ""
-    return ", ".join(shown(value, 100) for value in values[:count]) + more
+    return ", ".join(shown(value, limit) for value in values[:count]) + more
 
 
 def closest(word: str, known: Iterable[str], count: int = 5) -> str:

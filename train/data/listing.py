@@ -102,7 +102,9 @@ def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listi
     numbers, count = numbered(labels, known, file, num_classes)
     missing = [path for path in paths if not is_file(root / path)]
     if missing:
-        raise UserError(f"{str(file)!r} names {len(missing)} missing file(s): {several(missing)}")
+        raise UserError(
+            f"{str(file)!r} names {len(missing)} missing file(s): {several(missing, limit=300)}"
+        )
     encoded = np.array([os.fsencode(path) for path in paths])
     return Listing(str(root), encoded, np.array(numbers, np.int32), count)
 

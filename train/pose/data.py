@@ -166,7 +166,9 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
     pictures = {n: folder / part / file for n, (*_, file) in annotations.images.items()}
     missing = [pictures[n] for n in {p["image"] for p in people} if not is_file(pictures[n])]
     if missing:
-        raise UserError(f"images listed but missing: {several(sorted(map(str, missing)), 3)}")
+        raise UserError(
+            f"images listed but missing: {several(sorted(map(str, missing)), 3, limit=300)}"
+        )
     return People(
         name=f"coco/{part}",
         split=split,
