@@ -138,7 +138,7 @@ def evaluate_weights(
     """
     config = for_evaluation(config)
     if not path.startswith("hf://"):
-        path = local_path("the weights", path)
+        path = local_path("--weights", path)
     if (Path(path) / "checkpoints").is_dir():
         raise UserError(f"{path!r} is the directory of a run; give --workdir {path}")
     try:

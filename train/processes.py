@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processes of one run, on one host or many."""
 
+from typing import TextIO
+
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -39,10 +41,10 @@ def leads() -> bool:
     return jax.process_index() == 0
 
 
-def say(text: str) -> None:
-    """Print a line from the first process, for all of them."""
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a line from the first process, for all of them; on the standard output by default."""
     if leads():
-        print(text, flush=True)
+        print(text, file=file, flush=True)
 
 
 def any_process(value: int) -> int:

@@ -63,7 +63,7 @@ def told(node: Any) -> str:
     """Return in words what a node holds."""
     if not isinstance(node, Mapping):
         return f"a {shown(getattr(node, 'name', type(node).__name__))}"
-    return f"the entries {several(node)}" if node else "no entries"
+    return f"the entries {several(map(str, node))}" if node else "no entries"
 
 
 def _opened(node: Any, place: tuple[str, ...], holds) -> tuple[str, Any]:
@@ -120,10 +120,11 @@ def _at(node: Any, parts: list[str]) -> Any:
 
 
 def _get(node: Any, key: str) -> Any:
-    """Return the value at a key, which may be a number where it is given as text."""
+    """Return the value at a key, which may be a number or the like where it is given as text."""
     if not isinstance(node, Mapping):
         return None
-    return node.get(key, node.get(int(key)) if key.isdecimal() and len(key) < 9 else None)
+    others = (value for k, value in node.items() if not isinstance(k, str) and str(k) == key)
+    return node[key] if key in node else next(others, None)
 
 
 def _is_state(node: Any) -> bool:

@@ -73,8 +73,14 @@ def test_minimal_filtering_is_for_the_default_precision_alone():
 
     assert convolutions() == 0
     assert convolutions(precision=lax.Precision.HIGHEST) == 1
+
+    def lowered():  # anew for each setting, as the function is
+        same = jax.jit(lambda x, kernel: convolution(x, kernel, (1, 1), "SAME"))
+        return same.lower(x, kernel).as_text().count("stablehlo.convolution")
+
+    assert lowered() == 0
     with jax.default_matmul_precision("highest"):
-        assert convolutions() == 1
+        assert lowered() == 1
 
 
 @pytest.mark.parametrize("case", ["small map", "large map, strided", "video"])

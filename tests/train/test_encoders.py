@@ -85,7 +85,8 @@ def test_the_copy_of_another_beginning_is_put_aside_and_an_equal_one_kept(task, 
     task.prepared(tmp_path, begins=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["classifier.pth", "encoder"]
     before = (tmp_path / "encoder" / COPY).read_bytes()
-    sf.save(sf.create_model("resnet18", num_classes=5, **OPTIONS, rngs=nnx.Rngs(4)), weights)
+    other = sf.create_model("resnet18", num_classes=5, **OPTIONS, rngs=nnx.Rngs(4))
+    sf.save(other, weights, overwrite=True)
     task.prepared(tmp_path, begins=True)
     assert (tmp_path / "encoder.before_1" / COPY).read_bytes() == before
     assert (tmp_path / "encoder" / COPY).read_bytes() != before

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spectral_flax.messages import quoted, several
+from train import processes
 from train.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?")
@@ -51,7 +52,7 @@ def read_list(file: Path, *, say: bool = True) -> tuple[list[str], list[str]]:
     for label, spellings in spelled.items():
         if say and len(spellings) > 1:
             merged = ", ".join(map(quoted, sorted(spellings)[:5]))
-            print(f"{str(file)!r}: {merged} are one label, {quoted(label)}", file=sys.stderr)
+            processes.say(f"{str(file)!r}: {merged} are one label, {quoted(label)}", sys.stderr)
     return paths, labels
 
 
