@@ -28,6 +28,8 @@ def find_weights(root: Any, entry: str | None, holds: Callable[[Any], bool]) -> 
     """
     if entry is None:
         return _opened(root, (), holds)
+    if not isinstance(entry, str):
+        raise TypeError(f"entry={entry!r}; expected names joined by dots, as text")
     if not entry:
         if not holds(root):
             raise NoWeightsError(f"it holds no tensors by name itself but {told(root)}")

@@ -19,7 +19,8 @@ def as_parts(skip: str | Iterable[str], option: str = "skip") -> tuple[str, ...]
 
     Raises TypeError, naming the option, for anything that is not a name.
     """
-    parts = (skip,) if isinstance(skip, str) else tuple(skip if skip is not None else (None,))
+    several = isinstance(skip, Iterable) and not isinstance(skip, str | bytes)
+    parts = tuple(skip) if several else (skip,)
     for part in parts:
         if not isinstance(part, str):
             raise TypeError(f"{option}={skip!r}; expected the name of a part, or several")

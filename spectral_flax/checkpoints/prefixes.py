@@ -60,6 +60,8 @@ def entries_below(tensors: Mapping[str, Any], entry: str) -> dict[str, Any]:
 
     Raises ValueError, with the file's own first names, if there are none.
     """
+    if not isinstance(entry, str):
+        raise TypeError(f"entry={entry!r}; expected the first part of names, as text")
     prefix = f"{entry}." if entry else ""
     found = {n[len(prefix) :]: v for n, v in tensors.items() if n.startswith(prefix)}
     if not found:

@@ -32,14 +32,18 @@ def gaussian_heatmaps(
     second result weighs each joint's loss: 0 where it is not ``visible`` or its Gaussian lies
     outside the heatmap altogether, else 1. Both are of the dtype of ``joints``.
     """
-    joints, visible = as_floating(joints=joints), as_array("visible", visible)
-    if joints.shape[-1] != 2 or visible.shape != joints.shape[:-1]:
+    joints, visible = as_floating(joints=joints), _as_real("visible", visible)
+    if joints.shape[-1:] != (2,) or visible.shape != joints.shape[:-1]:
         raise ValueError(
             f"joints, visible have shapes {joints.shape}, {visible.shape}; "
             "expected [..., J, 2], [..., J]"
         )
+    if not sigma > 0:
+        raise ValueError(f"sigma={sigma}; expected a positive number")
     height, width = size
     radius = 3 * sigma
+    dtype = joints.dtype
+    joints = joints.astype(wide(dtype))  # bfloat16 counts to 256, by ones
     centre = jnp.trunc(joints + 0.5)  # the published code truncates, also below 0
     x, y = centre[..., 0], centre[..., 1]
     inside = (x - radius < width) & (y - radius < height)
@@ -52,7 +56,8 @@ def gaussian_heatmaps(
         return jnp.where(jnp.abs(distance) <= radius, bell, 0)
 
     rows, columns = profile(y, height), profile(x, width) * weight[..., None]
-    return jnp.einsum("...jh,...jw->...hwj", rows, columns, precision="highest"), weight
+    heatmaps = jnp.einsum("...jh,...jw->...hwj", rows, columns, precision="highest")
+    return heatmaps.astype(dtype), weight.astype(dtype)
 
 
 def decode_heatmaps(heatmaps: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -97,6 +102,8 @@ def flip_heatmaps(
     column stays) to make up for the misalignment of a mirrored image at a stride of 4.
     """
     heatmaps = as_array("heatmaps", heatmaps)
+    if heatmaps.ndim < 3:
+        raise ValueError(f"heatmaps have shape {heatmaps.shape}; expected [..., H, W, J]")
     order = list(range(heatmaps.shape[-1]))
     for a, b in pairs:
         if not (0 <= a < len(order) and 0 <= b < len(order)):
@@ -119,7 +126,7 @@ def object_keypoint_similarity(
     of both poses' areas. Arguments are broadcast.
     """
     arrays = dict(a=a, b=b, area_a=area_a, area_b=area_b)
-    arrays = [as_array(name, x) for name, x in arrays.items()]
+    arrays = [_as_real(name, x) for name, x in arrays.items()]
     dtype = wide(*(x.dtype for x in arrays))
     a, b, area_a, area_b = (x.astype(dtype) for x in arrays)
     if a.shape[-2:] != (len(sigmas), 2) or b.shape[-2:] != (len(sigmas), 2):
@@ -147,10 +154,13 @@ def oks_nms(
     whose similarity with it is above ``threshold``.
     """
     arrays = dict(keypoints=keypoints, scores=scores, areas=areas)
-    keypoints, scores, areas = (as_array(name, x) for name, x in arrays.items())
+    keypoints, scores, areas = (_as_real(name, x) for name, x in arrays.items())
+    if scores.ndim != 1 or areas.shape != scores.shape or keypoints.shape[:-2] != scores.shape:
+        shapes = ", ".join(str(x.shape) for x in (keypoints, scores, areas))
+        raise ValueError(f"{', '.join(arrays)} have shapes {shapes}; expected [N, J, 2], [N], [N]")
     if len(scores) == 0:
         return jnp.ones(0, bool)
-    order = jnp.argsort(-scores, stable=True)
+    order = jnp.argsort(-scores.astype(wide(scores.dtype)), stable=True)
     poses, areas = keypoints[order], areas[order]
     similarity = object_keypoint_similarity(
         poses[:, None], poses[None], areas[:, None], areas[None], sigmas
@@ -162,6 +172,14 @@ def oks_nms(
 
     keep = lax.fori_loop(0, len(scores), drop, jnp.ones(len(scores), bool))
     return jnp.zeros_like(keep).at[order].set(keep)
+
+
+def _as_real(name: str, value) -> jax.Array:
+    """Return ``value`` as an array; TypeError for complex numbers, as for what `as_array` names."""
+    x = as_array(name, value)
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} has dtype {x.dtype}; expected real numbers")
+    return x
 
 
 def _positions(length: int, ndim: int, dtype) -> jax.Array:

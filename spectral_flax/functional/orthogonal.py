@@ -69,11 +69,15 @@ def matrix_to_reflectors(matrix: ArrayLike) -> np.ndarray:
     float64 (weights are converted once), returned in float64.
 
     Raises:
-      ValueError: the matrix is not square or not finite.
+      TypeError: the matrix is not one of real numbers.
+      ValueError: it is not square or not finite.
 
     Golub and Van Loan, "Matrix Computations", algorithm 5.1.1.
     """
-    rest = np.array(matrix, np.float64)
+    rest = np.asarray(matrix)
+    if np.iscomplexobj(rest) or not (jnp.issubdtype(rest.dtype, jnp.number) or rest.dtype == bool):
+        raise TypeError(f"matrix has dtype {rest.dtype}; expected real numbers")
+    rest = np.array(rest, np.float64)
     if rest.ndim != 2 or rest.shape[0] != rest.shape[1]:
         raise ValueError(f"matrix has shape {rest.shape}; expected a square matrix")
     if not np.isfinite(rest).all():
@@ -101,6 +105,8 @@ def qr_retraction(matrix: jax.Array) -> jax.Array:
     ``Q^T Q - I`` below 1e-6 for n up to 128.
     """
     matrix = as_floating(matrix=matrix)
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"matrix has shape {matrix.shape}; expected square matrices")
     q, r = jnp.linalg.qr(matrix.astype(wide(matrix.dtype)))
     diagonal = jnp.diagonal(r, axis1=-2, axis2=-1)
     q = q * jnp.where(diagonal < 0, -1, 1).astype(q.dtype)[..., None, :]

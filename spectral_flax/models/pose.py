@@ -102,7 +102,10 @@ class PoseResNet(Rematerialisable):
         return maps
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.head(list(self.features(x).values())[-1])
+        count = len(self.deconvolutions)
+        # By its name: a dictionary that comes out of `jit` is in the order of its keys.
+        last = f"deconvolution{count}" if count else f"stage{len(self.encoder.depths)}"
+        return self.head(self.features(x)[last])
 
 
 def _check_kernels(kernels: int | Sequence[int], count: int) -> tuple[int, ...]:

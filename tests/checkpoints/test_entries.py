@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from spectral_flax.checkpoints.entries import weights_in
-from spectral_flax.checkpoints.prefixes import weights_below
+from spectral_flax.checkpoints.prefixes import entries_below, weights_below
 
 A = {"conv.weight": np.ones(2), "conv.bias": np.ones(1)}
 B = {"conv.weight": np.zeros(2), "conv.bias": np.zeros(1)}
@@ -68,6 +68,14 @@ def test_one_of_several_sets_is_chosen_by_its_entry(root, entry):
 def test_what_there_is_to_choose_from_is_named(root, entry, told):
     with pytest.raises(ValueError, match=told):
         weights_in(root, entry)
+
+
+@pytest.mark.parametrize("entry", [3, b"G", ("G",)])
+def test_an_entry_is_given_as_text(entry):
+    with pytest.raises(TypeError, match=r"entry=.*; expected names joined by dots"):
+        weights_in({"G": A, "D": B}, entry)
+    with pytest.raises(TypeError, match=r"entry=.*; expected the first part of names"):
+        entries_below(A, entry)
 
 
 def test_a_node_mentioned_a_million_times_is_looked_at_once():

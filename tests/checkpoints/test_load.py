@@ -262,6 +262,12 @@ def test_a_part_to_skip_is_a_name_or_a_glob_and_what_is_below(skip):
     assert sf.load_torch(model, state, skip=skip).skipped == ("head.bias", "head.kernel")
 
 
+@pytest.mark.parametrize("skip", [0, None, b"head", ["head", 1]])
+def test_parts_to_skip_are_given_as_text(skip):
+    with pytest.raises(TypeError, match=r"skip=.*; expected the name of a part"):
+        sf.load_torch(tiny(), sf.save_torch(tiny()), skip=skip)
+
+
 @pytest.mark.parametrize("skip", ["hea", "stage", "head.kern", "fc.", ""])
 def test_the_beginning_of_a_name_is_no_part(skip):
     with pytest.raises(ValueError, match=rf"skip={skip!r} names no part of ResNet; its parts are"):

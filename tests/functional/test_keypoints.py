@@ -176,3 +176,40 @@ def test_shapes_that_do_not_fit_are_named():
         flip_heatmaps(jnp.zeros((4, 4, 5)))
     with pytest.raises(ValueError, match="a sigma each"):
         object_keypoint_similarity(*jnp.zeros((2, 5, 2)), jnp.zeros(()), jnp.zeros(()))
+
+
+def test_heatmaps_of_16_bits_are_as_fine_as_their_joints():
+    joints, visible = jnp.asarray([[290.0, 3.0]], jnp.bfloat16), jnp.ones(1)
+    heatmaps, weights = gaussian_heatmaps(joints, visible, size=(5, 300), sigma=1)
+    exact, _ = drawn(np.asarray(joints, np.float64), [1], (5, 300), 1)
+    assert heatmaps.dtype == weights.dtype == jnp.bfloat16
+    np.testing.assert_allclose(heatmaps.astype(np.float32), exact, atol=1 / 256)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.float16])
+def test_scores_of_any_type_are_taken_from_the_highest(dtype):
+    poses = np.zeros((3, 17, 2), np.float32)
+    keep = oks_nms(poses, np.asarray([0, 7, 3], dtype), np.ones(3, np.float32))
+    assert list(keep) == [False, True, False]
+
+
+def test_what_are_no_poses_is_named():
+    poses, numbers, maps = np.zeros((3, 17, 2)), np.ones(3), np.zeros((3, 17))
+    for args in (
+        (poses, np.ones(4), numbers),
+        (poses, numbers, np.ones(1)),
+        (poses, np.ones(()), numbers),
+        (poses[:2], numbers, numbers),
+    ):
+        with pytest.raises(ValueError, match="keypoints, scores, areas have shapes"):
+            keypoints.oks_nms(*args)
+    with pytest.raises(TypeError, match="scores has dtype complex64; expected real numbers"):
+        keypoints.oks_nms(poses, numbers * 1j, numbers)
+    with pytest.raises(TypeError, match="b has dtype complex64; expected real numbers"):
+        keypoints.object_keypoint_similarity(poses, poses * 1j, numbers, numbers)
+    with pytest.raises(ValueError, match="joints, visible have shapes"):
+        keypoints.gaussian_heatmaps(np.ones(()), np.ones(()), size=(4, 4), sigma=1)
+    with pytest.raises(ValueError, match="sigma=0; expected a positive number"):
+        keypoints.gaussian_heatmaps(poses, maps, size=(4, 4), sigma=0)
+    with pytest.raises(ValueError, match="heatmaps have shape"):
+        keypoints.flip_heatmaps(maps)

@@ -217,3 +217,15 @@ def test_leading_axes_are_a_batch(function):
     expected = np.stack([[function(m) for m in row] for row in v])
     np.testing.assert_allclose(function(v), expected, atol=1e-6)
     np.testing.assert_allclose(jax.vmap(jax.vmap(function))(v), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3) * 1j, np.full((2, 2), "a"), "text", None])
+def test_only_real_numbers_are_factored(matrix):
+    with pytest.raises(TypeError, match=r"matrix has dtype .*; expected real numbers"):
+        matrix_to_reflectors(matrix)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+def test_only_square_matrices_are_retracted(shape):
+    with pytest.raises(ValueError, match="expected square matrices"):
+        orthogonal.qr_retraction(np.ones(shape, np.float32))

@@ -14,7 +14,8 @@ import spectral_flax as sf
 from spectral_flax.models.inpainting import PatchDiscriminator
 
 SMALL = dict(depths=(1, 1, 1), width=8, num_classes=3)
-POSE = dict(depths=(1, 1, 1), encoder_width=8, decoder_width=8, num_joints=3, input_size=(32, 32))
+# Of two widths, so that no map can be taken for another.
+POSE = dict(depths=(1, 1, 1), encoder_width=8, decoder_width=16, num_joints=3, input_size=(32, 32))
 MODELS = {
     "resnet26": (SMALL | dict(se=True, width=16), (64, 64, 3)),
     "resnext50_32x4d": (SMALL | dict(width=32), (64, 64, 3)),
