@@ -1,5 +1,6 @@
 """The machine that every test finds: eight devices on the CPU, compiled for quickly, and once."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,6 +22,13 @@ CACHE = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 CACHE_BYTES = 2**30
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_finish(session):
+    """Let Python look for garbage less often: traces are many objects that die by themselves."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_configure(config):

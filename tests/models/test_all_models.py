@@ -30,8 +30,8 @@ def cases_of(name: str) -> set:
     return {(ffc, rest.removesuffix(f"_{block}")), (ffc, block), (task, block)}
 
 
-def chosen() -> list[str]:
-    """Few names among which each backbone is met, and each block in each task and with FFC."""
+def chosen(cases_of=cases_of) -> list[str]:
+    """Few names among which each case is met of those that the names are."""
     # With few blocks a stage, networks that differ in depth alone are one and the same program.
     depths = ("resnet26", "resnet34", "resnet101", "resnet152", "resnext101")
     names = [name for name in NAMES if not any(depth in name for depth in depths)]
@@ -43,7 +43,11 @@ def chosen() -> list[str]:
 
 
 CHOSEN = chosen()
-PROGRAMS = [pytest.param(n, marks=() if n in CHOSEN else pytest.mark.full) for n in NAMES]
+BACKBONES = chosen(lambda name: {case for case in cases_of(name) if case[1] not in BLOCKS})
+
+
+def marked(few: list[str]) -> list:
+    return [pytest.param(name, marks=() if name in few else pytest.mark.full) for name in NAMES]
 
 
 def options_of(name: str) -> dict:
@@ -73,7 +77,7 @@ def pure(model, training: bool):
     return module, params, rest
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", marked(BACKBONES))
 def test_a_model_maps_its_input_and_lists_its_features(name):
     model, x = traced(name)
     module, params, rest = pure(model, training=False)
@@ -91,7 +95,7 @@ def test_a_model_maps_its_input_and_lists_its_features(name):
     assert all(f.dtype == jnp.bfloat16 for f in jax.tree.leaves(features))
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", marked(CHOSEN))
 def test_training_reaches_every_parameter_and_statistic_and_bfloat16_stays(name):
     model, x = traced(name)
     module, params, rest = pure(model, training=True)
