@@ -10,16 +10,18 @@ import secrets
 import shutil
 from collections.abc import Iterator
 
+from spectral_flax.messages import shown
+
 
 def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
     """Return a path of this machine, ``~`` expanded.
 
     Raises ValueError, naming the argument, for what would silently be another file: no text at
-    all, or the address of a bucket or a server.
+    all, or the address of a bucket or a server. TypeError for what is neither text nor a path.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        raise TypeError(f"{name}={text!r}; expected a path as text")
+        raise TypeError(f"{name}={shown(text)}; expected a path as text")
     if not text.strip() or "\0" in text:
         raise ValueError(f"{name}={text!r} is not a path")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):

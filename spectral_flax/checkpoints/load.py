@@ -13,6 +13,7 @@ from flax import nnx
 
 from spectral_flax.checkpoints.entries import weights_in
 from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits, shape_of
+from spectral_flax.checkpoints.files import local_path
 from spectral_flax.checkpoints.hints import hints
 from spectral_flax.checkpoints.parts import as_parts, chosen, covers
 from spectral_flax.checkpoints.prefixes import weights_below
@@ -244,7 +245,7 @@ def _shapes(entries: Iterable[Entry]) -> dict[str, tuple[int, ...]]:
 def _read(source, entry: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     if isinstance(source, Mapping):
         return weights_in(source, entry), ()
-    file = read_torch(source, entry=entry)
+    file = read_torch(local_path(source, "source"), entry=entry)
     return file.tensors, tuple(file.foreign)
 
 
