@@ -12,18 +12,22 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from spectral_flax.messages import several
+from spectral_flax.messages import several, shown
 
 
 def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
     """Return a path of this machine, ``~`` expanded.
 
-    Raises ValueError, naming the argument, for what would silently be another file (`path_fault`).
+    Raises ValueError, naming the argument, for what would silently be another file (`path_fault`),
+    TypeError for what is neither text nor a path.
     """
-    fault = path_fault(path)
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"{name}={shown(text)}; expected a path as text")
+    fault = path_fault(text)
     if fault is not None:
-        raise ValueError(f"{name}={os.fspath(path)!r}; {fault}")
-    return pathlib.Path(path).expanduser()
+        raise ValueError(f"{name}={text!r}; {fault}")
+    return pathlib.Path(text).expanduser()
 
 
 def path_fault(path: str | os.PathLike) -> str | None:

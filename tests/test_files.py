@@ -8,7 +8,7 @@ from flax import nnx
 
 from spectral_flax import files
 from spectral_flax.checkpoints.hub import write_folder
-from spectral_flax.checkpoints.load import save_torch
+from spectral_flax.checkpoints.load import load_torch, save_torch
 from spectral_flax.checkpoints.safetensors_file import write_safetensors
 from spectral_flax.checkpoints.store import load, read_weights, save
 from spectral_flax.checkpoints.torch_writer import write_torch
@@ -134,6 +134,19 @@ def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
     assert local_path("~/x") == tmp_path / "x"
     save(LAYER, "~/x.safetensors")
     assert read_weights("~/x.safetensors").names == "flax" and os.listdir(tmp_path)
+
+
+def test_a_file_of_pytorch_is_found_again_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_torch(LAYER, "~/x.pth")
+    assert load_torch(LAYER, "~/x.pth").loaded
+
+
+@pytest.mark.parametrize("source", [None, 3, [], b"x.pth"])
+def test_what_is_no_path_is_named(source):
+    for read in (read_weights, lambda source: load_torch(LAYER, source)):
+        with pytest.raises(TypeError, match=r"source=.*; expected a path as text"):
+            read(source)
 
 
 @pytest.mark.parametrize("name", ["resnet18-v1.0", "my.model", "lama.v2", "2024.01.31", "x.pth/"])

@@ -20,6 +20,7 @@ from spectral_flax.checkpoints.rules.layouts import LEAF_NAMES, Layout, each, us
 from spectral_flax.checkpoints.rules.tables import Rule, ignored_by, tables_for
 from spectral_flax.checkpoints.torch_file import read_torch
 from spectral_flax.checkpoints.values import UnfitValueError, converted
+from spectral_flax.files import local_path
 from spectral_flax.messages import quoted, several
 
 
@@ -244,7 +245,7 @@ def _shapes(entries: Iterable[Entry]) -> dict[str, tuple[int, ...]]:
 def _read(source, entry: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     if isinstance(source, Mapping):
         return weights_in(source, entry), ()
-    file = read_torch(source, entry=entry)
+    file = read_torch(local_path(source, "source"), entry=entry)
     return file.tensors, tuple(file.foreign)
 
 

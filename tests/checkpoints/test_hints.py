@@ -141,3 +141,9 @@ def test_names_of_nothing_known_are_called_so(mapping):
     model = sf.create_model("resnet18", depths=(1, 1), width=8, num_classes=5)
     with pytest.raises(CheckpointError, match="no model known here"):
         sf.load_torch(model, mapping)
+
+
+def test_names_that_all_fit_are_not_called_unknown():
+    expected = shapes_of("resnet18")
+    for name in ("fc.weight", "conv1.weight"):
+        assert hints(expected, expected | {name: ()}) == []
