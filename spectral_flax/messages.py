@@ -12,7 +12,8 @@ def shown(value: Any, limit: int = 200) -> str:
         text = "".join(map(_escaped, value[:limit]))
         return text if len(value) <= limit else f"{text}..."
     if isinstance(value, bytes | bytearray):
-        return f"{bytes(value[:limit])!r}" + ("..." if len(value) > limit else "")
+        count = limit // 4  # characters of an escaped byte
+        return f"{bytes(value[:count])!r}" + ("..." if len(value) > count else "")
     if isinstance(value, int) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
     if value is None or isinstance(value, bool | int | float | complex):
