@@ -20,10 +20,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad, batching, mlir
 
+from spectral_flax.functional import convolution_views as views
 from spectral_flax.functional import winograd
-
-X, KERNEL, Y = range(3)
-_LAST_BY_FIRST = (((1,), (0,)), ((), ()))
+from spectral_flax.functional.convolution_views import KERNEL, X, Y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,14 +102,15 @@ def on_cpu(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
         return by_jax(form, result, *args)
     if result == KERNEL:
         if window == 1:
-            return _pointwise_kernel_gradient(form, *args)
+            return views.pointwise_kernel_gradient(form, *args)
         if channels < _THIN:
-            return _kernel_gradient_of_thin_input(form, *args)
+            return views.kernel_gradient_of_thin_input(form, *args)
         if window <= _WINDOW:
-            return _kernel_gradient(form, *args)
+            return views.kernel_gradient(form, *args)
         return by_jax(form, result, *args)
     if 1 < window <= _WINDOW and positions < _POSITIONS and channels >= _THIN:
-        return (_convolution_by_views if result == Y else _input_gradient_by_views)(form, *args)
+        by_views = views.convolution_by_views if result == Y else views.input_gradient_by_views
+        return by_views(form, *args)
     if _has_minimal_form(form, positions, args[0].dtype):
         return (_minimal_convolution if result == Y else _minimal_input_gradient)(form, *args)
     if result == Y and len(form.strides) == 2 and window > 1 and not any(map(any, form.padding)):
@@ -126,92 +126,6 @@ _THIN = 8  # channels of an input that is thinner than a vector register
 _WINDOW = 27  # positions of the largest window measured, 3x3x3
 _POSITIONS = 512  # below it, n h w of a small map
 _WIDE = 48  # channels of input and output from which on the transforms of Winograd's form pay
-
-
-def _matrix(a):
-    return a.reshape(-1, a.shape[-1])
-
-
-def _transposed(a):
-    """Transpose ``[..., C]`` to ``[C, positions]``, not fused with what computes ``a``.
-
-    XLA would read in the order of the result, through all that it fuses.
-    """
-    return lax.optimization_barrier(_matrix(lax.optimization_barrier(a)).T)
-
-
-def _padded(form, x):
-    return jnp.pad(x, ((0, 0), *form.padding, (0, 0)))
-
-
-def _offsets(form):
-    window = form.shapes[KERNEL][:-2]
-    return itertools.product(
-        *(range(0, k * d, d) for k, d in zip(window, form.dilation, strict=True))
-    )
-
-
-def _view(form, padded, offset, axis=1):
-    """Return what one position of the window sees, from the spatial axes that start at ``axis``."""
-    starts, limits, steps = [0] * padded.ndim, list(padded.shape), [1] * padded.ndim
-    sizes = zip(offset, form.shapes[Y][1:-1], form.strides, strict=True)
-    for i, (start, size, step) in enumerate(sizes, start=axis):
-        starts[i], limits[i], steps[i] = start, start + (size - 1) * step + 1, step
-    return lax.slice(padded, starts, limits, steps)
-
-
-def _pointwise_kernel_gradient(form, x, y):
-    if form.strides != (1,) * len(form.strides) or any(map(any, form.padding)):
-        x = _view(form, _padded(form, x), (0,) * len(form.strides))
-    x, y = lax.optimization_barrier((x, y))
-    if x.shape[-1] <= y.shape[-1]:  # the smaller one is transposed
-        k = lax.dot_general(_transposed(x), _matrix(y), _LAST_BY_FIRST, form.precision)
-    else:
-        k = lax.dot_general(_transposed(y), _matrix(x), _LAST_BY_FIRST, form.precision)
-        k = lax.optimization_barrier(k).T
-    return k.reshape(form.shapes[KERNEL])
-
-
-def _kernel_gradient(form, x, y):
-    padded, y = _padded(form, x), _transposed(y)
-
-    def product(offset):
-        starts = (0, *offset, 0)
-        view = lax.dynamic_slice(padded, starts, _extent(form, padded))
-        view = view[(slice(None), *(slice(None, None, s) for s in form.strides))]
-        return lax.dot_general(y, _matrix(view), _LAST_BY_FIRST, form.precision)
-
-    # A loop, because XLA would make all views at once, in the memory of a whole window.
-    products = lax.map(product, jnp.asarray(list(_offsets(form))))
-    return products.swapaxes(1, 2).reshape(form.shapes[KERNEL])
-
-
-def _extent(form, padded):
-    sizes = zip(form.shapes[Y][1:-1], form.strides, strict=True)
-    return padded.shape[0], *((n - 1) * s + 1 for n, s in sizes), padded.shape[-1]
-
-
-def _kernel_gradient_of_thin_input(form, x, y):
-    x = lax.optimization_barrier(jnp.moveaxis(_padded(form, x), -1, 0))
-    rows, *rest = (
-        range(0, k * d, d) for k, d in zip(form.shapes[KERNEL][:-2], form.dilation, strict=True)
-    )
-    extent = (form.shapes[Y][1] - 1) * form.strides[0] + 1
-
-    def product(row):
-        band = lax.dynamic_slice_in_dim(x, row, extent, axis=2)
-        views = jnp.stack([_view(form, band, (0, *o), axis=2) for o in itertools.product(*rest)])
-        views = views.reshape(-1, math.prod(y.shape[:-1]))
-        return lax.dot_general(views, _matrix(y), _LAST_BY_FIRST, form.precision)
-
-    return lax.map(product, jnp.asarray(rows)).reshape(form.shapes[KERNEL])
-
-
-def _convolution_by_views(form, x, kernel):
-    padded = _padded(form, x)
-    views = jnp.concatenate([_view(form, padded, offset) for offset in _offsets(form)], -1)
-    y = lax.dot_general(_matrix(views), _matrix(kernel), _LAST_BY_FIRST, form.precision)
-    return y.reshape(form.shapes[Y])
 
 
 def _unpadded_convolution(form, x, kernel):
@@ -278,19 +192,6 @@ def _seen_frames(form, i, x):
     x = jnp.pad(x, ((0, 0), form.padding[0], *((0, 0),) * 3))
     part = lax.slice_in_dim(x, first, first + (frames - 1) * strides + 1, strides, axis=1)
     return part.reshape(-1, *part.shape[2:])
-
-
-def _input_gradient_by_views(form, kernel, y):
-    parts = lax.dot_general(
-        _matrix(y), _matrix(kernel), (((1,), (1,)), ((), ())), form.precision
-    ).reshape(*y.shape[:-1], -1, kernel.shape[-2])
-    x = jax.ShapeDtypeStruct(form.shapes[X], y.dtype)
-    padded = jax.eval_shape(functools.partial(_padded, form), x)
-    total = jnp.zeros(padded.shape, padded.dtype)
-    for i, offset in enumerate(_offsets(form)):
-        place = jax.linear_transpose(lambda a, o=offset: _view(form, a, o), padded)
-        total = total + place(parts[..., i, :])[0]
-    return jax.linear_transpose(functools.partial(_padded, form), x)(total)[0]
 
 
 convolution_p = jax.extend.core.Primitive("convolution_form")

@@ -302,13 +302,15 @@ def _product(subscripts, x, table, dtype, precision):
 
 
 @dataclasses.dataclass(frozen=True)
-class _ForwardMatmul:
+class _Matmul:
     sizes: tuple[int, ...]
     groups: int
     scale: float
     dtype: np.dtype
     precision: lax.PrecisionLike
 
+
+class _ForwardMatmul(_Matmul):
     def __call__(self, x: jax.Array) -> jax.Array:
         last, others = _forward_tables(self.sizes, self.scale)
         y = x.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
@@ -317,14 +319,7 @@ class _ForwardMatmul:
         return lax.collapse(y, y.ndim - 3).astype(x.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class _InverseMatmul:
-    sizes: tuple[int, ...]
-    groups: int
-    scale: float
-    dtype: np.dtype
-    precision: lax.PrecisionLike
-
+class _InverseMatmul(_Matmul):
     def __call__(self, s: jax.Array) -> jax.Array:
         last, others = _inverse_tables(self.sizes, self.scale)
         y = _complex_channels(s, self.groups)

@@ -12,12 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from parity_checks import check_parity
 
 from spectral_flax.functional import pairs
-from spectral_flax.functional.orthogonal import orthogonal_matrix, qr_retraction
 from spectral_flax.layers.spectral import (
-    HouseholderPair,
-    RetractedPair,
     SpectralResidual,
-    SpectrumReLU,
     srl_fft,
     srl_lo,
 )
@@ -302,138 +298,6 @@ def test_a_learned_pair_is_a_module_that_returns_a_pair():
     np.testing.assert_allclose(apply(evaluated(block), x), expected, atol=1e-5)
 
 
-def test_the_spectrum_relu_scales_shifts_then_rectifies():
-    layer = SpectrumReLU((3, 2))
-    layer.scale[...], layer.bias[...] = normal(3, 2), normal(3, 2, seed=1)
-    s = normal(2, 3, 2, 4, seed=2)
-    expected = np.maximum(layer.scale[...][:, :, None] * s[1] + layer.bias[...][:, :, None], 0)
-    np.testing.assert_allclose(layer(s)[1], expected, atol=1e-6)
-
-
-def test_the_published_gradient_does_not_flow_through_the_qr():
-    pair = RetractedPair((4, 3), rngs=nnx.Rngs(0))
-    pair.row_matrix[...] = normal(4, 4)  # not orthogonal
-    graphdef, state = nnx.split(pair)
-    x, y = normal(1, 4, 3, 2), normal(1, 4, 3, 2, seed=1)
-    loss = lambda state: jnp.vdot(nnx.merge(graphdef, state)().forward(x), y)
-    gradient = jax.grad(loss)(state)["row_matrix"][...]
-    q = np.asarray(pair.column_matrix[...])
-    expected = np.einsum("niwc,nhvc,vw->ih", y, x, q)
-    np.testing.assert_allclose(gradient, expected, atol=1e-5)
-    expected = np.einsum("ih,nhwc,wj->nijc", qr_retraction(normal(4, 4)), x, q)
-    np.testing.assert_allclose(pair().forward(x), expected, atol=1e-5)
-
-
-def test_retract_makes_the_stored_matrices_those_in_use():
-    pair = RetractedPair((4, 3), rngs=nnx.Rngs(0))
-    pair.row_matrix[...] = normal(4, 4)
-    before = pair().matrices[0]
-    pair.retract()
-    np.testing.assert_allclose(pair.row_matrix[...], before, atol=1e-6)
-
-
-def test_householder_parameters_stay_orthogonal_under_an_optimiser():
-    pair = HouseholderPair((8, 6), rngs=nnx.Rngs(0))
-    graphdef, state = nnx.split(pair)
-    x, y = normal(1, 8, 6, 2), normal(1, 8, 6, 2, seed=1)
-
-    @jax.jit
-    def train(state):
-        loss = lambda state: jnp.sum((nnx.merge(graphdef, state)().forward(x) - y) ** 2)
-        step = lambda _, s: jax.tree.map(lambda p, g: p - 0.05 * g, s, jax.grad(loss)(s))
-        return jax.lax.fori_loop(0, 200, step, state)
-
-    for name, v in nnx.to_flat_state(train(state)):
-        q = np.asarray(orthogonal_matrix(v[...]), np.float64)
-        assert np.abs(q.T @ q - np.eye(len(q))).max() < 1e-6, name
-
-
 def test_abstract_construction_needs_no_values():
     for make, size in BLOCKS:
         nnx.eval_shape(lambda make=make, size=size: make(size))
-
-
-@pytest.mark.parametrize(
-    "build, message",
-    [
-        (lambda: srl_fft(12, rngs=nnx.Rngs(0)), "features=12 is not a multiple of groups=8"),
-        (lambda: srl_fft(8, groups=0, rngs=nnx.Rngs(0)), "groups=0; expected a positive integer"),
-        (
-            lambda: srl_fft(8, groups=2.0, rngs=nnx.Rngs(0)),
-            "groups=2.0; expected a positive integer",
-        ),
-        (lambda: srl_fft(-8, rngs=nnx.Rngs(0)), "features=-8; expected a positive integer"),
-        (lambda: srl_fft(8, rank=4, rngs=nnx.Rngs(0)), "rank=4; expected 2"),
-        (
-            lambda: srl_fft(8, transform_time=True, rngs=nnx.Rngs(0)),
-            "transform_time=True needs rank=3",
-        ),
-        (
-            lambda: srl_fft(8, temporal_kernel=3, rngs=nnx.Rngs(0)),
-            "temporal_kernel=3; .* 1 for images",
-        ),
-        (lambda: srl_fft(8, rank=3, temporal_kernel=2, rngs=nnx.Rngs(0)), "expected an odd number"),
-        (
-            lambda: srl_fft(8, rank=3, temporal_pooling="sum", rngs=nnx.Rngs(0)),
-            "temporal_pooling='sum'",
-        ),
-        (
-            lambda: srl_fft(8, bottleneck=3, rngs=nnx.Rngs(0)),
-            "bottleneck=3 is not a multiple of groups=8",
-        ),
-        (lambda: srl_fft(8, spectrum_size=(0, 4), rngs=nnx.Rngs(0)), "spectrum_size=0; expected"),
-        (lambda: srl_fft(8, norm="unitary", spectrum_size=(4, 4), rngs=nnx.Rngs(0)), "norm"),
-        (
-            lambda: srl_lo(8, size=(4, 4), orthogonal="cayley", rngs=nnx.Rngs(0)),
-            "orthogonal='cayley'",
-        ),
-        (lambda: srl_lo(8, size=(4, 4, 4), rngs=nnx.Rngs(0)), r"size=\(4, 4, 4\); expected H, W"),
-        (lambda: srl_lo(8, size=(4, -4), rngs=nnx.Rngs(0)), "size=-4; expected a positive integer"),
-        (
-            lambda: SpectralResidual(8, pair=pairs.Fourier(2, 4), groups=2, rngs=nnx.Rngs(0)),
-            "pair.groups=4 differs from groups=2",
-        ),
-        (
-            lambda: SpectralResidual(8, pair=pairs.Cosine(3), rngs=nnx.Rngs(0)),
-            "pair.rank=3 is above rank=2",
-        ),
-    ],
-)
-def test_options_that_make_no_sense_are_named(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
-
-
-@pytest.mark.parametrize(
-    "name, shape, message",
-    [
-        ("fft", (2, 3, 6, 5, 8), "a video batch; this block was built for .N, H, W, C."),
-        ("fft", (6, 5, 8), "this block was built for .N, H, W, C."),
-        ("fft", (2, 6, 5, 4), "x has 4 channels; this block was built for 8"),
-        ("fft", (2, 0, 5, 8), "expected no empty axis"),
-        ("lo", (2, 6, 6, 8), "the map is 6 x 6; this transform was built for 6 x 5"),
-        ("lo, qr", (2, 5, 6, 8), "the map is 5 x 6; this transform was built for 6 x 5"),
-        ("lo, spectrum relu", (2, 5, 6, 8), r"the map is \(5, 6\).* built for \(6, 5\)"),
-        # A half spectrum has as many columns for widths 4 and 5: the map's own size is compared.
-        ("fft, spectrum relu", (2, 6, 4, 8), r"the map is \(6, 4\).* built for \(6, 5\)"),
-    ],
-)
-def test_maps_that_a_block_was_not_built_for_are_errors(name, shape, message):
-    block = IMAGE[name]((6, 5))
-    with pytest.raises(ValueError, match=message):
-        block(normal(*shape))
-
-
-def test_an_image_is_no_video():
-    with pytest.raises(ValueError, match=r"an image batch; this block was built for .N, T, H, W"):
-        VIDEO["fft"](None)(normal(2, 6, 5, 8))
-
-
-def test_integers_are_no_map():
-    with pytest.raises(TypeError, match="x has dtype int32; expected a real floating dtype"):
-        IMAGE["fft"](None)(jnp.ones((2, 6, 5, 8), jnp.int32))
-
-
-def test_a_spectrum_relu_of_another_size_is_an_error():
-    with pytest.raises(ValueError, match=r"was built for \(3, 2\)"):
-        SpectrumReLU((3, 2))(normal(2, 3, 3, 4))

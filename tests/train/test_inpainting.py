@@ -269,7 +269,7 @@ def test_photographs_are_cropped_and_enlarged(tmp_path):
         for name, size in (("a.png", (40, 50)), ("deeper/b.png", (9, 30))):
             pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
             Image.fromarray(pixels).save(tmp_path / part / name)
-        for hidden in ("._a.png", ".ipynb_checkpoints/a-checkpoint.png"):
+        for hidden in ("._a.png", ".ipynb_checkpoints/a-checkpoint.png", "@eaDir/a.png"):
             (tmp_path / part / hidden).parent.mkdir(exist_ok=True)
             (tmp_path / part / hidden).write_bytes(b"")
     data = Data(name="image_folder", path=str(tmp_path), size=(16, 24))

@@ -11,6 +11,7 @@ from spectral_flax.images import SUFFIXES, read_image
 from train.config import Data
 from train.data import Example, Split
 from train.data.broken import BrokenFiles
+from train.data.listing import left_behind
 from train.errors import UserError
 from train.inpainting.distortions import distorted
 from train.inpainting.masks import EVALUATION, Mixed, scaled
@@ -132,8 +133,7 @@ class Photographs(Torn):
             path
             for path in found
             if path.suffix.lower() in SUFFIXES
-            # What is hidden was made by machines.
-            and not any(part.startswith(".") for part in path.relative_to(self.folder).parts)
+            and not any(map(left_behind, path.relative_to(self.folder).parts))
         )
         if not files:
             raise UserError(f"{str(self.folder)!r} holds no images")
