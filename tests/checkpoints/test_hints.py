@@ -20,25 +20,14 @@ def shapes_of(name, family=None, **options) -> dict:
     return {n: s for e in entries for n, s in zip(e.names, e.shapes, strict=True)}
 
 
+QUICK = ("resnet18", "resnet26", "resnet34_bat", "resnet50_cgnl", "resnet18_srl_lo")
+QUICK += ("resnet18_srl_fft", "resnet18_rcca", "resnet18_a2", "c2d_resnet50_nl")
+SLOW = ("resnet101", "resnext50_32x4d", "ffc_resnext50_32x4d", "ffc_resnet50_nl")
+SLOW += ("i3d_resnet18_bat3d", "ffc_i3d_resnet18_glore")
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        "resnet26",
-        "resnet34_bat",
-        "resnet101",
-        "resnet50_cgnl",
-        "resnext50_32x4d",
-        "ffc_resnext50_32x4d",
-        "ffc_resnet50_nl",
-        "resnet18_srl_lo",
-        "resnet18_srl_fft",
-        "resnet18_rcca",
-        "resnet18_a2",
-        "c2d_resnet50_nl",
-        "i3d_resnet18_bat3d",
-        "ffc_i3d_resnet18_glore",
-    ],
+    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.full) for name in SLOW)]
 )
 def test_names_and_shapes_tell_the_model(name):
     wide = dict(width=64) if "next" in name else {}  # 32 groups of an FFC's paths

@@ -47,11 +47,9 @@ def parameters(name, **options) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
 
 
-DEEP = ("ffc_resnet34", "ffc_resnet101", "ffc_resnet152")
-
-
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.full if n in DEEP else ()) for n in PARAMETERS]
+    "name",
+    [pytest.param(n, marks=() if n == "ffc_resnet18" else pytest.mark.full) for n in PARAMETERS],
 )
 def test_parameters_are_those_of_the_published_code(name):
     plain, without, with_lfu = PARAMETERS[name]
