@@ -8,7 +8,7 @@ bfloat16 (PyTorch by autocast). PyTorch runs with channels last, eagerly and, wi
 through torch.compile. Each form is validated against the published numbers before it is timed.
 
 Run: python -m benchmarks.operators [--quick] [--compiled] [--amp] [--only fourier_unit]
-         [--repeats 15]
+         [--batch 8] [--repeats 15]
 """
 
 import argparse
@@ -151,6 +151,7 @@ def main():
     parser.add_argument("--compiled", action="store_true", help="also torch.compile")
     parser.add_argument("--amp", action="store_true", help="bfloat16, for GPUs")
     parser.add_argument("--only", nargs="+", choices=OPERATORS, default=list(OPERATORS))
+    parser.add_argument("--batch", type=int, help="in place of that of each shape")
     parser.add_argument("--repeats", type=int)
     given = parser.parse_args()
     import torch
@@ -163,6 +164,7 @@ def main():
     for name in given.only:
         operator = OPERATORS[name]
         for shape in operator.quick_shapes if given.quick else operator.shapes:
+            shape = (given.batch or shape[0], *shape[1:])
             rows += measure(name, shape, repeats, given.compiled, given.amp)
     means = {}
     for name in given.only:

@@ -11,6 +11,7 @@ from jax import lax
 
 from spectral_flax.functional.arrays import as_array
 from spectral_flax.functional.convolution_forms import convolution_form
+from spectral_flax.functional.platforms import held_on_gpu
 from spectral_flax.functional.sharding import batch_parallel
 
 
@@ -207,7 +208,11 @@ class _Convolution:
 
 
 def _strided(x, strides):
-    return x[(slice(None), *(slice(None, None, s) for s in strides))]
+    if set(strides) == {1}:
+        return x
+    # XLA's GPU compiler aborts where it fuses such a slice into the product that follows
+    # (openxla/xla#47381).
+    return held_on_gpu(x[(slice(None), *(slice(None, None, s) for s in strides))])
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, groups: int, **options) -> jax.Array:

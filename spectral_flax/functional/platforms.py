@@ -25,23 +25,33 @@ class ByPlatform:
         return lax.platform_dependent(*args, default=self.default, cpu=self.cpu)
 
 
-def held_on_cpu(x: jax.Array) -> jax.Array:
-    """Return ``x``, which programs for the CPU hold in memory and do not compute again.
+def _held_on(*platforms: str) -> Callable[[jax.Array], jax.Array]:
+    """Return the identity, which programs for these platforms hold in memory: see `held_on_cpu`.
 
     A primitive of its own: `lax.platform_dependent` would trace both of its branches, and their
     gradients, for each layer of a network.
     """
-    return held_on_cpu_p.bind(x)
+    held = jax.extend.core.Primitive(f"held_on_{'_'.join(platforms)}")
+    held.def_impl(lambda x: x)
+    held.def_abstract_eval(lambda aval: aval)
+    ad.deflinear2(held, lambda cotangent, _: [held.bind(cotangent)])
+    batching.defvectorized(held)
+    mlir.register_lowering(held, mlir.lower_fun(lambda x: x, multiple_results=False))
+    barrier = mlir.lower_fun(lax.optimization_barrier, multiple_results=False)
+    for platform in platforms:
+        mlir.register_lowering(held, barrier, platform=platform)
+    return held.bind
 
 
-held_on_cpu_p = jax.extend.core.Primitive("held_on_cpu")
-held_on_cpu_p.def_impl(lambda x: x)
-held_on_cpu_p.def_abstract_eval(lambda aval: aval)
-ad.deflinear2(held_on_cpu_p, lambda cotangent, _: [held_on_cpu_p.bind(cotangent)])
-batching.defvectorized(held_on_cpu_p)
-mlir.register_lowering(held_on_cpu_p, mlir.lower_fun(lambda x: x, multiple_results=False))
-mlir.register_lowering(
-    held_on_cpu_p,
-    mlir.lower_fun(lax.optimization_barrier, multiple_results=False),
-    platform="cpu",
-)
+_hold_on_cpu = _held_on("cpu")
+_hold_on_gpu = _held_on("cuda", "rocm")
+
+
+def held_on_cpu(x: jax.Array) -> jax.Array:
+    """Return ``x``, which programs for the CPU hold in memory and do not compute again."""
+    return _hold_on_cpu(x)
+
+
+def held_on_gpu(x: jax.Array) -> jax.Array:
+    """Return ``x``, which programs for GPUs hold in memory and fuse with nothing that follows."""
+    return _hold_on_gpu(x)
