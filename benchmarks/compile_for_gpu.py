@@ -10,6 +10,7 @@ Run: pip install "jax[cuda12]"
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
@@ -60,10 +61,8 @@ def compile_for_gpu(f, *args):
 
 def one(name: str, batch: int, kind: str) -> None:
     """Compile one program of one model, in this process."""
-    try:
+    with contextlib.suppress(RuntimeError):
         jax.devices()  # finds the plugin, and then no GPU
-    except RuntimeError:
-        pass
     training = kind == "gradients"
     mode = dict(use_running_average=not training, deterministic=not training)
     model = nnx.view(sf.abstract_model(name), raise_if_not_found=False, **mode)
