@@ -5,6 +5,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from parity import fill
 
@@ -12,6 +13,12 @@ from spectral_flax.checkpoints.load import load_torch, torch_entries
 from spectral_flax.checkpoints.rules import tables_for
 
 ROOT = pathlib.Path(__file__).parent / "parity"
+# For the argument x64. Layers compute the same in both; `.ci/run` has float32's own bounds, with
+# programs compiled as users' are.
+PRECISIONS = [
+    pytest.param(False, id="float32", marks=pytest.mark.full),
+    pytest.param(True, id="float64"),
+]
 
 
 def check_parity(case: str, build, *, x64: bool = False, bound: float | None = None) -> dict:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from parity_checks import check_parity
+from parity_checks import PRECISIONS, check_parity
 
 from spectral_flax.checkpoints.load import load_torch, save_torch
 from spectral_flax.layers.attention import (
@@ -64,7 +64,7 @@ def count(module):
     return sum(p.size for p in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", PRECISIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_numbers_are_those_of_the_published_code(case, x64):
     check_parity(case, CASES[case], x64=x64)

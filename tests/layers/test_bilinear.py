@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from parity_checks import check_parity
+from parity_checks import PRECISIONS, check_parity
 
 from spectral_flax.layers.bilinear import BilinearAttention, BilinearTransform, bat, bat3d
 
@@ -71,7 +71,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", PRECISIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_numbers_are_those_of_the_published_code(case, x64):
     check_parity(case, CASES[case], x64=x64)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from parity_checks import check_parity
+from parity_checks import PRECISIONS, check_parity
 
 from spectral_flax.layers import FFC, ConvNormAct, FourierUnit, SpectralTransform
 
@@ -29,7 +29,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("x64", PRECISIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_published_numbers_are_met(case, x64):
     check_parity(case, CASES[case], x64=x64)

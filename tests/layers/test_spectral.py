@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from parity_checks import check_parity
+from parity_checks import PRECISIONS, check_parity
 
 from spectral_flax.functional import pairs
 from spectral_flax.layers.spectral import (
@@ -85,14 +85,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", PRECISIONS)
 @pytest.mark.parametrize("case", CASES)
 def test_the_numbers_are_those_of_the_published_code(case, x64):
     bound = 3e-7 if x64 and "lo" in case else None
     check_parity(case, CASES[case], x64=x64, bound=bound)
 
 
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", PRECISIONS)
 def test_the_published_retraction_gives_the_published_numbers(x64):
     build = lambda **options: CASES["srl_lo"](orthogonal="qr", **options)
     check_parity("srl_lo", build, x64=x64, bound=3e-7 if x64 else None)
