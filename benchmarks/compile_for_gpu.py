@@ -32,7 +32,7 @@ NAMES = (
     *("c2d_resnet50_bat3d", "ffc_i3d_resnet50", "pose_resnet50_srl_fft", "unet_srl_fft", "lama"),
 )
 NO_TILES = "output tile sizes"
-# What XLA asks of a device: an H100's, from NVIDIA's data sheet and CUDA's properties.
+# What XLA asks of a device: figures of an H100, as OpenXLA's target_config/specs list them.
 H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
@@ -110,8 +110,13 @@ def main():
     given = parser.parse_args()
     if given.one:
         return one(given.pattern, given.batch, given.one)
+    names = sf.list_models(given.pattern) if given.pattern else NAMES
+    if not names:
+        parser.error(f"no model matches {given.pattern!r}")
+    if find_spec("nvidia") is None or find_spec("nvidia.cuda_nvcc") is None:
+        parser.error('needs CUDA\'s compiler: pip install "jax[cuda12]"')
     failures = 0
-    for name in sf.list_models(given.pattern) if given.pattern else NAMES:
+    for name in names:
         for kind in ("evaluation", "gradients"):
             began = time.perf_counter()
             result = attempt(name, given.batch, kind)
