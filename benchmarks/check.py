@@ -24,7 +24,7 @@ import spectral_flax as sf
 from benchmarks import contestants, harness
 from benchmarks.convolutions import array, compiled, forms
 from spectral_flax.functional import fourier
-from spectral_flax.functional.convolution_forms import KERNEL, Y
+from spectral_flax.kernels.convolution_forms import KERNEL, Y
 
 EXPECTED = Path(__file__).parent / "expected.json"
 SLACK = 1.35

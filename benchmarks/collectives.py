@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=int, default=[224, 448])
     parser.add_argument("--parallel", default="pjit", choices=["pjit", "pmap"])
     given = parser.parse_args()
-    module = importlib.import_module("spectral_flax.functional.convolution")
+    module = importlib.import_module("spectral_flax.kernels.convolution")
     module._has_forms = lambda *_: False
     rows = {}
     for name in given.names:

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 import spectral_flax as sf
+from train.checkpoints.state import Leaves, TrainState, split
 from train.config import Config
-from train.mesh import make_mesh
-from train.optimizers import make_optimizer
-from train.state import Leaves, TrainState, split
-from train.step import make_train_step
-from train.tasks import Classification
+from train.run.mesh import make_mesh
+from train.run.optimizers import make_optimizer
+from train.run.step import make_train_step
+from train.tasks.classification.task import Classification
 
 
 class CompiledStep(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from spectral_flax.cpu import compiler_options, keep_freed_memory
+from spectral_flax.kernels.cpu import compiler_options, keep_freed_memory
 
 # Before either library starts its threads; both profit.
 keep_freed_memory()

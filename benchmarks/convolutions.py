@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from benchmarks import contestants, harness
-from spectral_flax.functional.convolution_forms import (
+from spectral_flax.kernels.convolution_forms import (
     KERNEL,
     X,
     Y,

@@ -3,7 +3,7 @@
 
 A finished run is copied again and again; in each copy one file of the newest checkpoint, chosen at
 random, gets a flipped byte, is truncated or is deleted.
-The run is then restored as `train.loop` does. Damage is to be detected, so that the checkpoint
+The run is then restored as `train.run.loop` does. Damage is to be detected, so that the checkpoint
 before is used. Only the files beside the groups of arrays hold nothing (Orbax's marks); where one
 of them is deleted, everything must be bit for bit as saved: "harmless".
 
@@ -24,11 +24,11 @@ import jax
 import numpy as np
 
 from benchmarks.runs import finish, start, write
-from train.checkpoints import Checkpoints
+from train.checkpoints.checkpoints import Checkpoints
+from train.checkpoints.state import like_state, make_model, make_state, split
 from train.config import Config
 from train.data import open_source
-from train.optimizers import make_optimizer
-from train.state import like_state, make_model, make_state, split
+from train.run.optimizers import make_optimizer
 from train.tasks import make_task
 
 

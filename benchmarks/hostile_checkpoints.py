@@ -25,7 +25,7 @@ def read(path: pathlib.Path) -> str:
     """Read the file as a program would, which makes arrays of the tensors; return the outcome."""
     import numpy as np
 
-    from spectral_flax.checkpoints.torch_file import read_torch
+    from spectral_flax.checkpoints.torch.reader import read_torch
 
     try:
         tensors = read_torch(path).tensors
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--json", type=pathlib.Path, help="also write the results here")
     args = parser.parse_args()
     sizes = (args.bytes, 2 * args.bytes, 4 * args.bytes)
-    import spectral_flax.checkpoints.torch_file  # noqa: F401 (imported before it is measured)
+    import spectral_flax.checkpoints.torch.reader  # noqa: F401 (imported before it is measured)
 
     results, bad = [], 0
     for kind in args.kind or KINDS:

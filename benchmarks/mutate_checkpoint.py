@@ -22,7 +22,7 @@ import zipfile
 
 import numpy as np
 
-from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.checkpoints.torch.reader import read_torch
 
 FILES = pathlib.Path(__file__).parent.parent / "tests" / "checkpoints" / "torch_files"
 # What Python announces before it runs code that a file asks for.

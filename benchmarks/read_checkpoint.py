@@ -25,7 +25,7 @@ def peak_memory() -> int:
 
 def read(path: str) -> dict:
     """Read the file in this process; return seconds and the growth of peak memory in bytes."""
-    from spectral_flax.checkpoints.torch_file import read_torch
+    from spectral_flax.checkpoints.torch.reader import read_torch
 
     before = peak_memory()
     start = time.perf_counter()
@@ -49,7 +49,7 @@ def main() -> None:
     if args.read:
         print(json.dumps(read(args.read)))
         return
-    from spectral_flax.checkpoints.torch_writer import write_torch
+    from spectral_flax.checkpoints.torch.writer import write_torch
 
     rng = np.random.default_rng(0)
     block = [rng.standard_normal((256, 1024), np.float32) for _ in range(args.megabytes)]

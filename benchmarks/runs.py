@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from spectral_flax.checkpoints.orbax import read_orbax
-from train.checkpoints import Checkpoints
+from train.checkpoints.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 

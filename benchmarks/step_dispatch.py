@@ -17,12 +17,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from train.checkpoints.state import make_model, make_state, split
 from train.config import Config, Mesh
-from train.mesh import make_mesh, place_batch, state_sharding
-from train.optimizers import make_optimizer, make_schedule
-from train.state import make_model, make_state, split
-from train.step import make_train_step
-from train.tasks import Classification
+from train.run.mesh import make_mesh, place_batch, state_sharding
+from train.run.optimizers import make_optimizer, make_schedule
+from train.run.step import make_train_step
+from train.tasks.classification.task import Classification
 
 
 def measure(model: str, steps: int) -> dict:

@@ -5,7 +5,7 @@ from spectral_flax import functional, layers
 from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
 from spectral_flax.checkpoints.store import create_model, load, read_weights, save
-from spectral_flax.inpainting import inpaint
+from spectral_flax.inference.inpainting import inpaint
 from spectral_flax.layers.folding import fold_batch_norm
 from spectral_flax.models import (
     Card,

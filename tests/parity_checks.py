@@ -10,7 +10,7 @@ from flax import nnx
 from parity import fill
 
 from spectral_flax.checkpoints.load import load_torch, torch_entries
-from spectral_flax.checkpoints.rules import tables_for
+from spectral_flax.checkpoints.names import tables_for
 
 ROOT = pathlib.Path(__file__).parent / "parity"
 # For the argument x64. Layers compute the same in both; `.ci/run` has float32's own bounds, with

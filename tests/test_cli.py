@@ -11,7 +11,7 @@ from spectral_flax.checkpoints.weights import variables
 from spectral_flax.cli import COMMANDS, main
 from spectral_flax.cli.images import prepare
 from spectral_flax.cli.predict import read_labels
-from spectral_flax.images import read_image
+from spectral_flax.inference.images import read_image
 from spectral_flax.models.registry import Card, create_model, list_models
 
 OPTIONS = dict(width=8, depths=(1, 1), num_classes=4)

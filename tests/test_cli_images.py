@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import spectral_flax as sf
-from spectral_flax import inpainting
 from spectral_flax.cli import inpaint, main, poses, predict
+from spectral_flax.inference import inpainting
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 HOLE = np.zeros((8, 8), np.uint8)
@@ -290,7 +290,7 @@ def test_a_reader_that_has_read_enough_is_no_fault(monkeypatch, capfd):
     def run(*_):
         raise BrokenPipeError
 
-    monkeypatch.setattr("spectral_flax.cli.models.run", run)
+    monkeypatch.setattr("spectral_flax.cli.list_models.run", run)
     with open("out", "w") as out:
         monkeypatch.setattr("sys.stdout", out)
         assert main(["list"]) == 1

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import spectral_flax as sf
-from spectral_flax.checkpoints.safetensors_file import write_safetensors
+from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.weights import Weights, variables
 from spectral_flax.cli import main
 

@@ -9,9 +9,9 @@ from flax import nnx
 from spectral_flax import files
 from spectral_flax.checkpoints.hub import write_folder
 from spectral_flax.checkpoints.load import load_torch, save_torch
-from spectral_flax.checkpoints.safetensors_file import write_safetensors
+from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.store import load, read_weights, save
-from spectral_flax.checkpoints.torch_writer import write_torch
+from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.files import local_path, new_file, new_folder
 from spectral_flax.layers import FourierUnit

@@ -8,21 +8,39 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PACKAGES = ["functional", "layers", "models", "checkpoints", "analysis", "cli"]
-# The modules beside the packages: those of files, images and texts, and those that use models.
-BASE = ["cpu", "files", "image_output", "images", "masks", "messages"]
-USES = ["inpainting", "pose"]
-MAY_IMPORT = {
-    "base": {"base"},
-    "functional": {"functional"},
-    "layers": {"base", "functional", "layers"},
-    "models": {"base", "functional", "layers", "models"},
-    "checkpoints": {"base", "functional", "layers", "models", "checkpoints"},
-    "analysis": {"base", "functional", "layers", "models", "checkpoints", "analysis"},
-    "uses": {"base", "functional", "layers", "models", "checkpoints", "uses"},
-    "cli": {"base", *PACKAGES, "uses", "spectral_flax"},
-    "train": {"base", *PACKAGES, "uses", "spectral_flax", "train"},
-}
+# Each package and module, lowest first; it imports only what stands before it.
+LIBRARY = [
+    "messages",
+    "files",
+    "arrays",
+    "kernels",
+    "functional",
+    "layers",
+    "models",
+    "checkpoints",
+    "inference",
+    "analysis",
+    "__init__",
+    "cli",
+    "__main__",
+]
+TRAINING = [
+    "__init__",
+    "errors",
+    "config",
+    "recipes",
+    "processes",
+    "command",
+    "data",
+    "report",
+    "task",
+    "checkpoints",
+    "tasks",
+    "run",
+    "evaluate",
+    "__main__",
+]
+ORDER = [f"spectral_flax.{name}" for name in LIBRARY] + [f"train.{name}" for name in TRAINING]
 
 
 def imported(path: pathlib.Path) -> set[str]:
@@ -37,39 +55,34 @@ def imported(path: pathlib.Path) -> set[str]:
 
 def group_of(name: str) -> str | None:
     """Return what an imported name is part of; None for other libraries."""
-    first, *rest = name.split(".")
-    if first != "spectral_flax":
-        return "train" if first == "train" else None
-    part = rest[0] if rest else ""
-    if part in PACKAGES:
-        return part
-    return "base" if part in BASE else "uses" if part in USES else "spectral_flax"
+    top, _, rest = name.partition(".")
+    if top not in ("spectral_flax", "train"):
+        return None
+    group = f"{top}.{rest.partition('.')[0]}"
+    return group if group in ORDER else f"{top}.__init__"
 
 
 def files(group: str) -> list[pathlib.Path]:
-    if group in ("base", "uses"):
-        names = BASE if group == "base" else USES
-        return [ROOT / "spectral_flax" / f"{name}.py" for name in names]
-    folder = ROOT / "train" if group == "train" else ROOT / "spectral_flax" / group
-    return sorted(folder.rglob("*.py"))
+    path = ROOT / group.replace(".", "/")
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
 
 
-@pytest.mark.parametrize("group", MAY_IMPORT)
+@pytest.mark.parametrize("group", ORDER)
 def test_imports_point_one_way(group):
-    assert files(group)
+    below = {*ORDER[: ORDER.index(group) + 1], None}
     for path in files(group):
-        wrong = set(map(group_of, imported(path))) - MAY_IMPORT[group] - {None}
+        wrong = {name for name in imported(path) if group_of(name) not in below}
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
-def test_every_module_has_its_place():
-    known = {*BASE, *USES, *PACKAGES, "__init__", "__main__"}
-    found = {path.stem for path in (ROOT / "spectral_flax").iterdir()} - {"__pycache__"}
-    assert found == known
+@pytest.mark.parametrize("top, known", [("spectral_flax", LIBRARY), ("train", TRAINING)])
+def test_every_module_has_its_place(top, known):
+    found = {path.stem for path in (ROOT / top).iterdir()} - {"__pycache__", "embedded"}
+    assert found == set(known)
 
 
 def test_the_functional_core_knows_arrays_only():
-    for path in files("functional"):
+    for path in [*files("spectral_flax.functional"), *files("spectral_flax.kernels")]:
         assert not {n for n in imported(path) if n.split(".")[0] in ("flax", "optax", "orbax")}, (
             path
         )

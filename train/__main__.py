@@ -4,7 +4,7 @@
 import shlex
 import sys
 
-from train.command_line import parse
+from train.command.line import parse
 from train.errors import InterruptedRunError, UserError
 
 
@@ -15,9 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = parse(arguments)
         # Not before --help and typing errors are dealt with.
-        from spectral_flax.cpu import keep_freed_memory
-        from train.loop import run
-        from train.processes import join
+        from spectral_flax.kernels.cpu import keep_freed_memory
+        from train.processes.distributed import join
+        from train.run.loop import run
 
         if own_process:
             keep_freed_memory()

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from jax.typing import ArrayLike
 
-from spectral_flax.images import pillow
+from spectral_flax.inference.images import pillow
 from spectral_flax.layers.bilinear import AttentionMaps
 
 # Dark blue, blue, cyan, yellow, red, dark red at equal steps: weak to strong.

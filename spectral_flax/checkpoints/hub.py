@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from spectral_flax.checkpoints.json_text import parse_json
-from spectral_flax.checkpoints.safetensors_file import read_safetensors, write_safetensors
-from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.checkpoints.safetensors import read_safetensors, write_safetensors
+from spectral_flax.checkpoints.torch.reader import read_torch
 from spectral_flax.checkpoints.weights import (
     Weights,
     model_and_options,

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax.checkpoints.diagnosis import hints
 from spectral_flax.checkpoints.entries import weights_in
 from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits, shape_of
-from spectral_flax.checkpoints.hints import hints
+from spectral_flax.checkpoints.names.layouts import LEAF_NAMES, Layout, each, usual
+from spectral_flax.checkpoints.names.tables import Rule, ignored_by, tables_for
 from spectral_flax.checkpoints.parts import as_parts, chosen, covers
 from spectral_flax.checkpoints.prefixes import weights_below
-from spectral_flax.checkpoints.rules.layouts import LEAF_NAMES, Layout, each, usual
-from spectral_flax.checkpoints.rules.tables import Rule, ignored_by, tables_for
-from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.checkpoints.torch.reader import read_torch
 from spectral_flax.checkpoints.values import UnfitValueError, converted
 from spectral_flax.files import local_path
 from spectral_flax.messages import quoted, several
@@ -148,7 +148,7 @@ def save_torch(
     counters = [n.removesuffix("running_var") for n in state if n.endswith("running_var")]
     state |= {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in counters}
     if path is not None:
-        from spectral_flax.checkpoints.torch_writer import write_torch
+        from spectral_flax.checkpoints.torch.writer import write_torch
 
         write_torch(path, state, overwrite=overwrite)
     return state

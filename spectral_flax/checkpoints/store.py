@@ -15,8 +15,8 @@ from flax import nnx
 
 from spectral_flax.checkpoints import hub
 from spectral_flax.checkpoints.load import load_torch, save_torch
-from spectral_flax.checkpoints.safetensors_file import write_safetensors
-from spectral_flax.checkpoints.torch_writer import write_torch
+from spectral_flax.checkpoints.safetensors import write_safetensors
+from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.variants import called_for
 from spectral_flax.checkpoints.weights import Weights, assign, narrowed, variables
 from spectral_flax.files import local_path, new_folder, refuse_existing

@@ -7,11 +7,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from spectral_flax.cli import convert, inpaint, models, predict, profiles
+from spectral_flax.cli import convert, inpaint, list_models, predict, profile
 from spectral_flax.cli.options import complain
-from spectral_flax.cpu import keep_freed_memory
+from spectral_flax.kernels.cpu import keep_freed_memory
 
-COMMANDS = (models, profiles, convert, predict, inpaint)
+COMMANDS = (list_models, profile, convert, predict, inpaint)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

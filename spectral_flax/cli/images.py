@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spectral_flax.images import normalized, pillow
+from spectral_flax.inference.images import normalized, pillow
 from spectral_flax.models.registry import Card
 
 if TYPE_CHECKING:

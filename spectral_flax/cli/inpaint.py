@@ -6,7 +6,7 @@ import pathlib
 
 from spectral_flax.checkpoints.store import build, read_weights
 from spectral_flax.cli.options import add_options, add_overwrite, complain, exit_code
-from spectral_flax.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
+from spectral_flax.inference.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
 
 
 def add_command(commands) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 
 from spectral_flax.cli.options import complain, exit_code
 from spectral_flax.files import local_path
-from spectral_flax.image_output import check_output, check_output_folder, save_image
-from spectral_flax.images import pillow, read_image
+from spectral_flax.inference.image_output import check_output, check_output_folder, save_image
+from spectral_flax.inference.images import pillow, read_image
+from spectral_flax.inference.pose import draw_skeletons, predict_pose
 from spectral_flax.models.pose import PoseResNet
 from spectral_flax.models.registry import Card
-from spectral_flax.pose import draw_skeletons, predict_pose
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,8 @@ from spectral_flax.checkpoints.store import build, read_weights
 from spectral_flax.cli import poses
 from spectral_flax.cli.images import prepare
 from spectral_flax.cli.options import add_options, add_overwrite, complain, exit_code
-from spectral_flax.cpu import compiler_options
-from spectral_flax.images import pillow, read_image
+from spectral_flax.inference.images import pillow, read_image
+from spectral_flax.kernels.cpu import compiler_options
 from spectral_flax.models.pose import PoseResNet
 from spectral_flax.models.registry import Card, card
 

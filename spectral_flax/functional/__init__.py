@@ -13,7 +13,6 @@ from spectral_flax.functional.attention import (
     softmax_attention,
 )
 from spectral_flax.functional.bilinear import bilinear_product, reproject, temporal_product
-from spectral_flax.functional.convolution import convolution
 from spectral_flax.functional.fourier import (
     irfft2,
     irfft3,
@@ -31,7 +30,8 @@ from spectral_flax.functional.orthogonal import (
     random_reflectors,
 )
 from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max_pool, average_pool
-from spectral_flax.functional.sharding import batch_parallel
+from spectral_flax.kernels.batch_parallel import batch_parallel
+from spectral_flax.kernels.convolution import convolution
 
 __all__ = [
     "adaptive_average_pool",

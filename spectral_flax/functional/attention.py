@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from spectral_flax.functional.arrays import as_fitting, common, wide, with_range
+from spectral_flax.arrays import as_fitting, common, wide, with_range
 
 # Scores of one example held at a time: as many as fit caches and still fill matrix units.
 _SCORES = 1 << 20

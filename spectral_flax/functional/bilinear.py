@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from spectral_flax.functional.arrays import as_fitting, as_floating, wide
+from spectral_flax.arrays import as_fitting, as_floating, wide
 from spectral_flax.functional.padding import repeat_last
 
 Normalization = Literal["sigmoid", "softmax"]

@@ -20,10 +20,10 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.functional.arrays import as_floating, wide
+from spectral_flax.arrays import as_floating, wide
 from spectral_flax.functional.padding import repeat_last
-from spectral_flax.functional.platforms import ByPlatform
-from spectral_flax.functional.sharding import batch_parallel
+from spectral_flax.kernels.batch_parallel import batch_parallel
+from spectral_flax.kernels.platforms import ByPlatform
 
 Norm = Literal["ortho", "backward", "forward"]
 Implementation = Literal["auto", "fft", "matmul"]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from spectral_flax.functional.arrays import as_array, as_floating, wide
+from spectral_flax.arrays import as_array, as_floating, wide
 from spectral_flax.functional.pooling import largest
 
 # COCO's joints: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles; left first.

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from spectral_flax.functional.arrays import as_floating, common, wide
+from spectral_flax.arrays import as_floating, common, wide
 
 # A vector whose largest entry is below this is taken as zero: the gradient with respect to a
 # reflector grows as one over its length, and would no longer be finite.

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from spectral_flax.arrays import as_floating, wide
 from spectral_flax.functional import fourier
-from spectral_flax.functional.arrays import as_floating, wide
 
 _LETTERS = "thw"
 

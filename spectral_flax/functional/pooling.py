@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from spectral_flax.functional.arrays import as_floating, wide
+from spectral_flax.arrays import as_floating, wide
 
 
 def adaptive_average_pool(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from spectral_flax.functional.arrays import as_floating
+from spectral_flax.arrays import as_floating
 
 
 def relu(x: jax.Array) -> jax.Array:

@@ -12,9 +12,9 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.functional.arrays import as_floating, wide, with_range
-from spectral_flax.functional.convolution import convolution
-from spectral_flax.functional.platforms import held_on_cpu
+from spectral_flax.arrays import as_floating, wide, with_range
+from spectral_flax.kernels.convolution import convolution
+from spectral_flax.kernels.platforms import held_on_cpu
 from spectral_flax.layers.activations import relu
 from spectral_flax.layers.checks import as_channels_last
 

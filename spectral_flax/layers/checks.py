@@ -4,7 +4,7 @@
 import jax
 import numpy as np
 
-from spectral_flax.functional.arrays import as_floating
+from spectral_flax.arrays import as_floating
 
 
 def check_positive(**values: int) -> None:

@@ -14,8 +14,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.arrays import as_floating, common, with_range
 from spectral_flax.functional import fourier
-from spectral_flax.functional.arrays import as_floating, common, with_range
 from spectral_flax.functional.pooling import average_pool
 from spectral_flax.layers.basic import (
     BatchNorm,

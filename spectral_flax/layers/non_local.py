@@ -10,8 +10,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.arrays import with_range
 from spectral_flax.functional import attention
-from spectral_flax.functional.arrays import with_range
 from spectral_flax.functional.pooling import adaptive_max_pool
 from spectral_flax.layers.basic import BatchNorm, conv, normal, summing_dtype, zeros
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank

@@ -10,8 +10,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.arrays import common, with_range
 from spectral_flax.functional import orthogonal, pairs
-from spectral_flax.functional.arrays import common, with_range
 from spectral_flax.functional.pooling import pool_frames
 from spectral_flax.layers.activations import SpectrumReLU
 from spectral_flax.layers.basic import (

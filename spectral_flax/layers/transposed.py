@@ -7,7 +7,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.functional.arrays import as_floating
+from spectral_flax.arrays import as_floating
 from spectral_flax.layers.basic import BatchNorm, Initializer, kaiming_normal, zeros
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.functional.arrays import as_floating, wide
+from spectral_flax.arrays import as_floating, wide
 from spectral_flax.layers.basic import ConvNormAct, SqueezeExcite, conv, linear
 from spectral_flax.layers.remat import Rematerialisable
 

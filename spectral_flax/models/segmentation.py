@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.functional.arrays import as_floating
+from spectral_flax.arrays import as_floating
 from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import transposed_conv

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spectral_flax.checkpoints.hub import push_to_hub, read_folder, read_hub, write_folder
-from spectral_flax.checkpoints.safetensors_file import write_safetensors
-from spectral_flax.checkpoints.torch_writer import write_torch
+from spectral_flax.checkpoints.safetensors import write_safetensors
+from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import Weights
 
 TENSORS = {"head.kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 import spectral_flax as sf
-from spectral_flax.checkpoints.rules import Rule, register_rules
+from spectral_flax.checkpoints.names import Rule, register_rules
 from spectral_flax.checkpoints.weights import assign
 from spectral_flax.layers import FFC, FourierUnit, SpectralTransform
 from spectral_flax.layers.blocks import block

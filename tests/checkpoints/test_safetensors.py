@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from spectral_flax.checkpoints.safetensors_file import DTYPES, read_safetensors, write_safetensors
+from spectral_flax.checkpoints.safetensors import DTYPES, read_safetensors, write_safetensors
 from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
 
 NUMBERS = np.random.default_rng(0).integers(-50, 50, (3, 4))

@@ -10,9 +10,9 @@ from flax import nnx
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.orbax import write_orbax
-from spectral_flax.checkpoints.safetensors_file import write_safetensors
+from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.store import load, load_weights, read_weights, save
-from spectral_flax.checkpoints.torch_writer import write_torch
+from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import Weights, assign, variables
 from spectral_flax.models.registry import create_model
 

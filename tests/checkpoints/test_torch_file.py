@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from spectral_flax.checkpoints.torch_file import read_torch
-from spectral_flax.checkpoints.torch_tensors import DTYPES
-from spectral_flax.checkpoints.torch_writer import write_torch
+from spectral_flax.checkpoints.torch.reader import read_torch
+from spectral_flax.checkpoints.torch.tensors import DTYPES
+from spectral_flax.checkpoints.torch.writer import write_torch
 
 FILES = pathlib.Path(__file__).parent / "torch_files"
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.mutate_checkpoint import mutate
-from spectral_flax.checkpoints import pickle_data
-from spectral_flax.checkpoints.pickle_data import is_refused
-from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.checkpoints.torch import pickle_data
+from spectral_flax.checkpoints.torch.pickle_data import is_refused
+from spectral_flax.checkpoints.torch.reader import read_torch
 
 FILES = pathlib.Path(__file__).parent / "torch_files"
 

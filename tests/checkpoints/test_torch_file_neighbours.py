@@ -21,8 +21,8 @@ import zoneinfo
 import numpy as np
 import pytest
 
-from spectral_flax.checkpoints.pickle_names import full_name, is_refused
-from spectral_flax.checkpoints.torch_file import read_torch
+from spectral_flax.checkpoints.torch.pickle_names import full_name, is_refused
+from spectral_flax.checkpoints.torch.reader import read_torch
 from tests.checkpoints.test_torch_file_hostile import (
     Call,
     Function,

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import spectral_flax as sf
-from spectral_flax.checkpoints.torch_writer import write_torch
+from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.variants import called_for
 from spectral_flax.checkpoints.weights import Weights
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
-from spectral_flax.inpainting import inpaint, inpaint_file, inpaint_folder
+from spectral_flax.inference.inpainting import inpaint, inpaint_file, inpaint_folder
 from spectral_flax.models.inpainting import PatchDiscriminator
 
 SMALL = dict(blocks=1, width=8, ratio=0.75)

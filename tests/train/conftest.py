@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from spectral_flax.models.registry import MODELS
-from train.command_line import load
+from train.command.line import load
 from train.config import Mesh
 
 TOY_CONFIG = Path(__file__).with_name("toy_config.py")

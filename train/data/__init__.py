@@ -2,8 +2,8 @@
 """Examples: sources with random access, and the Grain pipelines that turn them into batches."""
 
 from train.data.arrays import Arrays, mnist5k
-from train.data.opening import SOURCES, TASK_SOURCES, open_source
 from train.data.pipeline import RandomShift, evaluation_batches, training_batches
+from train.data.registry import SOURCES, TASK_SOURCES, open_source
 from train.data.source import Example, Padded, Source, Split
 
 __all__ = [

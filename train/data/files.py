@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from train.data.broken import BrokenFiles
 from train.data.source import Example
+from train.data.unreadable import BrokenFiles
 
 
 class Items(Protocol):

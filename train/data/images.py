@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from spectral_flax.images import opened, orientation, to_rgb, upright
+from spectral_flax.inference.images import opened, orientation, to_rgb, upright
 from train.data.augment import Augmentation, Views
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spectral_flax.messages import quoted, several
-from train import processes
 from train.errors import UserError
+from train.processes import distributed as processes
 
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?")
 # No data set has as many classes; such labels are names made of digits.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spectral_flax.images import SUFFIXES
+from spectral_flax.inference.images import SUFFIXES
 from spectral_flax.messages import several
 from train.data.label_list import numbered, read_list
 from train.data.source import Split

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inpainting of arrays, files and folders with a LaMa generator."""
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from spectral_flax.files import local_path
+from spectral_flax.inference.image_output import check_output, check_output_folder, save_image
+from spectral_flax.inference.images import files_by_stem, pillow, read_pair
+from spectral_flax.kernels.cpu import compiler_options
+
+
+def inpaint(model: nnx.Module, image, mask, *, multiple: int = 8) -> np.ndarray:
+    """Fill in the missing part of an image: ``[H, W, 3], [H, W] -> [H, W, 3]``.
+
+    Any H and W, with or without a leading batch axis on both. ``image`` is uint8, or floating in
+    [0, 1]; the result has its dtype. The mask is anything but 0 where the image is missing. Known
+    pixels come back bit for bit, so an empty mask returns the image. The model sees the image
+    padded at the bottom and on the right, by mirroring, to multiples of ``multiple``; a larger one
+    means fewer compilations for a collection of sizes.
+
+    Raises:
+      ValueError: a shape does not fit, values are outside [0, 1], or the model is no generator.
+      TypeError: the image is neither uint8 nor floating.
+    """
+    image, mask = np.asarray(image), np.asarray(mask)
+    if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
+        raise ValueError(f"image has shape {image.shape}; expected [H, W, 3] or [N, H, W, 3]")
+    if mask.shape == (*image.shape[:-1], 1):
+        mask = mask[..., 0]
+    if mask.shape != image.shape[:-1]:
+        raise ValueError(f"mask has shape {mask.shape}; expected {image.shape[:-1]}, the image's")
+    if image.dtype != np.uint8 and not jnp.issubdtype(image.dtype, jnp.floating):
+        raise TypeError(f"image has dtype {image.dtype}; expected uint8, or floating in [0, 1]")
+    if image.dtype != np.uint8 and not (np.min(image) >= 0 and np.max(image) <= 1):
+        raise ValueError("image has values outside [0, 1]")
+    if multiple < 1 or multiple % 8:
+        raise ValueError(f"multiple={multiple}; expected a multiple of 8")
+    missing = mask != 0
+    if not missing.any():
+        return image.copy()
+    scale = 255 if image.dtype == np.uint8 else 1
+    x, m = image.astype(np.float32) / np.float32(scale), missing.astype(np.float32)[..., None]
+    if image.ndim == 3:
+        x, m = x[None], m[None]
+    height, width = x.shape[1:3]
+    margins = [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)]
+    x, m = (np.pad(a, margins, mode="symmetric") for a in (x, m))
+    graphdef, state = nnx.split(
+        nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
+    )
+    filled = np.asarray(_compiled_fill()(graphdef, state, x, m))[:, :height, :width] * scale
+    if image.dtype == np.uint8:
+        filled = np.rint(filled)
+    filled = np.clip(filled, 0, scale).reshape(image.shape).astype(image.dtype)
+    return np.where(missing[..., None], filled, image)
+
+
+def inpaint_file(
+    model: nnx.Module,
+    image: str | os.PathLike,
+    mask: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    multiple: int = 8,
+    overwrite: bool = False,
+) -> None:
+    """Fill in an image file where a mask file marks it, and write the result to ``out``.
+
+    Marked is what is not black, or the shape in a mask's alpha channel (`images.read_mask`). Grey
+    images stay grey and an alpha channel is kept as it is, and so are colour profile, EXIF,
+    resolution and texts; the result is upright. Known pixels are unchanged if ``out`` is of a
+    lossless format (PNG, TIFF, WebP). All is checked before the work begins.
+
+    Raises:
+      ValueError: a file is no image, has more than 8 bits a channel, the sizes or the frames
+        differ, the mask is empty, or ``out`` can not hold the result.
+      OSError: a file is missing, or ``out`` exists and is not to be overwritten.
+    """
+    pixels, missing = read_job(image, mask, out, overwrite=overwrite)
+    grey, opaque = pixels.shape[-1] < 3, pixels.shape[-1] in (1, 3)
+    colour = np.repeat(pixels[..., :1], 3, -1) if grey else pixels[..., :3]
+    filled = inpaint(model, colour, missing, multiple=multiple)
+    if grey:
+        filled = np.rint(filled.astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)
+    if not opaque:
+        filled = np.concatenate([filled, pixels[..., -1:]], -1)
+    result = pillow().fromarray(filled[..., 0] if filled.shape[-1] == 1 else filled)
+    save_image(result, out, source=image, overwrite=overwrite)
+
+
+def read_job(
+    image: str | os.PathLike,
+    mask: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read what `inpaint_file` needs and check that it can write: ``[H, W, 1 to 4], bool [H, W]``.
+
+    Raises:
+      ValueError, OSError: as `inpaint_file`.
+    """
+    picture, marked = read_pair(image, mask, alpha="keep")
+    if not marked.any():
+        raise ValueError(f"mask {os.fspath(mask)!r} is empty: nothing is to be filled in")
+    check_output(out, mode=picture.mode, overwrite=overwrite)
+    pixels = np.asarray(picture)
+    return pixels.reshape(*marked.shape, -1), marked != 0
+
+
+def inpaint_folder(
+    model: nnx.Module,
+    images: str | os.PathLike,
+    masks: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    multiple: int = 8,
+    overwrite: bool = False,
+    on_fault: Callable[[Exception], None] | None = None,
+) -> Iterator[pathlib.Path]:
+    """Fill in every image of a folder with the mask of the same stem, writing PNG files to ``out``.
+
+    Yields the path of each result. Nothing is written if an image has no mask or a mask no image,
+    or if a result exists already and is not to be overwritten. An image or mask that cannot be
+    used is told to ``on_fault`` and the others are filled in; without it, it ends the work.
+    """
+    jobs = folder_jobs(images, masks, out, overwrite=overwrite)
+    local_path(out, "output").mkdir(parents=True, exist_ok=True)
+    for image, mask, path in jobs:
+        try:
+            inpaint_file(model, image, mask, path, multiple=multiple, overwrite=overwrite)
+        except (ValueError, OSError) as error:
+            if on_fault is None:
+                raise
+            on_fault(error)
+        else:
+            yield path
+
+
+def folder_jobs(
+    images: str | os.PathLike,
+    masks: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    overwrite: bool = False,
+) -> list[tuple[pathlib.Path, pathlib.Path, pathlib.Path]]:
+    """Return image, mask and result of all that `inpaint_folder` does.
+
+    Raises:
+      ValueError: a file has no partner, or there is none, or two share a name.
+      OSError: a folder is missing, or a result exists and is not to be overwritten.
+    """
+    pictures, holes = files_by_stem(images), files_by_stem(masks)
+    alone = [
+        str(found[stem])
+        for found, other in ((pictures, holes), (holes, pictures))
+        for stem in sorted(found.keys() - other.keys())
+    ]
+    if alone or not pictures:
+        found = f"files without a partner: {', '.join(alone)}" if alone else "no images"
+        raise ValueError(f"{str(images)!r} and {str(masks)!r}: {found}")
+    jobs = [
+        (pictures[stem], holes[stem], local_path(out, "output") / f"{stem}.png")
+        for stem in sorted(pictures)
+    ]
+    check_output_folder(out, [path for _, _, path in jobs], overwrite=overwrite)
+    return jobs
+
+
+@functools.cache
+def _compiled_fill():
+    # Not when this is imported: which options these are asks JAX for its devices.
+    return jax.jit(_fill, static_argnums=0, compiler_options=compiler_options())
+
+
+def _fill(graphdef, state, image, mask):
+    model = nnx.merge(graphdef, state)
+    try:
+        y = model(jnp.concatenate([image * (1 - mask), mask], axis=-1))
+    except ValueError as error:
+        raise ValueError(f"{type(model).__name__} is no inpainting generator: {error}") from error
+    if not hasattr(y, "shape") or y.shape != image.shape:
+        raise ValueError(f"{type(model).__name__} is no inpainting generator")
+    return y.astype(jnp.float32)

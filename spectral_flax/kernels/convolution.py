@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution in the form each case is fastest in, without gathers on a data-parallel mesh."""
+
+import dataclasses
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from spectral_flax.arrays import as_array
+from spectral_flax.kernels.batch_parallel import batch_parallel
+from spectral_flax.kernels.convolution_forms import convolution_form
+from spectral_flax.kernels.platforms import held_on_gpu
+
+
+def convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides,
+    padding,
+    lhs_dilation=None,
+    rhs_dilation=None,
+    dimension_numbers=None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision=None,
+    preferred_element_type=None,
+    out_sharding=None,
+) -> jax.Array:
+    """Convolve: ``[N, *spatial, C], [*window, C//groups, D] -> [N, *spatial', D]``.
+
+    Takes the arguments of ``jax.lax.conv_general_dilated`` (so that ``nnx.Conv`` can be given it
+    as ``conv_general_dilated``); without ``dimension_numbers`` channels are last. One integer may
+    stand for all spatial axes. Pointwise kernels become matrix products; on the CPU gradients have
+    forms of their own (see `convolution_forms`); grouped convolutions are computed by each device
+    on its own examples, where XLA's partitioner would gather the batch.
+
+    Raises:
+      TypeError: x or kernel is not an array of numbers, or their dtypes differ.
+      ValueError: shapes, groups or another argument do not fit each other.
+    """
+    x, kernel = as_array("x", x), as_array("kernel", kernel)
+    if x.ndim != kernel.ndim or x.ndim < 3:
+        raise ValueError(f"x and kernel have shapes {x.shape}, {kernel.shape}; expected one rank")
+    if dimension_numbers is not None:
+        x, kernel, from_last = _channels_last(x, kernel, dimension_numbers)
+    _check(x, kernel, feature_group_count, batch_group_count)
+    rank = x.ndim - 2
+    strides = _sizes("window_strides", window_strides, rank)
+    lhs_dilation = _sizes("lhs_dilation", lhs_dilation, rank)
+    rhs_dilation = _sizes("rhs_dilation", rhs_dilation, rank)
+    window = [d * (k - 1) + 1 for d, k in zip(rhs_dilation, kernel.shape, strict=False)]
+    if isinstance(padding, str) and set(lhs_dilation) != {1}:
+        raise ValueError(f"padding={padding!r} with lhs_dilation={lhs_dilation}; expected numbers")
+    pairs = _margins(padding, x.shape[1:-1], window, strides)
+    if min(map(min, pairs)) < 0:  # XLA's CPU backend reads beyond the input where it is cropped
+        edges = zip(pairs, lhs_dilation, strict=True)
+        edges = [(0, 0, 0), *((*pair, d - 1) for pair, d in edges), (0, 0, 0)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), edges)
+        pairs, lhs_dilation = ((0, 0),) * rank, (1,) * rank
+    if precision is None:  # now: other settings may hold where gradients and devices are traced
+        precision = jax.config.jax_default_matmul_precision
+    elif isinstance(precision, list):
+        precision = tuple(precision)
+    options = _Convolution(
+        strides,
+        pairs,
+        lhs_dilation,
+        rhs_dilation,
+        lax.ConvDimensionNumbers(*_channels_last_numbers(rank)),
+        feature_group_count,
+        batch_group_count,
+        precision,
+        preferred_element_type,
+    )
+    y = _apply(options, x, kernel) if out_sharding is None else options(x, kernel)
+    if dimension_numbers is not None:
+        y = _transposed(y, from_last)
+    return y if out_sharding is None else jax.sharding.reshard(y, out_sharding)
+
+
+def _apply(options, x, kernel):
+    rank = x.ndim - 2
+    unpadded_point = set(kernel.shape[:-2]) == {1} and not any(map(any, options.padding))
+    plain = options.feature_group_count == options.batch_group_count == 1
+    plain = plain and set(options.lhs_dilation) == {1}
+    strides, precision = options.window_strides, options.precision
+    if plain and options.preferred_element_type is None and _has_forms(x, kernel):
+        if unpadded_point:
+            x, strides = _strided(x, strides), (1,) * rank
+        dilation = options.rhs_dilation
+        form = convolution_form(x, kernel, strides, options.padding, dilation, precision)
+        return form(x, kernel)
+    if unpadded_point and options.batch_group_count == 1 and set(options.lhs_dilation) == {1}:
+        types = dict(precision=precision, preferred_element_type=options.preferred_element_type)
+        return _pointwise(_strided(x, strides), kernel, options.feature_group_count, **types)
+    if options.feature_group_count == 1:
+        return options(x, kernel)
+    return batch_parallel(options, x, kernel, batch=(0, None), out=0)
+
+
+def _channels_last_numbers(rank):
+    spatial = range(1, rank + 1)
+    return (0, rank + 1, *spatial), (rank + 1, rank, *range(rank)), (0, rank + 1, *spatial)
+
+
+def _channels_last(x, kernel, dimension_numbers):
+    """Return both with channels last, and the axes of such a result in the order asked for."""
+    given = lax.conv_dimension_numbers(x.shape, kernel.shape, dimension_numbers)
+    last = _channels_last_numbers(x.ndim - 2)
+    axes = []
+    for one, other in zip(given, last, strict=True):  # where each axis of `other` is in `one`
+        axes.append([one[other.index(axis)] for axis in range(x.ndim)])
+    from_last = [axes[2].index(axis) for axis in range(x.ndim)]
+    return _transposed(x, axes[0]), _transposed(kernel, axes[1]), from_last
+
+
+def _transposed(x, axes):
+    return x if list(axes) == list(range(x.ndim)) else jnp.transpose(x, axes)
+
+
+def _check(x, kernel, groups, batch_groups):
+    if x.dtype != kernel.dtype:
+        raise TypeError(f"x has dtype {x.dtype} and kernel {kernel.dtype}; expected one dtype")
+    counts = dict(feature_group_count=groups, batch_group_count=batch_groups)
+    for name, count in counts.items():
+        if not _is_positive(count):
+            raise ValueError(f"{name}={count!r}; expected a positive integer")
+    if groups > 1 and batch_groups > 1:
+        raise ValueError(f"{counts}; expected one of them to be 1")
+    *_, fan_in, features = kernel.shape
+    if x.shape[-1] != fan_in * groups:
+        raise ValueError(
+            f"x has {x.shape[-1]} channels; expected {fan_in * groups}, those of a kernel of shape "
+            f"{kernel.shape} with feature_group_count={groups}"
+        )
+    if features % (groups * batch_groups):
+        raise ValueError(f"kernel has {features} features, no multiple of the groups in {counts}")
+    if batch_groups > 1 and x.shape[0] % batch_groups:
+        raise ValueError(f"x has {x.shape[0]} examples, no multiple of {batch_groups=}")
+
+
+def _is_positive(value):
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 1
+
+
+def _sizes(name, value, rank) -> tuple[int, ...]:
+    """Return a positive integer for each spatial axis; one stands for all, None for ones."""
+    if value is None or isinstance(value, int | np.integer):
+        value = (1 if value is None else value,) * rank
+    values = tuple(value) if np.iterable(value) else ()
+    if len(values) != rank or not all(map(_is_positive, values)):
+        raise ValueError(f"{name}={value!r}; expected a positive integer or {rank} of them")
+    return tuple(map(int, values))
+
+
+def _margins(padding, sizes, window, strides) -> tuple[tuple[int, int], ...]:
+    """Return the padding before and after each spatial axis."""
+    if isinstance(padding, str) and padding.upper() in ("SAME", "SAME_LOWER", "VALID"):
+        arrays = map(np.asarray, (sizes, window, strides))
+        return tuple(lax.padtype_to_pads(*arrays, padding))
+    try:
+        if isinstance(padding, int | np.integer):
+            padding = ((padding, padding),) * len(sizes)
+        pairs = tuple((operator.index(low), operator.index(high)) for low, high in padding)
+    except (TypeError, ValueError):
+        pairs = ()
+    if len(pairs) != len(sizes):
+        raise ValueError(
+            f"padding={padding!r}; expected 'SAME', 'SAME_LOWER', 'VALID', an integer or "
+            f"{len(sizes)} pairs (before, after)"
+        )
+    return pairs
+
+
+def _has_forms(x, kernel):
+    """Return whether a primitive may stand for this convolution.
+
+    It has no rule for arrays whose type says how they are split, and none for symbolic sizes.
+    """
+    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+        return False
+    if not all(isinstance(n, int) for n in (*x.shape, *kernel.shape)):
+        return False
+    context = jax.sharding.get_abstract_mesh()
+    meshes = (context, *(jax.typeof(a).sharding.mesh for a in (x, kernel)))
+    return not any(mesh.manual_axes or mesh.explicit_axes for mesh in meshes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Convolution:
+    """The options of a convolution; a call does it."""
+
+    window_strides: tuple
+    padding: tuple
+    lhs_dilation: tuple
+    rhs_dilation: tuple
+    dimension_numbers: lax.ConvDimensionNumbers
+    feature_group_count: int
+    batch_group_count: int
+    precision: object
+    preferred_element_type: object
+
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.conv_general_dilated(x, kernel, **self.__dict__)
+
+
+def _strided(x, strides):
+    if set(strides) == {1}:
+        return x
+    # XLA's GPU compiler aborts where it fuses such a slice into the product that follows
+    # (openxla/xla#47381).
+    return held_on_gpu(x[(slice(None), *(slice(None, None, s) for s in strides))])
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, groups: int, **options) -> jax.Array:
+    # dot_general, since tracing an einsum takes ten times as long and there is one in every layer.
+    *_, fan_in, features = kernel.shape
+    last = x.ndim - 1
+    if groups == 1:
+        contracted = (((last,), (0,)), ((), ()))
+        return lax.dot_general(x, kernel.reshape(fan_in, features), contracted, **options)
+    x = x.reshape(*x.shape[:-1], groups, fan_in)
+    kernel = kernel.reshape(fan_in, groups, features // groups)
+    y = lax.dot_general(x, kernel, (((last + 1,), (0,)), ((last,), (1,))), **options)
+    y = jnp.moveaxis(y, 0, -2)  # the batch axis of a product, here the groups, comes first
+    return y.reshape(*y.shape[:-2], features)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arguments for arithmetic and random values that every layer and model takes."""
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Required, TypedDict
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.typing import DTypeLike
+
+
+class Numerics(TypedDict, total=False):
+    """``**numerics: Unpack[Numerics]``: Flax's words, with Flax's meaning."""
+
+    dtype: DTypeLike | None
+    """Type to compute in; None: the common type of input and parameters."""
+    param_dtype: DTypeLike
+    """Type of the parameters; float32 by default."""
+    precision: lax.PrecisionLike
+    """Of products; None: JAX's default."""
+    rngs: Required[nnx.Rngs]
+    """Random numbers for initial parameters and dropout."""
+
+
+DEFAULTS = dict(dtype=None, param_dtype=jnp.float32, precision=None)
+
+
+def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a function, or of a class's constructor, one by one.
+
+    Those that it takes as ``**numerics: Unpack[Numerics]`` are listed with their defaults.
+    """
+    is_class = inspect.isclass(function)
+    # The metaclass of NNX modules hides the signature of the class itself.
+    parameters = dict(inspect.signature(function.__init__ if is_class else function).parameters)
+    if is_class:
+        del parameters["self"]
+    for name, parameter in list(parameters.items()):
+        if parameter.kind is parameter.VAR_KEYWORD and _is_numerics(parameter.annotation):
+            del parameters[name]
+            for field in Numerics.__annotations__:
+                default = DEFAULTS.get(field, inspect.Parameter.empty)
+                parameters[field] = inspect.Parameter(
+                    field, inspect.Parameter.KEYWORD_ONLY, default=default
+                )
+    return parameters
+
+
+def _is_numerics(annotation) -> bool:
+    return Numerics in typing.get_args(annotation)

@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints by Orbax: written beside the running step, verified when they are read.
+
+A checkpoint holds groups of arrays by name (params, rest, optimizer, average) and a JSON record
+with the step, the position in the data, the config, figures, and the names of all leaves. Beside
+them stands a list of their files with the CRC-32 of each, written when all are on disk: Orbax
+itself restores a flipped byte without a word. Checkpoints of format 2 have that of every array too.
+"""
+
+import contextlib
+import gc
+import json
+import logging
+import re
+import shutil
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from spectral_flax.messages import reason, shown
+from train.checkpoints import file_list
+from train.checkpoints.state import Leaves, TrainState, like_state
+from train.config import Config, from_text, to_text
+from train.errors import SaveFailedError, UserError
+from train.processes.distributed import leads, say, wait_for_all
+from train.processes.paths import move_to_free
+
+FORMAT = 3
+_UNFINISHED = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")  # as Orbax names a step it writes
+
+
+class Record(NamedTuple):
+    """What a checkpoint says about itself; ``digests`` of its arrays are in format 2 only."""
+
+    step: int
+    config: Config
+    position: Any
+    names: dict[str, list[str]]
+    digests: dict[str, dict[str, int]] | None
+    figures: dict[str, float]
+
+
+class DamagedCheckpointError(Exception):
+    """A checkpoint does not hold what was saved."""
+
+
+class Checkpoints:
+    """The checkpoints in ``directory``, of which the newest ``keep`` stay; None: only read them.
+
+    Reading does no harm to a run that writes there at the same time.
+    """
+
+    def __init__(
+        self, directory: Path, *, keep: int | None = None, say: Callable[[str], None] = say
+    ):
+        self.directory = directory.absolute()
+        self.say = say
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            read_only=keep is None,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._list_files),
+        )
+        self.manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, newest first."""
+        return sorted(self.manager.all_steps(), reverse=True)
+
+    def save(
+        self,
+        config: Config,
+        state: TrainState,
+        position: Any,
+        figures: Mapping[str, float] | None = None,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Start to write a checkpoint; the arrays may be donated as soon as this returns.
+
+        It must be newer than those there are, unless ``force`` says otherwise.
+
+        Raises:
+          SaveFailedError: this one, or the one before it, cannot be written.
+        """
+        step, groups = int(state.step), like_state(state)
+        text = json.dumps(
+            {
+                "format": FORMAT,
+                "step": step,
+                "config": to_text(config),
+                "position": position,
+                "names": {group: list(leaves) for group, leaves in groups.items()},
+                "figures": dict(figures or {}),
+            }
+        )
+        items = {name: ocp.args.StandardSave(leaves) for name, leaves in groups.items() if leaves}
+        record = ocp.args.JsonSave({"text": text, "crc32": zlib.crc32(text.encode())})
+        with self._saving():
+            if not self.directory.is_dir():
+                raise FileNotFoundError(f"{self.directory} is gone")
+            if (self.directory / str(step)).exists():
+                raise FileExistsError(f"there is one of step {step} already")
+            args = ocp.args.Composite(record=record, **items)
+            if not self.manager.save(step, args=args, force=force):
+                there = ", ".join(map(str, self.steps()))
+                raise ValueError(f"step {step} is not newer than those there are: {there}")
+
+    def record(self, step: int) -> Record:
+        """Read what the checkpoint of ``step`` says about itself.
+
+        Raises:
+          DamagedCheckpointError: a file is not as it was written, or the record is not.
+          UserError: another version of this program wrote it.
+        """
+        folder = self.directory / str(step)
+        fault = file_list.fault(folder)
+        if fault is not None:
+            raise DamagedCheckpointError(fault)
+        try:
+            args = ocp.args.Composite(record=ocp.args.JsonRestore())
+            item = self.manager.restore(step, args=args)["record"]
+            text = item["text"]
+            if zlib.crc32(text.encode()) != item["crc32"]:
+                raise ValueError("the record's checksum differs")
+            values = json.loads(text)
+            format = values["format"]
+        except Exception as error:  # whatever the reader trips over: the files are not as written
+            raise DamagedCheckpointError(f"its record: {_first_line(error)}") from error
+        if format not in (2, FORMAT):
+            raise UserError(
+                f"{folder} has checkpoint format {shown(repr(format))}; this version reads "
+                f"formats 2 and {FORMAT}"
+            )
+        if format == FORMAT and not (folder / file_list.NAME).exists():
+            raise DamagedCheckpointError(f"its list of files, {file_list.NAME}, is missing")
+        found = _to_record(folder, values)
+        if found.step != step:
+            raise DamagedCheckpointError(f"it is a copy of step {found.step} under another number")
+        return found
+
+    def unlike(self, record: Record, like: dict[str, Leaves]) -> list[str]:
+        """Say in which names, shapes and types of arrays a checkpoint differs from ``like``."""
+        faults = []
+        for group, leaves in like.items():
+            there = set(record.names.get(group, ()))
+            faults += [f"{group} lacks {name}" for name in sorted(leaves.keys() - there)]
+            faults += [f"{group} has {name} left over" for name in sorted(there - leaves.keys())]
+            stored = _arrays_in(self.directory / str(record.step) / group) if there else {}
+            for name in sorted(there & leaves.keys()):
+                if name not in stored:
+                    raise DamagedCheckpointError(f"{group} {name} is in its record only")
+                pair = [f"{np.dtype(a.dtype)}{list(a.shape)}" for a in (stored[name], leaves[name])]
+                if pair[0] != pair[1]:
+                    faults.append(f"{group} {name} is {pair[0]}, expected {pair[1]}")
+        return faults
+
+    def restore(self, step: int, record: Record, like: dict[str, Leaves]) -> dict[str, Leaves]:
+        """Read the groups in ``like``, with its shapes, dtypes and shardings, and verify them.
+
+        Raises:
+          UserError: they are arrays of another model or optimiser.
+          DamagedCheckpointError: they are not as they were saved.
+        """
+        faults = self.unlike(record, like)
+        if faults:
+            raise UserError(
+                f"{self.directory / str(step)} is of another model: {shown('; '.join(faults))}"
+            )
+        abstract = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
+        )
+        items = {name: ocp.args.StandardRestore(t) for name, t in abstract.items() if t}
+        try:
+            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+            groups = {name: found[name] if name in items else {} for name in like}
+        except Exception as error:
+            raise DamagedCheckpointError(_first_line(error)) from error
+        for group, leaves in groups.items() if record.digests else ():
+            for name, array in leaves.items():
+                if _digest(array) != record.digests[group][name]:
+                    raise DamagedCheckpointError(f"the checksum of {group} {name} differs")
+        return groups
+
+    def newest(self, like: Callable[[Record], dict[str, Leaves]]) -> tuple[Record, dict] | None:
+        """Restore the newest sound checkpoint; None if there is none at all.
+
+        ``like`` looks at the record, refuses it with a UserError, or says what to read. Damaged
+        checkpoints are moved to ``damaged`` beside the others, and said.
+        """
+        steps, damaged = self.steps(), []
+        for step in steps:
+            try:
+                record = self.record(step)
+                groups = self.restore(step, record, like(record))
+            except DamagedCheckpointError as error:
+                damaged.append(step)
+                self.say(f"the checkpoint of step {step} is damaged: {error}")
+            else:
+                if damaged:
+                    self.set_aside(damaged)
+                    self.say(f"going on from the one before it, step {step}")
+                return record, groups
+            drop_failed_reads()
+        if damaged:
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged; to start from the beginning, "
+                "remove that directory or give another --workdir"
+            )
+        return None
+
+    def wait(self) -> None:
+        """Wait until everything is on disk; raises as `save` does."""
+        with self._saving():
+            self.manager.wait_until_finished()
+
+    def delete(self, step: int) -> None:
+        """Remove the checkpoint of ``step``."""
+        with self._saving():
+            self.manager.delete(step)
+
+    def close(self) -> None:
+        """Finish writing and release the threads."""
+        try:
+            with self._saving():
+                self.manager.close()
+        except SaveFailedError as error:  # what ended the run comes first
+            self.say(str(error))
+
+    def set_aside(self, steps: list[int]) -> None:
+        """Move damaged checkpoints to ``damaged``, beside this folder.
+
+        Not within it: a saved step of the same number must find its place free, and whoever wants
+        to look into the damage must find it.
+        """
+        target = self.directory.parent / "damaged"
+        kind = "step" if self.directory.name == "checkpoints" else self.directory.name
+        wait_for_all("all have read the damaged checkpoints")
+        try:
+            if leads():
+                target.mkdir(exist_ok=True)
+                for step in steps:
+                    name = f"{kind}_{step}"
+                    move_to_free(
+                        self.directory / str(step), lambda n, name=name: target / f"{n}_{name}", 0
+                    )
+        except OSError as error:
+            raise UserError(
+                f"cannot move the damaged checkpoints {steps} to {target}: {reason(error)}"
+            ) from error
+        wait_for_all("the damaged checkpoints are set aside")
+        self.manager.reload()
+
+    def _list_files(self) -> None:
+        if leads():
+            for step in self.directory.iterdir():  # until Orbax gives it its name
+                if _UNFINISHED.match(step.name):
+                    file_list.write(step)
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Say what a failure to write means; Orbax reports those of its threads later."""
+        try:
+            yield
+        except Exception as error:  # of any layer between here and the disk
+            raise SaveFailedError(self._failure(error)) from error
+
+    def _failure(self, error: Exception) -> str:
+        try:
+            free = shutil.disk_usage(self.directory).free / 2**20
+            there = sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
+        except OSError:
+            return (
+                f"the work directory {self.directory.parent} has been removed, or cannot be read, "
+                f"while the run was in it: {_first_line(error)}"
+            )
+        remains = f"That of step {there[-1]} remains" if there else "There is none before it"
+        full = any(sign in str(error) for sign in ("No space left", "quota", "File too large"))
+        why = "the disk is full" if full else _first_line(error)
+        return (
+            f"a checkpoint could not be written to {self.directory}: {why}\n{free:.0f} MiB are "
+            f"free there. {remains}; make room, and the same command goes on from there"
+        )
+
+
+def drop_failed_reads() -> None:
+    """Collect what a failed restore left behind, without the complaints.
+
+    Orbax leaves coroutines of a closed event loop, whose end prints many tracebacks at any later
+    moment; the fault itself has been reported. The exception must be gone when this is called.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    tasks = logging.getLogger("asyncio")
+    level, _ = tasks.level, tasks.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
+        tasks.setLevel(level)
+
+
+def _to_record(folder: Path, values: dict[str, Any]) -> Record:
+    """Read a record whose checksum is right: what does not fit comes from another version."""
+    try:
+        digests = values["digests"] if values["format"] == 2 else None
+        names = values["names"] if digests is None else {g: list(d) for g, d in digests.items()}
+        figures = {str(name): float(value) for name, value in values["figures"].items()}
+        config = from_text(values["config"])
+        return Record(int(values["step"]), config, values["position"], names, digests, figures)
+    except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
+        raise UserError(
+            f"{folder} was written by another version of this program: {_first_line(error)}"
+        ) from error
+
+
+def _arrays_in(item: Path) -> Mapping[str, Any]:
+    """Return shapes and dtypes of a group of arrays on disk."""
+    try:
+        return ocp.StandardCheckpointHandler().metadata(item).tree
+    except Exception as error:  # whatever the reader trips over: the files are not as written
+        raise DamagedCheckpointError(f"its shapes: {_first_line(error)}") from error
+
+
+def _digest(array: jax.Array) -> int:
+    if not (array.is_fully_addressable or array.is_fully_replicated):
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def _first_line(error: Exception) -> str:
+    return reason(error).split(" See full TensorStore")[0]

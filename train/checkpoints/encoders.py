@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classifiers whose weights a task begins from or compares with, and a run's own copy of them."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from flax import nnx
+
+import spectral_flax as sf
+from spectral_flax.checkpoints.safetensors import read_safetensors, write_safetensors
+from spectral_flax.checkpoints.store import load_weights
+from spectral_flax.checkpoints.weights import Weights
+from spectral_flax.messages import reason
+from train.checkpoints import file_list
+from train.errors import UserError
+from train.processes.distributed import leads, say, wait_for_all
+from train.processes.paths import local_path, set_aside
+
+HEADS = ("fc.", "head.")
+COPY = "weights/encoder.safetensors"
+
+
+def read_encoder(name: str, path: str) -> Weights:
+    """Return the weights at ``path``, which the option ``name`` gives, without a classifier's head.
+
+    Raises:
+      UserError: they cannot be read.
+    """
+    path = local_path(name, path)
+    try:
+        weights = sf.read_weights(path)
+    except (OSError, TypeError, ValueError, ImportError) as error:
+        raise UserError(f"{name} {path!r}: {reason(error, 500)}") from error
+    bare = {n.removeprefix("module."): array for n, array in weights.tensors.items()}
+    body = {n: array for n, array in bare.items() if not n.startswith(HEADS)}
+    return dataclasses.replace(weights, tensors=body)
+
+
+def fill_encoder(name: str, model: nnx.Module, weights: Weights) -> None:
+    """Fill ``model`` in place; raises UserError, with all faults, if the weights do not fit."""
+    try:
+        load_weights(model, weights)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def kept_encoder(name: str, path: str, folder: Path, *, begins: bool) -> Weights:
+    """Return the weights at ``path`` when a run ``begins``, later those it keeps in ``folder``.
+
+    A run that has no copy, as older ones have not, reads ``path`` again and keeps one.
+    """
+    if not begins and folder.is_dir():
+        fault = file_list.fault(folder)
+        fault = fault if (folder / file_list.NAME).exists() else f"{file_list.NAME} is missing"
+        if fault:
+            raise UserError(
+                f"the run's copy of {name}, {str(folder)!r}, is damaged: {fault}; remove that "
+                f"folder to read {path!r} again"
+            )
+        return read_safetensors(folder / COPY)
+    if not begins:
+        say(f"{str(folder)!r} does not exist; reading {name} from {path!r} again")
+    weights = read_encoder(name, path)
+    if leads():
+        _keep(weights, folder)
+    wait_for_all("the encoder is kept")
+    return weights
+
+
+def _keep(weights: Weights, folder: Path) -> None:
+    draft = folder.with_name(f".{folder.name}.draft")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / COPY).parent.mkdir(parents=True)
+        write_safetensors(draft / COPY, weights)
+        file_list.write(draft)
+        lists = [path / file_list.NAME for path in (draft, folder)]
+        if lists[1].exists() and lists[0].read_bytes() == lists[1].read_bytes():
+            return
+        set_aside(folder)  # of a run that began here and never came to a checkpoint
+        draft.rename(folder)
+    except OSError as error:
+        raise UserError(f"cannot keep a copy in {str(folder)!r}: {reason(error)}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of data sets, and from a name to an open source."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
+from spectral_flax.inference.images import pillow
+from spectral_flax.messages import closest
+from train.config import Data
+from train.data.arrays import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    mnist5k,
+    packed,
+    synthetic_images,
+    synthetic_videos,
+)
+from train.data.files import Files, Items
+from train.data.listing import IMAGES, VIDEOS, class_folders, list_file
+from train.data.moving_digits import moving_digits
+from train.data.source import Source, Split
+from train.data.tensorflow_datasets import records
+from train.errors import UserError
+
+TFDS = "tfds:"
+"""What precedes the name of a set of TensorFlow Datasets: ``tfds:cifar10``."""
+
+
+def image_folder_classes(split: Split, data: Data) -> Files:
+    """Images in one folder per class."""
+    return _images(split, data, class_folders(_folder(data), split, IMAGES, data.num_classes))
+
+
+def image_list(split: Split, data: Data) -> Files:
+    """Images that a list names, with labels."""
+    return _images(split, data, list_file(_folder(data), split, data.num_classes))
+
+
+def video_folder(split: Split, data: Data) -> Files:
+    """Videos in one folder per class."""
+    return _videos(split, data, class_folders(_folder(data), split, VIDEOS, data.num_classes))
+
+
+def video_list(split: Split, data: Data) -> Files:
+    """Videos that a list names, with labels."""
+    return _videos(split, data, list_file(_folder(data), split, data.num_classes))
+
+
+def imagenet2012(split: Split, data: Data) -> Files:
+    """ImageNet-1k as TensorFlow Datasets prepares it."""
+    return _tfds("imagenet2012", split, data)
+
+
+SOURCES: dict[str, Callable[[Split, Data], Source]] = {
+    "mnist5k": mnist5k,
+    "moving_digits": moving_digits,
+    "packed": packed,
+    "synthetic_images": synthetic_images,
+    "synthetic_videos": synthetic_videos,
+    "image_folder_classes": image_folder_classes,
+    "image_list": image_list,
+    "video_folder": video_folder,
+    "video_list": video_list,
+    "imagenet2012": imagenet2012,
+}
+
+# Data sets of other tasks: the module whose ``open_split(name, split, data)`` opens them.
+TASK_SOURCES = {
+    "ellipses": "train.tasks.segmentation.data",
+    "image_mask_folders": "train.tasks.segmentation.data",
+    "textures": "train.tasks.inpainting.data",
+    "image_folder": "train.tasks.inpainting.data",
+    "stick_figures": "train.tasks.pose.data",
+    "coco_keypoints": "train.tasks.pose.data",
+}
+
+
+def open_source(name: str, split: Split, data: Data | None = None) -> Source:
+    """Open the data set ``name``; ``data`` holds what else a config says of it.
+
+    Raises:
+      UserError: there is no such data set, or it is not where or what ``data`` says.
+    """
+    data = data or Data(name=name)
+    if name in TASK_SOURCES:
+        _require_pillow(data)  # for results.png at the end, if not before
+        _refuse(data, views="single", channels="rgb", mean=None, std=None)
+        module = importlib.import_module(TASK_SOURCES[name])
+        return module.open_split(name, split, data)
+    if name.startswith(TFDS):
+        source = _tfds(name.removeprefix(TFDS), split, data)
+    elif name in SOURCES:
+        source = SOURCES[name](split, data)
+    else:
+        near = closest(name, [*SOURCES, *TASK_SOURCES])
+        raise UserError(f"there is no data set {name!r}; {near} (or {TFDS}NAME)")
+    return _checked(source, data)
+
+
+def _checked(source: Source, data: Data) -> Source:
+    """Apply what a config may say of any source, and refuse what this one cannot do."""
+    channels = source.image_shape[-1]
+    for field in ("mean", "std"):
+        values = getattr(data, field)
+        if values is not None and len(values) != channels:
+            raise UserError(f"--data.{field} is {values}; expected {channels} value(s)")
+    if not isinstance(source, Files):
+        _refuse(data, views="single", channels="rgb")
+    if data.num_classes is not None and data.num_classes != source.num_classes:
+        raise UserError(
+            f"--data.num-classes is {data.num_classes}; {data.name!r} has {source.num_classes}"
+        )
+    changes = {k: getattr(data, k) for k in ("mean", "std") if getattr(data, k) is not None}
+    source = dataclasses.replace(source, **changes) if changes else source
+    if isinstance(source, Files):
+        source.require_one_readable()
+    return source
+
+
+def _refuse(data: Data, **plain) -> None:
+    """Refuse what has no effect on a data set: fields that are not as in ``plain``."""
+    for field, value in plain.items():
+        if getattr(data, field) != value:
+            raise UserError(
+                f"--data.{field} is {getattr(data, field)!r}; {data.name!r} has {value!r} only"
+            )
+
+
+def _folder(data: Data) -> Path:
+    if data.path is None:
+        raise UserError(f"the data set {data.name!r} needs --data.path FOLDER")
+    return Path(data.path)
+
+
+def _tfds(name: str, split: Split, data: Data) -> Files:
+    return _images(split, data, records(name, split, data.path, data.num_classes))
+
+
+def _images(split: Split, data: Data, items: Items) -> Files:
+    _require_pillow(data)
+    from train.data.augment import Augmentation, Views
+    from train.data.images import ImageReader
+
+    if data.views == "multi":
+        raise UserError("--data.views is 'multi', which is for videos; expected single, ten_crops")
+    train, size, test_size = _sizes(split, data)
+    crops = "ten" if data.views == "ten_crops" else "centre"
+    reader = ImageReader(Augmentation(size, data) if train else None, Views(test_size, crops, data))
+    return _files(split, data, items, reader)
+
+
+def _videos(split: Split, data: Data, items: Items) -> Files:
+    _require_pillow(data)
+    from train.data.augment import Augmentation, Views
+    from train.data.video import ClipReader, require_pyav
+
+    require_pyav()
+    train, size, test_size = _sizes(split, data)
+    crops = {"single": "centre", "ten_crops": "ten"}.get(data.views)
+    crops = crops or {1: "centre", 3: "three"}[data.test_crops]
+    reader = ClipReader(
+        Augmentation(size, data) if train else None,
+        Views(test_size, crops, data),
+        frames=data.frames,
+        stride=data.stride,
+        segments=data.segments,
+        clips=1 if data.views == "single" else data.test_clips,
+    )
+    return _files(split, data, items, reader)
+
+
+def _sizes(split: Split, data: Data):
+    size = tuple(data.size or (224, 224))
+    return split == "train", size, tuple(data.test_size or size)
+
+
+def _files(split: Split, data: Data, items: Items, reader) -> Files:
+    order = slice(None, None, -1 if data.channels == "bgr" else 1)
+    mean, std = IMAGENET_MEAN[order], IMAGENET_STD[order]
+    name = f"{data.name} {data.path or ''}/{split}"
+    return Files(name, items, reader, split == "train", mean, std)
+
+
+def _require_pillow(data: Data) -> None:
+    try:
+        pillow()
+    except ImportError as error:
+        raise UserError(f"{data.name!r}: {error}") from error

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of a model on held-out examples: one that is trained, of a saved run, or converted."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import spectral_flax as sf
+from spectral_flax.checkpoints.store import build, read_weights
+from spectral_flax.messages import reason
+from train.checkpoints.checkpoints import (
+    Checkpoints,
+    DamagedCheckpointError,
+    Record,
+    drop_failed_reads,
+)
+from train.checkpoints.state import Leaves, Network, make_model, split
+from train.command.checks import check
+from train.config import Config, Mesh
+from train.data import Source, evaluation_batches, open_source
+from train.errors import UserError
+from train.processes.distributed import say
+from train.processes.paths import local_path
+from train.run import mesh as meshes
+from train.run.evaluate import total
+from train.run.step import evaluated, make_eval_step
+from train.task import Task
+from train.tasks import make_task
+from train.tasks.classification.task import Classification
+
+Change = Callable[[Config], Config]
+_NUMBER = re.compile("[0-9]+")
+Watch = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+class Evaluation(NamedTuple):
+    """What was evaluated, on what, and what came out."""
+
+    origin: dict[str, Any]
+    config: Config
+    task: Task
+    source: Source
+    sums: dict[str, np.ndarray]
+    figures: dict[str, float]
+
+
+def evaluate_run(
+    workdir: str | Path,
+    *,
+    step: int | None = None,
+    best: bool = False,
+    average: bool = True,
+    change: Change = lambda config: config,
+    watch: Watch = lambda batches, total: batches,
+) -> Evaluation:
+    """Evaluate a checkpoint of the run in ``workdir``: the newest sound one, or that of ``step``.
+
+    Reads only, writes nothing. ``best`` looks among the best checkpoints that the run kept;
+    ``average`` takes the averaged parameters if the run has them; ``change`` is applied to the
+    run's config.
+    """
+    directory, steps = _steps(workdir, step, best)
+    checkpoints = Checkpoints(directory)
+    try:
+        for candidate in steps:
+            try:
+                record = checkpoints.record(candidate)
+                config = for_evaluation(change(record.config))
+                load = partial(_restored, checkpoints, record, config, average)
+                origin = {"workdir": str(workdir), "step": candidate}
+                return _evaluation(origin, config, load, watch)
+            except DamagedCheckpointError as error:
+                say(f"the checkpoint of step {candidate} is damaged: {error}")
+            drop_failed_reads()
+    finally:
+        checkpoints.close()
+    raise UserError(f"no sound checkpoint in {str(directory)!r}")
+
+
+def run_config(workdir: str | Path, *, step: int | None = None, best: bool = False) -> Config:
+    """Return the config of the run in ``workdir`` as its newest readable checkpoint has it."""
+    directory, steps = _steps(workdir, step, best)
+    checkpoints = Checkpoints(directory)
+    try:
+        for candidate in steps:
+            with contextlib.suppress(DamagedCheckpointError):  # said when it is evaluated
+                return checkpoints.record(candidate).config
+            drop_failed_reads()
+    finally:
+        checkpoints.close()
+    raise UserError(f"no sound checkpoint in {str(directory)!r}")
+
+
+def _steps(workdir: str | Path, step: int | None, best: bool) -> tuple[Path, list[int]]:
+    """Return where checkpoints are and which to look at, newest first."""
+    workdir = Path(local_path("the workdir", workdir))
+    directory = workdir / ("best" if best else "checkpoints")
+    steps = [int(p.name) for p in directory.glob("*") if _NUMBER.fullmatch(p.name)]
+    if not steps:
+        what = "best checkpoint; it was trained without --best" if best else "checkpoints"
+        raise UserError(f"{str(workdir)!r} holds no {what}; expected the workdir of a run")
+    if step is not None and step not in steps:
+        raise UserError(f"no checkpoint of step {step}; there are {sorted(steps)}")
+    return directory, sorted(steps, reverse=True) if step is None else [step]
+
+
+def evaluate_weights(
+    path: str,
+    config: Config,
+    *,
+    model: str | None = None,
+    entry: str | None = None,
+    card_scaling: bool = False,
+    watch: Watch = lambda batches, total: batches,
+) -> Evaluation:
+    """Evaluate weights that `sf.read_weights` understands, on the data of ``config``.
+
+    ``model`` names what they belong to, where they do not say themselves; options that they do not
+    bring are those of ``config``. ``entry`` says which set of weights, where there are several.
+    ``card_scaling`` scales images as the model's card says, in place of the data set's mean and
+    standard deviation.
+    """
+    config = for_evaluation(config)
+    if not path.startswith("hf://"):
+        path = local_path("--weights", path)
+    if (Path(path) / "checkpoints").is_dir():
+        raise UserError(f"{path!r} is the directory of a run; give --workdir {path}")
+    try:
+        weights = read_weights(path, entry=entry)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"cannot read the weights {path!r}: {reason(error, 500)}") from error
+    name = model or weights.model
+    if name is None:
+        raise UserError(f"{path!r} does not say which model it holds; give --model NAME")
+    config = dataclasses.replace(config, model=name)
+
+    def load(task: Task, mesh: jax.sharding.Mesh):
+        known = weights.options if name == weights.model else {}
+        numerics = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
+        options = task.model_options | known | config.options | numerics
+        try:
+            network = build(weights, name, options, source=path)[0]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the weights {path!r} as {name!r}: {error}") from error
+        network, *leaves = split(network)
+        return network, *jax.device_put(leaves, meshes.state_sharding(mesh, leaves))
+
+    return _evaluation({"weights": path}, config, load, watch, card_scaling)
+
+
+def for_evaluation(config: Config) -> Config:
+    """Check a config and fit it to the devices here: a batch is rounded up to what they divide."""
+    config = check(config)
+    count = config.mesh.devices or len(jax.devices())
+    size = -(-config.eval_batch_size // count) * count
+    return dataclasses.replace(config, eval_batch_size=size, mesh=Mesh(devices=count))
+
+
+def _evaluation(
+    origin: dict[str, Any], config: Config, load: Callable, watch: Watch, card_scaling: bool = False
+) -> Evaluation:
+    mesh = meshes.make_mesh(config.mesh)
+    source = open_source(config.data.name, "test", config.data)
+    task = make_task(config, source)
+    if isinstance(task, Classification):
+        scaling = _card_scaling(config.model, task) if card_scaling else {}
+        task = dataclasses.replace(task, confusion=True, **scaling)
+    elif card_scaling:
+        raise UserError(f"the task {config.task!r} scales its images itself")
+    network, params, rest = load(task, mesh)
+    if isinstance(task, Classification):
+        _check_classes(task, network, params, rest, config)
+    size = config.eval_batch_size
+    batches = watch(evaluation_batches(source, size, config.data), -(-len(source) // size))
+    placed = (meshes.place_batch(mesh, batch) for batch in batches)
+    sums = total(make_eval_step(network, task, mesh), task, params, rest, placed)
+    return Evaluation(origin, config, task, source, sums, task.summary(sums))
+
+
+def _restored(
+    checkpoints: Checkpoints, record: Record, config: Config, average: bool, task: Task, mesh
+) -> tuple[Network, Leaves, Leaves]:
+    network, params, rest = split(make_model(config, task))
+    group = "average" if average and record.names.get("average") else "params"
+    like = {group: params, "rest": rest}
+    faults = checkpoints.unlike(record, like) if config.data != record.config.data else []
+    if faults:
+        needs = ", ".join(f"{name} {value}" for name, value in task.model_options.items())
+        raise UserError(
+            f"the data set {config.data.name!r} ({needs}) needs another model than the run's: "
+            f"{faults[0]}"
+        )
+    like = jax.device_put(like, meshes.state_sharding(mesh, like))
+    groups = checkpoints.restore(record.step, record, like)
+    return network, groups[group], groups["rest"]
+
+
+def _check_classes(
+    task: Classification, network: Network, params: Leaves, rest: Leaves, config: Config
+) -> None:
+    """Refuse a model whose output is not one number a class, by shapes alone."""
+
+    def logits(params: Leaves, rest: Leaves, batch: dict) -> jax.Array:
+        return task.logits(evaluated(network.merge(params, rest)), batch)
+
+    data = f"the data set {config.data.name!r}"
+    try:
+        shape = jax.eval_shape(logits, params, rest, task.batch_shape(1)).shape
+    except (TypeError, ValueError) as error:
+        images = "x".join(map(str, task.image_shape))
+        told = f"{config.model} cannot take the {images} of {data}: {reason(error)}"
+        raise UserError(told) from error
+    if shape != (1, task.num_classes):
+        raise UserError(
+            f"{config.model} gives {list(shape[1:])} numbers an example; {data} has "
+            f"{task.num_classes} classes"
+        )
+
+
+def _card_scaling(model: str, task: Classification) -> dict[str, tuple[float, ...]]:
+    card = sf.card(model)
+    if len(card.mean) != task.image_shape[-1]:
+        raise UserError(
+            f"the card of {model} scales {len(card.mean)} channels; the images have "
+            f"{task.image_shape[-1]}"
+        )
+    return {"mean": tuple(card.mean), "std": tuple(card.std)}

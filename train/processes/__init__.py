@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of a run and the directory that they share."""

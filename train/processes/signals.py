@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals that ask a run to stop, noted now and obeyed after the step."""
+
+import os
+import signal
+from types import FrameType
+
+import jax
+
+from train.processes.distributed import any_process
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75}  # 75: "temporary failure, try again"
+NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+
+
+class StopSignals:
+    """While in its block, Ctrl-C and SIGTERM only set ``received``; a second one acts at once."""
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> "StopSignals":
+        self.previous = {number: signal.signal(number, self._note) for number in EXIT_CODES}
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def agreed(self, ask: bool) -> signal.Signals | None:
+        """Return the signal to obey, the same in all processes of a run, which agree on ``ask``.
+
+        They exchange a word only where ``ask`` is true; a process alone need not wait for that.
+        """
+        if not ask and jax.process_count() > 1:
+            return None
+        number = any_process(self.received or 0)
+        return signal.Signals(number) if number else None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        signal.signal(number, self.previous[number])
+        # Not print: a handler may interrupt a print.
+        text = f"\n{NAMES[self.received]}: saving after this step; once more to stop at once\n"
+        os.write(2, text.encode())

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The step: a pure function from state and batch to the next state and the scalars to log."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from spectral_flax.kernels.cpu import compiler_options
+from train.checkpoints.state import Leaves, Network, TrainState
+from train.config import Config
+from train.run.adversarial import in_turn
+from train.run.mesh import BATCH_AXES, batch_sharding, replicated, state_sharding
+from train.task import Batch, Scalars, Task
+
+# From parameters, the rest of the state, a batch and a key to scalars, the rest and gradients.
+Gradient = Callable[[Leaves, Leaves, Batch, jax.Array], tuple[Scalars, Leaves, Leaves]]
+
+
+def make_train_step(
+    network: Network,
+    task: Task,
+    tx: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    mesh: jax.sharding.Mesh,
+    state: TrainState,
+    config: Config,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
+    """Compile the step for states like ``state``, which it consumes (the buffers are reused).
+
+    The global view (pjit) is one program over the whole batch, which XLA splits; per device (pmap)
+    it is one program a device over its part, whose gradients and statistics are averaged.
+    """
+    everywhere = state_sharding(mesh, state, config.mesh.fsdp_min_size)
+    whole = replicated(mesh)
+    per_device = config.parallel == "pmap"
+    gradient = _gradient(network, task, config, BATCH_AXES if per_device else None)
+    if config.accumulate > 1:
+        gradient = _accumulated(gradient, config.accumulate)
+    if per_device:
+        gradient = _per_device(gradient, network, mesh)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Scalars]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        # Shared parameters are gathered here, all of them, lest XLA gather activations instead.
+        params = lax.with_sharding_constraint(state.params, whole)
+        compute, move = gradient, lambda grads: tx.update(grads, state.opt_state, state.params)[0]
+        if getattr(task, "turns", ()):
+            compute = in_turn(gradient, task.turns, move)
+        scalars, rest, grads = compute(params, state.rest, batch, key)
+        norm = optax.tree.norm(grads)
+        grads = lax.with_sharding_constraint(grads, everywhere.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = _averaged(state.average, params, config.average, state.step)
+        new = (params, rest, opt_state, average)
+        skipped = state.skipped
+        if config.non_finite == "skip":
+            finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm)
+            old = (state.params, state.rest, state.opt_state, state.average)
+            new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+            skipped += 1 - finite.astype(skipped.dtype)
+            scalars = scalars | {"skipped": skipped}
+        params, rest, opt_state, average = new
+        scalars = scalars | {"gradient_norm": norm, "learning_rate": learning_rate(state.step)}
+        step = state.step + 1
+        return TrainState(step, params, rest, opt_state, state.key, average, skipped), scalars
+
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(everywhere, batch_sharding(mesh)),
+        out_shardings=(everywhere, whole),
+        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+    )
+
+
+def _gradient(network: Network, task: Task, config: Config, axes: Any) -> Gradient:
+    """Return the gradient of the task's loss; ``axes`` are those of devices that each run it."""
+    mode = {}
+    if axes is not None and config.sync_batch_norm:
+        mode["axis_name"] = axes
+    if config.remat:
+        mode["remat"] = True
+
+    def objective(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
+        model = network.merge(params, rest)
+        viewed = nnx.view(model, raise_if_not_found=False, **mode) if mode else model
+        loss, scalars = task.loss(viewed, batch, key)
+        return loss, ({"loss": loss} | scalars, network.rest(model))
+
+    def gradient(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
+        grads, (scalars, rest) = jax.grad(objective, has_aux=True)(params, rest, batch, key)
+        return scalars, rest, grads
+
+    return gradient
+
+
+def _accumulated(gradient: Gradient, parts: int) -> Gradient:
+    """Return the mean over the ``parts`` of a batch, computed one after another.
+
+    Batch normalisation sees the parts one by one. Part ``i`` holds every ``parts``-th example from
+    the ``i``-th on, so that each device keeps those it has.
+    """
+
+    def accumulated(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
+        def part(rest: Leaves, given: tuple[Batch, jax.Array]):
+            batch, key = given
+            scalars, rest, grads = gradient(params, rest, batch, key)
+            return rest, (scalars, grads)
+
+        def split(a: jax.Array) -> jax.Array:
+            return jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0)
+
+        def add(carried, given):
+            rest, sums = carried
+            rest, new = part(rest, given)
+            return (rest, jax.tree.map(jnp.add, sums, new)), None
+
+        given = jax.tree.map(split, batch), jax.random.split(key, parts)
+        first = jax.tree.map(lambda a: a[0], given)
+        zeros = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(part, rest, first)[1]
+        )
+        (rest, sums), _ = lax.scan(add, (rest, zeros), given)
+        scalars, grads = jax.tree.map(lambda a: a / parts, sums)
+        return scalars, rest, grads
+
+    return accumulated
+
+
+def _per_device(gradient: Gradient, network: Network, mesh: jax.sharding.Mesh) -> Gradient:
+    """Return ``gradient`` run by each device on its part of the batch, and averaged.
+
+    Random numbers differ between devices. Running statistics are averaged too, so that all
+    devices end with the same, whether or not batch normalisation looked at the whole batch.
+    """
+
+    def local(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
+        index = lax.axis_index(BATCH_AXES)
+        own = rest | {name: _folded(rest[name], index) for name in network.keys}
+        scalars, new, grads = gradient(params, own, batch, jax.random.fold_in(key, index))
+        statistics = {n: a for n, a in new.items() if jnp.issubdtype(a.dtype, jnp.floating)}
+        means = lax.pmean((scalars, statistics, grads), BATCH_AXES)
+        kept = {name: rest[name] for name in network.keys}
+        return means[0], new | means[1] | kept, means[2]
+
+    whole, split = PartitionSpec(), PartitionSpec(BATCH_AXES)
+    # Without the check of replication, under which gradients would be summed a second time.
+    options = dict(mesh=mesh, in_specs=(whole, whole, split, whole), out_specs=whole)
+    return jax.shard_map(local, check_vma=False, **options)
+
+
+def _folded(key: jax.Array, index: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), index))
+
+
+def _averaged(average: Leaves, params: Leaves, decay: float, step: jax.Array) -> Leaves:
+    """Move the averages towards the parameters; at first faster, lest the start weigh for long."""
+    step = step.astype(jnp.float32)
+    kept = jnp.minimum(decay, (1 + step) / (10 + step))
+    return {n: kept * a + (1 - kept) * params[n].astype(a.dtype) for n, a in average.items()}
+
+
+def evaluated(model: nnx.Module) -> nnx.Module:
+    """Return the model in evaluation mode, sharing its arrays."""
+    mode = dict(deterministic=True, use_running_average=True)
+    return nnx.view(model, raise_if_not_found=False, **mode)
+
+
+def make_eval_step(
+    network: Network, task: Task, mesh: jax.sharding.Mesh
+) -> Callable[[Leaves, Leaves, Batch], Scalars]:
+    """Compile the sums of the task's metrics over a batch, with the model in evaluation mode."""
+
+    def eval_step(params: Leaves, rest: Leaves, batch: Batch) -> Scalars:
+        params = lax.with_sharding_constraint(params, replicated(mesh))
+        return task.metrics(evaluated(network.merge(params, rest)), batch)
+
+    options = compiler_options(mesh.devices.flat[0].platform)
+    return jax.jit(eval_step, out_shardings=replicated(mesh), compiler_options=options)

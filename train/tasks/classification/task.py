@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classification of images and videos: one label an example."""
+
+import dataclasses
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from spectral_flax.checkpoints.weights import Weights
+from spectral_flax.inference.images import normalized
+from train.errors import UserError
+from train.task import Batch, Direction, Scalars
+from train.tasks.classification.mixing import mix
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """One label an image or clip: softmax cross-entropy, accuracies.
+
+    Examples may hold several views, ``[N, V, ...]`` before the axes of ``image_shape``: the network
+    sees each by itself, and logits are averaged, in training (Wang et al., "Temporal segment
+    networks", ECCV 2016, section 3.1) and in evaluation.
+
+    Attributes:
+      views_at_once: views of each example that evaluation computes together; None: all. The others
+        wait, so that memory does not grow with the number of views.
+      confusion: also count, in evaluation, which class was taken for which.
+    """
+
+    num_classes: int
+    image_shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    views_at_once: int | None = None
+    confusion: bool = False
+
+    rows: ClassVar[tuple[str, ...]] = ()
+    directions: ClassVar[dict[str, Direction]] = {
+        "accuracy": "max",
+        "top5_accuracy": "max",
+        "mean_class_accuracy": "max",
+        "loss": "min",
+    }
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        return {"num_classes": self.num_classes, "in_features": self.image_shape[-1]}
+
+    def weights_to_start(self, weights: Weights, skip: tuple[str, ...]):
+        return weights, skip
+
+    def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            "image": jax.ShapeDtypeStruct((batch_size, *self.image_shape), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+        }
+
+    def logits(
+        self, model: nnx.Module, batch: Batch, *, views_at_once: int | None = None
+    ) -> jax.Array:
+        """Return float32 logits ``[N, num_classes]``, averaged over the views if there are any."""
+        image = batch["image"]
+        if image.ndim == 1 + len(self.image_shape):
+            return self._network(model, image)
+        count, views = image.shape[:2]
+        together = views_at_once or views
+        if views % together:
+            raise UserError(
+                f"--views-at-once is {together}; expected a divisor of the {views} views"
+            )
+        parts = image.reshape(count, views // together, together, *image.shape[2:])
+
+        def total(part: jax.Array) -> jax.Array:  # of logits: [N, together, ...] -> [N, classes]
+            logits = self._network(model, part.reshape(-1, *part.shape[2:]))
+            return logits.reshape(count, together, -1).sum(1)
+
+        if together == views:  # training too: the model may change its statistics
+            return total(parts[:, 0]) / views
+        return jax.lax.map(total, jnp.moveaxis(parts, 1, 0)).sum(0) / views
+
+    def _network(self, model: nnx.Module, image: jax.Array) -> jax.Array:
+        # Bytes travel to the device, floats are made there.
+        return model(normalized(image, self.mean, self.std)).astype(jnp.float32)
+
+    def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
+        target = jax.nn.one_hot(batch["label"], self.num_classes)
+        target = optax.smooth_labels(target, self.label_smoothing)
+        image = batch["image"]
+        if self.mixup or self.cutmix:
+            image = image.astype(jnp.float32)
+            image, target = mix(
+                image, target, key, mixup_alpha=self.mixup, cutmix_alpha=self.cutmix
+            )
+        logits = self.logits(model, batch | {"image": image})
+        loss = optax.softmax_cross_entropy(logits, target).mean()
+        return loss, {"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}
+
+    def metrics(self, model: nnx.Module, batch: Batch) -> Scalars:
+        logits = self.logits(model, batch, views_at_once=self.views_at_once)
+        label, valid = batch["label"], batch["valid"] > 0
+        truth = jax.nn.one_hot(label, self.num_classes)
+        members = jnp.where(valid[:, None], truth, 0)
+        chosen = jax.nn.one_hot(logits.argmax(-1), self.num_classes)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        sums = {
+            "valid": jnp.sum(valid.astype(jnp.float32)),
+            "loss": jnp.sum(jnp.where(valid, loss, 0)),
+            "count": members.sum(0),
+            "correct": jnp.sum(members * chosen, 0),
+            "correct_of_5": jnp.sum(members * _among_largest(logits, truth, 5), 0),
+        }
+        if self.confusion:
+            count = partial(jnp.einsum, "ni,nj->ij", precision="highest")
+            sums["confusion"] = count(members, chosen)
+        return sums
+
+    def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+        count, correct = sums["count"], sums["correct"]
+        if not sums["valid"]:
+            raise UserError("none of the examples to evaluate on can be used")
+        if count.sum() != sums["valid"]:
+            raise UserError(
+                f"{sums['valid'] - count.sum():.0f} of the examples have labels outside 0 to "
+                f"{self.num_classes - 1}, the classes of the model"
+            )
+        present = count > 0
+        return {
+            "accuracy": float(correct.sum() / count.sum()),
+            "top5_accuracy": float(sums["correct_of_5"].sum() / count.sum()),
+            "mean_class_accuracy": float(np.mean(correct[present] / count[present])),
+            "loss": float(sums["loss"] / count.sum()),
+        }
+
+
+def _among_largest(logits: jax.Array, truth: jax.Array, k: int) -> jax.Array:
+    """Say whether the true class has one of the ``k`` largest logits: ``[N, C] -> bool [N, 1]``.
+
+    Of equal logits the first is the larger, as for argmax. By comparisons alone, since sorting is
+    one of the operations that XLA gathers a batch for.
+    """
+    own = jnp.sum(jnp.where(truth > 0, logits, 0), -1, keepdims=True)
+    index = jnp.arange(logits.shape[-1])[None]
+    later = index > truth.argmax(-1)[:, None]
+    smaller = (logits < own) | ((logits == own) & later)  # a NaN is never smaller
+    return logits.shape[-1] - 1 - smaller.sum(-1, keepdims=True) < k
