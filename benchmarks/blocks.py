@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from flax import nnx
 
 from benchmarks import published_forms
 from benchmarks.published_forms import plain
+from benchmarks.results import write
 from spectral_flax.functional import bilinear_product
 from spectral_flax.layers.blocks import BLOCKS, block
 
@@ -171,10 +171,8 @@ def main():
         "rows": rows,
         "non_local_memory": memory,
     }
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
     if not given.small:
-        (results / "blocks.json").write_text(json.dumps(result, indent=1) + "\n")
+        write("blocks", result)
 
 
 if __name__ == "__main__":

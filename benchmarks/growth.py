@@ -9,8 +9,6 @@ Run: python -m benchmarks.growth [--features 16] [--sides 14 28 56 112 224]
 """
 
 import argparse
-import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.blocks import functions, make, seconds
+from benchmarks.results import write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -83,11 +82,9 @@ def main():
             f"{name:9}{row['slope']:7.2f}{row['slope_of_the_two_largest']:7.2f}"
             f"{row['slope_of_the_order']:7.2f}  {order}"
         )
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
     result = {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "blocks": rows}
-    (results / "growth.json").write_text(json.dumps(result, indent=1) + "\n")
-    draw(results / "growth.png", given.sides, times)
+    path = write("growth", result)
+    draw(path.with_suffix(".png"), given.sides, times)
 
 
 if __name__ == "__main__":

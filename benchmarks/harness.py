@@ -2,7 +2,6 @@
 """Times of contestants that take turns, and what a result says about where it was taken."""
 
 import datetime
-import json
 import os
 import platform
 import statistics
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.results import RESULTS, write
 
 
 def take_turns(calls: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict:
@@ -61,9 +60,7 @@ def about(**versions: str) -> dict:
 
 def save(name: str, result: dict) -> Path:
     """Write ``benchmarks/results/NAME.json``."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path = write(name, result)
     print(f"\n{result['about']}\nwritten to {path}")
     return path
 

@@ -9,7 +9,7 @@ Run: python -m benchmarks.rematerialisation [NAME ...] [--size 224] [--batch 16]
 import argparse
 
 from benchmarks.compiled_step import compiled_step
-from benchmarks.runs import write
+from benchmarks.results import write
 from train.config import Config
 
 

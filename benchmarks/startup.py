@@ -6,11 +6,11 @@ fresh processes, since nothing may be warm. The step is forward and backward at 
 """
 
 import argparse
-import json
-import pathlib
 import statistics
 import subprocess
 import sys
+
+from benchmarks.results import write
 
 TIMED = "import time; start = time.perf_counter(); {0}; print(time.perf_counter() - start)"
 AFTER = "import spectral_flax as sf, jax; from flax import nnx; jax.devices(); "
@@ -51,9 +51,7 @@ def main() -> None:
         print(f"{what:45} {statistics.median(times):6.2f} s  ({spread})")
     plain, ours = (statistics.median(rows[f"import {m}"]) for m in ("flax.nnx", "spectral_flax"))
     print(f"import of the library: {ours / plain:.2f} x that of flax.nnx")
-    results = pathlib.Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / "startup.json").write_text(json.dumps(rows, indent=1))
+    write("startup", rows)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ Run: python -m benchmarks.step_dispatch [--model resnet50] [--steps 100]
 """
 
 import argparse
-import json
 import statistics
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 
+from benchmarks.results import write
 from train.checkpoints.state import make_model, make_state, split
 from train.config import Config, Mesh
 from train.run.mesh import make_mesh, place_batch, state_sharding
@@ -62,9 +61,7 @@ def main():
     result = measure(given.model, given.steps)
     for name, value in result.items():
         print(f"{name:14} {value}")
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / "step_dispatch.json").write_text(json.dumps(result, indent=2) + "\n")
+    write("step_dispatch", result)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from benchmarks.hostile_checkpoints import read
-from benchmarks.hostile_files import KINDS, archive, beside, get, put, text
+from evidence.hostile_checkpoints import read
+from evidence.hostile_files import KINDS, archive, beside, get, put, text
 from spectral_flax.checkpoints.hub import read_folder
 from spectral_flax.checkpoints.safetensors import read_safetensors
 from spectral_flax.checkpoints.torch import budget as untrusted

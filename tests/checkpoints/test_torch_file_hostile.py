@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from benchmarks.mutate_checkpoint import mutate
+from evidence.mutate_checkpoint import mutate
 from spectral_flax.checkpoints.torch import pickle_data
 from spectral_flax.checkpoints.torch.pickle_data import is_refused
 from spectral_flax.checkpoints.torch.reader import read_torch

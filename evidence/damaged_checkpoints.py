@@ -7,7 +7,7 @@ The run is then restored as `train.run.loop` does. Damage is to be detected, so 
 before is used. Only the files beside the groups of arrays hold nothing (Orbax's marks); where one
 of them is deleted, everything must be bit for bit as saved: "harmless".
 
-Run: python -m benchmarks.damaged_checkpoints [--damages 50] [--seed 0]
+Run: python -m evidence.damaged_checkpoints [--damages 50] [--seed 0]
 """
 
 import argparse
@@ -23,7 +23,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks.runs import finish, start, write
+from benchmarks.results import write
+from evidence.runs import finish, start
 from train.checkpoints.checkpoints import Checkpoints
 from train.checkpoints.state import like_state, make_model, make_state, split
 from train.config import Config

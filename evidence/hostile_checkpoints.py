@@ -6,7 +6,7 @@ outcome, the peak of memory over 4 times the file and 200 MB (at most 1 is right
 of CPU time in the file's size, by a fit over the three (about 1, or 0 for what is refused at once;
 2 would be quadratic).
 
-Run: python -m benchmarks.hostile_checkpoints [--bytes 250000] [--kind NAME] [--json FILE]
+Run: python -m evidence.hostile_checkpoints [--bytes 250000] [--kind NAME] [--json FILE]
 """
 
 import argparse
@@ -17,8 +17,8 @@ import pathlib
 import tempfile
 import time
 
-from benchmarks.hostile_files import KINDS
 from benchmarks.read_checkpoint import peak_memory
+from evidence.hostile_files import KINDS
 
 
 def read(path: pathlib.Path) -> str:

@@ -5,7 +5,7 @@ Printed are the accuracies on the held-out digits. The label of a moving digit i
 digit plus the direction, so both parts are given too. Who does not see the order of the frames is
 right about the direction at most every second time.
 
-Run: python -m benchmarks.smoke [PATTERN ...] [--steps N], such as "kinetics:*bat3d"
+Run: python -m evidence.smoke [PATTERN ...] [--steps N], such as "kinetics:*bat3d"
 """
 
 import argparse
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import ROOT, finish, start, write
+from benchmarks.results import write
+from evidence.runs import ROOT, finish, start
 
 DIRECTIONS = 4
 

@@ -6,7 +6,7 @@ moments after its start, among them while it starts, steps, evaluates and saves,
 each time. At the end every array of the last checkpoints is compared byte for byte: parameters,
 batch statistics, optimiser state, random keys; and the position in the data.
 
-Run: python -m benchmarks.kill_and_resume [--kills 5] [--terms 0] [--steps 120] [--seed 0]
+Run: python -m evidence.kill_and_resume [--kills 5] [--terms 0] [--steps 120] [--seed 0]
 """
 
 import argparse
@@ -18,8 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import runs
-from benchmarks.runs import arrays, finish
+from benchmarks.results import write
+from evidence import runs
+from evidence.runs import arrays, finish
 
 
 def start(workdir: Path, steps: int, arguments: list[str]) -> subprocess.Popen:
@@ -75,7 +76,7 @@ def main():
         same = a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
         print(f"{len(a)} arrays, {'all equal bit for bit' if same else 'DIFFERENT'}")
     result = {"steps": given.steps, "signals": moments, "arrays": len(a), "equal": same}
-    runs.write("kill_and_resume", result)
+    write("kill_and_resume", result)
     return 0 if same else 1
 
 

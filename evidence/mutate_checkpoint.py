@@ -5,7 +5,7 @@ Each mutation must give a ValueError that names the file, or the very tensors of
 The older serialisation has no checksums, so there a number or a name changed in place can not be
 noticed by a reader; these are counted apart. (Loading into a model refuses other names.)
 
-Run: python -m benchmarks.mutate_checkpoint [FILE ...] [--count 200] [--seed 0]
+Run: python -m evidence.mutate_checkpoint [FILE ...] [--count 200] [--seed 0]
 """
 
 import argparse

@@ -11,7 +11,7 @@ since batch normalisation sees the parts one by one. Then the checkpoint of eigh
 restored on 4, 2 and 1 and under other sharings, takes a step of rate 1e-30, is saved again, and its
 parameters are compared bit for bit.
 
-Run: python -m benchmarks.same_steps [--steps 20] [--rate 0.001]
+Run: python -m evidence.same_steps [--steps 20] [--rate 0.001]
 """
 
 import argparse
@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import arrays, finish, start, write
+from benchmarks.results import write
+from evidence.runs import arrays, finish, start
 
 CONFIG = "configs/mnist5k.py"
 GROUPS = ("params", "rest")

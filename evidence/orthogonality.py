@@ -6,23 +6,20 @@ with the matrix itself as the parameter, as published, once made orthogonal agai
 step and once left alone. The table shows the largest entry of |P^T P - I| (evaluated in float64)
 after 1, 10, 100, ... steps, the loss, and the time of a step.
 
-Run: python -m benchmarks.orthogonality [--steps 10000] [--sizes 16 64 128]
+Run: python -m evidence.orthogonality [--steps 10000] [--sizes 16 64 128]
 """
 
 import argparse
 import itertools
-import json
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.results import write
 from spectral_flax.functional import orthogonal
-
-RESULTS = Path(__file__).parent / "results" / "orthogonality.json"
 
 
 def retracted(matrix):
@@ -98,9 +95,8 @@ def main():
             f"{last:8.4f} {row['microseconds_per_step']:8.0f}",
             flush=True,
         )
-    RESULTS.parent.mkdir(exist_ok=True)
     about = dict(backend=jax.default_backend(), jax=jax.__version__, steps=options.steps)
-    RESULTS.write_text(json.dumps(dict(about, rows=rows), indent=1) + "\n")
+    write("orthogonality", dict(about, rows=rows))
     worst = max(r["largest_error"] for r in rows if r["method"] == "householder")
     if worst >= 1e-6:
         raise SystemExit(f"Householder matrices are off by {worst:.1e}; 1e-6 is promised")

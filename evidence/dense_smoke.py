@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What context brings: the small dense tasks with and without their spectral layers, over seeds.
 
-Run: python -m benchmarks.dense_smoke [--tasks pose …] [--seeds 0 1 2] [--out FILE.json]
+Run: python -m evidence.dense_smoke [--tasks pose …] [--seeds 0 1 2] [--out FILE.json]
 Each run is one ``python -m train`` in a directory of its own under --workdir; one that is done is
 not run again. Mean and range over the seeds, of COCO's AP, mean IoU and PSNR.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every registered model builds abstractly, lowers for TPU and CUDA, and gathers nothing.
 
-`python -m benchmarks.every_model ["ffc_*"]`. Full-size models are built in shapes alone. The
+`python -m evidence.every_model ["ffc_*"]`. Full-size models are built in shapes alone. The
 forward pass of copies with one block a stage and few features is lowered for both platforms by
 `jax.export`, and compiled for eight simulated devices with the batch split among them, where the
 all-gathers in the program are counted. Copies of networks that differ in depth alone are one
@@ -11,12 +11,12 @@ program, which is looked at once.
 import argparse
 import functools
 import inspect
-import json
 import os
-import pathlib
 import re
 import resource
 import time
+
+from benchmarks.results import write
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -95,9 +95,7 @@ def main() -> None:
     good = sum(row == dict(built=True, lowered=True, all_gathers=0) for row in rows.values())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{good} of {len(names)} models build, lower and gather nothing; peak {memory:.1f} GiB")
-    results = pathlib.Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / "every_model.json").write_text(json.dumps(rows, indent=1))
+    write("every_model", rows)
 
 
 if __name__ == "__main__":

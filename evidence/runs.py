@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training runs as other benchmarks start and compare them."""
+"""Training runs, started in processes of their own and compared."""
 
 import json
 import os
@@ -44,10 +44,3 @@ def arrays(workdir: Path, groups: tuple[str, ...] | None = None) -> dict[str, np
         leaves = read_orbax(checkpoints.directory / str(step) / group).tensors
         found |= {f"{group}.{name}": leaf for name, leaf in leaves.items()}
     return found
-
-
-def write(name: str, result: dict) -> None:
-    """Keep a result as JSON."""
-    results = ROOT / "benchmarks" / "results"
-    results.mkdir(exist_ok=True)
-    (results / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")

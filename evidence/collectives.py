@@ -7,7 +7,7 @@ parameters' gradients and of the batch statistics. A program that exchanges noth
 has the same bytes at both sizes. Convolutions are JAX's, as on GPUs and TPUs: the forms that the
 CPU gets exchange the gradient of a kernel in several pieces.
 
-Run: python -m benchmarks.collectives [NAME ...] [--sizes 224 448] [--parallel pjit]
+Run: python -m evidence.collectives [NAME ...] [--sizes 224 448] [--parallel pjit]
 """
 
 import argparse
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.compiled_step import compiled_step
-from benchmarks.runs import write
+from benchmarks.results import write
 from train.config import Config
 
 KINDS = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"

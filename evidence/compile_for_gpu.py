@@ -6,7 +6,7 @@ process of its own, since XLA ends the process where one of its checks fails. No
 product for which XLA's rules find no tiles counts as compiled, for a GPU's autotuner would choose.
 
 Run: pip install "jax[cuda12]"
-     python -m benchmarks.compile_for_gpu ["ffc_*"] [--batch 8]
+     python -m evidence.compile_for_gpu ["ffc_*"] [--batch 8]
 """
 
 import argparse
@@ -91,7 +91,7 @@ def attempt(name: str, batch: int, kind: str) -> str:
         "PATH": f"{toolkit / 'bin'}:{os.environ['PATH']}",
         "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
     }
-    command = [sys.executable, "-m", "benchmarks.compile_for_gpu", name, "--one", kind]
+    command = [sys.executable, "-m", "evidence.compile_for_gpu", name, "--one", kind]
     command += ["--batch", str(batch)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode == 0:
