@@ -192,7 +192,7 @@ def _epoch(kind: str, root: Path, batch_size: int, damaged: set[str]) -> dict:
     batches = training_batches(Config(batch_size=batch_size, data=data), source)
     count = sum(len(next(batches)["label"]) for _ in range(len(source) // batch_size))
     batches.close()
-    names = source.broken.names()
+    names = source.unreadable.names()
     once = len(names) == len(set(names)) and set(names) == damaged
     return {"examples": count, "damaged": len(damaged), "reported": len(names), "once_each": once}
 

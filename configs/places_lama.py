@@ -4,11 +4,11 @@ Published: compared by FID on Places, which needs a network of its own; here: no
 The folder holds train/ and test/ with images in any sub-folders. As published: losses, masks,
 optimisers, crops of 256, gradients of norm 1, distortions (but for the equalisation of histograms).
 Otherwise: batches are of 80 (published: 10 on each of several GPUs), and the perceptual loss
-(published weight 30) needs an encoder's weights:
-task_options["encoder"] = dict(model="resnet50", weights=FILE, options=dict(dilated=(3, 4))).
+(published weight 30) needs an encoder: task_options=dict(distort=True, perceptual=30.0,
+encoder_model="resnet50", encoder_weights=FILE, encoder_options=dict(dilated=(3, 4))).
 Run: python -m train configs/places_lama.py --data.path FOLDER
-Test with the published holes: python -m train.evaluate --workdir runs/places_lama
-  --data.size 512 512 --data.holes thick_512
+Test with the published masks: python -m train.evaluate --workdir runs/places_lama
+  --data.size 512 512 --task-options.test-masks thick_512
 Big LaMa: --model lama_big
 """
 
@@ -17,7 +17,8 @@ from train.config import Config, Data, Optimizer, Schedule
 config = Config(
     task="inpainting",
     model="lama",
-    data=Data(name="image_folder", size=(256, 256), distort=True),
+    task_options=dict(distort=True),
+    data=Data(name="image_folder", size=(256, 256)),
     batch_size=80,
     eval_batch_size=80,
     steps=1_000_000,

@@ -28,9 +28,8 @@ from evidence.runs import finish, start
 from train.checkpoints.checkpoints import Checkpoints
 from train.checkpoints.state import like_state, make_model, make_state, split
 from train.config import Config
-from train.data import open_source
 from train.run.optimizers import make_optimizer
-from train.tasks import make_task
+from train.tasks import make_task, open_data
 
 
 def damage(file: Path, kind: str, rng: random.Random) -> None:
@@ -46,7 +45,7 @@ def damage(file: Path, kind: str, rng: random.Random) -> None:
 
 def empty_state(config: Config):
     """Return a state of the right shapes, as a run has before it restores."""
-    task = make_task(config, open_source(config.data.name, "train", config.data))
+    task = make_task(config, open_data(config, "train"))
     _, params, rest = split(make_model(config, task))
     return make_state(config, params, rest, make_optimizer(config.optimizer, lambda step: 0.1))
 

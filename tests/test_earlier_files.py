@@ -36,7 +36,7 @@ def unpacked(folder):
 
 
 def test_a_run_is_evaluated(tmp_path):
-    figures = evaluate_run(unpacked(tmp_path)).figures
+    figures = evaluate_run(unpacked(tmp_path)).metrics
     assert figures["loss"] == pytest.approx(2.3452, abs=1e-4)
 
 

@@ -8,11 +8,16 @@ the loop derives steps and learning rates after the command line has had its say
 import ast
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+from annotated_types import Ge, Interval, Le, Lt
 
 from spectral_flax.messages import shown
+from train.fields import BelowOne, Count, Natural, NonNegative, Path, Positive
+
+Size = tuple[Count, Count]
+Hue = Annotated[float, Interval(ge=0, le=0.5)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,67 +26,61 @@ class Data:
 
     name: str = "mnist5k"
     """Data set, one of those in docs/guides/data.md."""
-    path: str | None = None
+    path: Path | None = None
     """Folder of the data set, for those that are neither made nor kept in the repository."""
-    num_classes: int | None = None
+    num_classes: Count | None = None
     """Number of classes, checked against the data; None: as many as the data have."""
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     """Height and width of the examples, where a data set leaves them open."""
-    boxes: str | None = None
-    """File of a detector's boxes to test poses in; None: the annotated boxes."""
-    holes: str | None = None
-    """Holes to test inpainting with, such as thick_512, one of LaMa's published six; None: as in
-    training."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, of values in [0, 1]; None: the data set's own, or ImageNet's."""
-    std: tuple[float, ...] | None = None
+    std: tuple[Positive, ...] | None = None
     """Deviation of each channel; None: the data set's own, or ImageNet's."""
     channels: Literal["rgb", "bgr"] = "rgb"
     """Order of the channels; bgr: as models expect that were trained on what OpenCV reads."""
-    frames: int = 8
+    frames: Count = 8
     """Frames of a clip (videos)."""
-    stride: int = 8
+    stride: Count = 8
     """Frames of the video between two of the clip (videos)."""
-    segments: int = 1
+    segments: Count = 1
     """Clips spread over the video that make one example (videos)."""
     crop: Literal["random_resized", "multi_scale", "short_side", "centre"] = "random_resized"
     """Part of a training image to look at (image and video files). random_resized: any area and
     shape; multi_scale: one of four scales and 13 places; short_side: resized at random, then
     cropped; centre: as in the test."""
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: tuple[Positive, Annotated[Positive, Le(1)]] = (0.08, 1.0)
     """Least and greatest share of the area (crop random_resized)."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """Least and greatest width over height (crop random_resized)."""
-    short_side: tuple[int, int] = (256, 320)
+    short_side: Size = (256, 320)
     """Least and greatest short side (crop short_side)."""
     flip: bool | None = None
     """Mirror every second training image; None: image and video files only."""
-    colour_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    """Change brightness, contrast, saturation and hue by up to this much (files)."""
-    rand_augment: int = 0
+    colour_jitter: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.0, 0.0, 0.0, 0.0)
+    """Change brightness, contrast, saturation and hue by up to this much, the last at most 0.5
+    (files)."""
+    rand_augment: Natural = 0
     """Random operations a training example (RandAugment; files)."""
-    magnitude: float = 9.0
+    magnitude: Annotated[float, Interval(ge=0, le=30)] = 9.0
     """Magnitude of these operations, in [0, 30]."""
-    distort: bool = False
-    """Warp and recolour training photographs as LaMa's training did (image_folder)."""
-    shift: int = 2
+    shift: Natural = 2
     """Move each training image by up to this many pixels along each axis (sets in memory)."""
-    resize: int | None = None
+    resize: Count | None = None
     """Short side of test images before they are cropped; None: 256 for crops of 224."""
-    test_size: tuple[int, int] | None = None
+    test_size: Size | None = None
     """Height and width of test crops; None: as in training."""
     views: Literal["single", "ten_crops", "multi"] = "single"
     """What the test looks at. single: the centre, of one clip; ten_crops: corners, centre and
     their mirror images; multi: ``test_clips`` x ``test_crops`` of a video."""
-    test_clips: int = 10
+    test_clips: Count = 10
     """Clips of a video, spread over it (views multi and ten_crops)."""
     test_crops: Literal[1, 3] = 3
     """Crops of a clip along its longer side (views multi)."""
-    threads: int = 2
+    threads: Count = 2
     """Threads that read and augment examples, in each worker process if there are any."""
-    workers: int = 0
+    workers: Natural = 0
     """Processes that read and augment examples; 0: threads of the main process alone."""
-    prefetch: int | None = None
+    prefetch: Count | None = None
     """Batches kept ready, at most; None: as many as fit into 512 MiB, between 2 and 64."""
 
 
@@ -91,25 +90,25 @@ class Optimizer:
 
     name: Literal["sgd", "adam", "adamw", "lamb", "muon"] = "sgd"
     """sgd and adam add the decay to the gradient; adamw, lamb and muon decay by themselves."""
-    learning_rate: float = 0.1
+    learning_rate: Positive = 0.1
     """Peak learning rate at a batch of ``reference_batch``; scales linearly with the batch."""
-    reference_batch: int | None = 256
+    reference_batch: Count | None = 256
     """Batch size that ``learning_rate`` is meant for; None: use the rate as it is."""
-    momentum: float = 0.9
+    momentum: BelowOne = 0.9
     """Momentum of sgd and muon, first decay rate of the others."""
-    second_momentum: float = 0.999
+    second_momentum: BelowOne = 0.999
     """Second decay rate of adam, adamw and lamb, and of muon where it is adamw."""
     nesterov: bool = False
     """Use Nesterov's momentum (sgd)."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegative = 1e-4
     """Weight decay."""
     decay: Literal["all", "kernels"] = "all"
     """What decays: all parameters, or kernels only (no biases, no normalisation)."""
     factors: tyro.conf.Fixed[dict[str, float]] = dataclasses.field(default_factory=dict)
     """Learning rates of parts of the model, by dotted name, relative to that of the rest."""
-    bias_factor: float = 1.0
+    bias_factor: NonNegative = 1.0
     """Learning rate of the biases of convolutions and linear layers, relative to the rest."""
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Scale the gradient down to this global norm when it is longer; None: never."""
 
 
@@ -119,11 +118,11 @@ class Schedule:
 
     name: Literal["cosine", "step", "constant"] = "cosine"
     """Shape after the warm-up: half a cosine to zero, drops, or none."""
-    warmup: float = 0.05
+    warmup: BelowOne = 0.05
     """Fraction of the run over which the rate rises linearly from zero."""
-    drop_at: tuple[float, ...] = (1 / 3, 2 / 3, 8 / 9)
+    drop_at: tuple[Annotated[float, Interval(gt=0, lt=1)], ...] = (1 / 3, 2 / 3, 8 / 9)
     """Fractions of the run at which the step schedule drops."""
-    drop_factor: float = 0.1
+    drop_factor: Positive = 0.1
     """Factor of each drop."""
 
 
@@ -131,11 +130,11 @@ class Schedule:
 class Mesh:
     """The devices that share the work. Each gets a part of the batch."""
 
-    devices: int | None = None
+    devices: Count | None = None
     """Number of devices to use; None: all of them, of all processes."""
-    fsdp: int = 1
+    fsdp: Count = 1
     """Number of devices that share one copy of parameters and optimiser state; 1: one each."""
-    fsdp_min_size: int = 2**14
+    fsdp_min_size: Natural = 2**14
     """Arrays of fewer elements than this are not shared."""
 
 
@@ -157,7 +156,7 @@ class Processes:
 class Start:
     """Weights to begin from, in place of random ones. A run that goes on has its own."""
 
-    weights: str | None = None
+    weights: Path | None = None
     """A PyTorch or safetensors file, a folder (of the Hub, Orbax or a run), or a Hub name."""
     entry: str | None = None
     """Which set of weights, where there are several: its place in the file, joined by dots."""
@@ -182,26 +181,20 @@ class Config:
     task: Literal["classification", "segmentation", "inpainting", "pose"] = "classification"
     """What is learnt: decides loss, metrics and the shape of a batch."""
     task_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Options of the task, such as weights of its losses; set in the config file."""
-    label_smoothing: float = 0.0
-    """Part of the target spread evenly over all classes."""
-    mixup: float = 0.0
-    """Blend images and targets in pairs, with shares drawn from Beta(mixup, mixup); 0: do not."""
-    cutmix: float = 0.0
-    """Paste patches between images, with areas drawn from Beta(cutmix, cutmix); 0: do not."""
+    """Options of the task; on the command line --task-options.NAME VALUE, for any that it has."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the model computes in; parameters and their averages are float32."""
-    epochs: float = 10.0
+    epochs: Positive = 10.0
     """Passes over the training examples."""
-    steps: int | None = None
+    steps: Annotated[int, Ge(1), Lt(2**31)] | None = None
     """Optimisation steps; takes the place of epochs."""
-    batch_size: int = 128
+    batch_size: Count = 128
     """Examples a step, over all devices together."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts of a batch to compute one after another, for the memory of a part."""
     remat: bool = False
     """Keep only the inputs of blocks for the backward pass and compute the rest a second time."""
-    average: float = 0.0
+    average: BelowOne = 0.0
     """Decay of an exponential average of the parameters, which is evaluated too; 0: none."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is not finite does: stop the run, or undo its step and count."""
@@ -209,7 +202,7 @@ class Config:
     """pjit: one program over the whole batch; pmap: one a device, which exchange gradients."""
     sync_batch_norm: bool = True
     """With pmap, normalise by the statistics of the whole batch; else of each device's part."""
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 0
     """Seed of everything random: initial parameters, order of examples, augmentation, dropout."""
     data: Data = Data()
     """Where examples come from and how they are varied."""
@@ -223,25 +216,23 @@ class Config:
     """The processes of a run over several hosts, or several of one host."""
     start: Start = Start()
     """Weights to begin from, in place of random ones. A run that goes on has its own."""
-    workdir: str | None = None
+    workdir: Path | None = None
     """Directory of the run: checkpoints, metrics, curves. None: runs/NAME-OF-THE-CONFIG."""
-    log_every: int = 10
+    log_every: Count = 10
     """Steps between two lines of metrics."""
-    eval_every: int | None = None
+    eval_every: Count | None = None
     """Steps between two evaluations on the held-out examples; None: at the end only."""
-    eval_batch_size: int = 256
+    eval_batch_size: Count = 256
     """Examples a batch in evaluation, over all devices together."""
-    save_every: int = 500
+    save_every: Count = 500
     """Steps between two checkpoints; the last step is always saved."""
-    keep: int = 2
+    keep: Count = 2
     """Checkpoints kept, counted from the newest."""
     best: str | None = None
-    """Figure, such as accuracy, whose best checkpoint is kept too, in best/; None: do not."""
-    views_at_once: int | None = None
-    """Views of each example that evaluation computes together, for their memory; None: all."""
+    """Metric, such as accuracy, whose best checkpoint is kept too, in best/; None: do not."""
     tensorboard: bool = False
     """Write the metrics for TensorBoard too; needs the package tensorboardX."""
-    profile_steps: int = 0
+    profile_steps: Natural = 0
     """Steps to trace with JAX's profiler after the first few, into the folder profile."""
 
 
@@ -297,7 +288,7 @@ def to_text(config: Config) -> str:
 
 def from_text(text: str) -> Config:
     """Read what `to_text` wrote."""
-    values = ast.literal_eval(text)
+    values = _moved(ast.literal_eval(text))
     groups = {
         field.name: type(field.default)
         for field in dataclasses.fields(Config)
@@ -305,3 +296,28 @@ def from_text(text: str) -> Config:
     }
     given = {name: groups[name](**v) if name in groups else v for name, v in values.items()}
     return Config(**given)
+
+
+# Options that earlier runs kept elsewhere: group and name, then the task and the name it has there.
+_MOVED = {
+    ("", "label_smoothing"): ("classification", "label_smoothing"),
+    ("", "mixup"): ("classification", "mixup"),
+    ("", "cutmix"): ("classification", "cutmix"),
+    ("", "views_at_once"): ("classification", "views_at_once"),
+    ("data", "boxes"): ("pose", "boxes"),
+    ("data", "holes"): ("inpainting", "test_masks"),
+    ("data", "distort"): ("inpainting", "distort"),
+}
+
+
+def _moved(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a stored config with the options of its task where they are now."""
+    values = values | {"data": dict(values.get("data", {}))}
+    options = dict(values.get("task_options", {}))
+    for (group, old), (task, new) in _MOVED.items():
+        value = (values[group] if group else values).pop(old, None)
+        if value and task == values.get("task", Config.task):
+            options[new] = value
+    encoder = options.pop("encoder", None) or {}
+    options |= {f"encoder_{name}": value for name, value in encoder.items()}
+    return values | {"task_options": options}

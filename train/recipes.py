@@ -15,9 +15,7 @@ def modern(config: Config) -> Config:
     """
     return dataclasses.replace(
         config,
-        label_smoothing=0.1,
-        mixup=0.2,
-        cutmix=1.0,
+        task_options=dict(label_smoothing=0.1, mixup=0.2, cutmix=1.0),
         average=0.9999,
         dtype="bfloat16",
         batch_size=1024,
@@ -61,9 +59,7 @@ def smoke(config: Config, **options: Any) -> Config:
         start=Start(),
         batch_size=32,
         schedule=Schedule(name="cosine", warmup=0.1),
-        label_smoothing=0.0,
-        mixup=config.mixup and 0.1,
-        cutmix=0.0,
+        task_options=dict(mixup=0.1) if config.task_options.get("mixup") else {},
         average=config.average and 0.98,
         dtype=config.dtype,
         log_every=25,

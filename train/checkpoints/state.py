@@ -91,9 +91,7 @@ def make_model(config: Config, task: Task) -> nnx.Module:
         model = sf.create_model(config.model, **options, rngs=nnx.Rngs(config.seed))
     except (TypeError, ValueError) as error:
         raise UserError(f"cannot build the model {config.model!r}: {error}") from error
-    extended = getattr(task, "extended", None)  # by what only training needs: a discriminator
-    if extended is not None:
-        model = extended(model, nnx.Rngs(config.seed + 1))
+    model = task.extended(model, nnx.Rngs(config.seed + 1))
     model.train()
     return model
 

@@ -13,10 +13,11 @@ import tyro
 
 from spectral_flax.messages import closest, shown
 from train.command.checks import check
-from train.command.field_types import conformed
 from train.config import Config
 from train.errors import UserError
+from train.fields import conformed
 from train.processes.paths import local_path
+from train.tasks import describe
 
 USAGE = "python -m train configs/NAME.py [--option value ...]"
 
@@ -41,7 +42,7 @@ def parse(arguments: Sequence[str]) -> Config:
         default=config,
         args=rest,
         prog=f"python -m train {path}",
-        description=f"One training run. Usage: {USAGE}",
+        description=f"One training run. Usage: {USAGE}\n\n{describe(config.task)}",
         config=(tyro.conf.FlagConversionOff,),
     )
     if config.workdir is None:
@@ -104,20 +105,26 @@ def _run_name(path: str) -> str:
 
 
 def take_options(config: Config, arguments: Sequence[str]) -> tuple[Config, list[str]]:
-    """Move every ``--options.NAME VALUE`` into the config: only the model knows its options."""
-    options, rest = dict(config.options), []
+    """Move ``--options.NAME VALUE`` and ``--task-options.NAME VALUE`` into the config.
+
+    Only the model and the task know their options.
+    """
+    found = {"options": dict(config.options), "task_options": dict(config.task_options)}
+    groups = {f"--{group.replace('_', '-')}": options for group, options in found.items()}
+    rest = []
     words = iter(arguments)
     for word in words:
-        if not word.startswith("--options."):
+        group, dot, named = word.partition(".")
+        if not dot or group not in groups:
             rest.append(word)
             continue
-        name, equals, value = word.removeprefix("--options.").partition("=")
+        name, equals, value = named.partition("=")
         if not equals:
             value = next(words, None)
         if not name or value is None:
-            raise UserError(f"{word} lacks its value; expected --options.NAME VALUE")
-        options[name.replace("-", "_")] = _literal(value)
-    return dataclasses.replace(config, options=options), rest
+            raise UserError(f"{word} lacks its value; expected {group}.NAME VALUE")
+        groups[group][name.replace("-", "_")] = _literal(value)
+    return dataclasses.replace(config, **found), rest
 
 
 def _literal(word: str) -> Any:

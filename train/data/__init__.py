@@ -3,12 +3,11 @@
 
 from train.data.arrays import Arrays, mnist5k
 from train.data.pipeline import RandomShift, evaluation_batches, training_batches
-from train.data.registry import SOURCES, TASK_SOURCES, open_source
+from train.data.registry import SOURCES, open_source
 from train.data.source import Example, Padded, Source, Split
 
 __all__ = [
     "SOURCES",
-    "TASK_SOURCES",
     "Arrays",
     "Example",
     "Padded",

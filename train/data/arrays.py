@@ -10,7 +10,7 @@ from spectral_flax.messages import shown
 from train.config import Data
 from train.data.label_list import MOST_CLASSES
 from train.data.npz_file import read_npz
-from train.data.source import Example, Split
+from train.data.source import Example, Source, Split
 from train.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -18,7 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Arrays:
+class Arrays(Source):
     """Images ``uint8 [N, H, W, C]``, or clips ``[N, T, H, W, C]``, with one label each."""
 
     name: str
@@ -91,7 +91,7 @@ def _kind(array: np.ndarray) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Synthetic:
+class Synthetic(Source):
     """Noise that costs nothing to read, to time everything else: 50 000 examples, 16 distinct."""
 
     split: Split

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Examples that are read from files as they are needed, with stand-ins for those that cannot be."""
+"""Labelled files, each read when it is needed; another replaces one that cannot be read."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
-from train.data.source import Example
-from train.data.unreadable import BrokenFiles
+from train.data.source import Augment, Example, Source
+from train.data.unreadable import UnreadableFiles
 
 
 class Items(Protocol):
@@ -35,7 +34,7 @@ class Reader(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Files:
+class Files(Source):
     """Files and how they are read. In training an item is an index: reading is random there.
 
     A file that cannot be read is reported once. Another takes its place in training, always the
@@ -48,7 +47,7 @@ class Files:
     train: bool
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    broken: BrokenFiles = dataclasses.field(default_factory=BrokenFiles, repr=False)
+    unreadable: UnreadableFiles = dataclasses.field(default_factory=UnreadableFiles, repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -77,13 +76,13 @@ class Files:
         return example | {"valid": np.float32(1)}
 
     @property
-    def augment(self) -> Callable[[Example, np.random.Generator], Example] | None:
+    def augment(self) -> Augment | None:
         return self.read_training_example if self.train else None
 
     def read_training_example(self, example: Example, rng: np.random.Generator | None) -> Example:
-        """Read the file of an item, or its stand-in, and vary it."""
-        index = int(example["index"])
-        return self._read(index, rng) or self._stand_in(index, rng)
+        """Read the file of an item, or of another if it cannot be read, and vary it."""
+        read = lambda index: self._read(index, rng)
+        return self.unreadable.readable(int(example["index"]), len(self), read, self.name)
 
     def require_one_readable(self) -> None:
         """Raise a UserError if no file can be read, before anything depends on it."""
@@ -94,8 +93,4 @@ class Files:
             file, label = self.items.load(index)
             return {"image": self.reader(file, rng), "label": np.int32(label)}
 
-        return self.broken.read(self.items.name(index), load)
-
-    def _stand_in(self, index: int, rng: np.random.Generator | None) -> Example:
-        read = lambda other: self._read(other, rng)
-        return self.broken.stand_in(index, len(self), read, self.name)
+        return self.unreadable.read(self.items.name(index), load)

@@ -7,7 +7,7 @@ import numpy as np
 
 from train.config import Data
 from train.data.arrays import mnist5k
-from train.data.source import Example, Split
+from train.data.source import Example, Source, Split
 from train.errors import UserError
 
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))
@@ -18,7 +18,7 @@ SPEEDS = (1, 2, 3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MovingDigits:
+class MovingDigits(Source):
     """Clips ``uint8 [T, H, W, 1]`` with label ``4 * digit + direction``: 4000, and 1000 to test.
 
     The frame is a torus: what leaves it on one side comes in on the other, and a clip starts

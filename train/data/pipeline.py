@@ -32,9 +32,8 @@ def training_batches(config: Config, source: Source) -> "Batches":
             f"--batch-size is {config.batch_size}; the data set has {len(source)} examples"
         )
     examples = grain.MapDataset.source(source).seed(config.seed).shuffle().repeat(None)
-    augment = getattr(source, "augment", None)
-    if augment is not None:
-        examples = examples.random_map(augment)
+    if source.augment is not None:
+        examples = examples.random_map(source.augment)
     else:
         if config.data.shift:
             examples = examples.random_map(RandomShift(config.data.shift))
@@ -69,8 +68,7 @@ def _own(examples: grain.MapDataset) -> grain.MapDataset:
 
 def _ahead(batch_size: int, source: Source) -> int:
     """How many batches fit into `PREFETCH_BYTES`: at least 2, at most 64."""
-    views = getattr(source, "views", 1)
-    size = batch_size * views * int(np.prod(source.image_shape))
+    size = batch_size * source.views * int(np.prod(source.image_shape))
     return min(max(PREFETCH_BYTES // size, 2), 64)
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of data sets, and from a name to an open source."""
+"""Labelled data sets by name, and what opening any data set needs."""
 
 import dataclasses
-import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from spectral_flax.inference.images import pillow
@@ -30,22 +29,22 @@ TFDS = "tfds:"
 
 def image_folder_classes(split: Split, data: Data) -> Files:
     """Images in one folder per class."""
-    return _images(split, data, class_folders(_folder(data), split, IMAGES, data.num_classes))
+    return _images(split, data, class_folders(folder_of(data), split, IMAGES, data.num_classes))
 
 
 def image_list(split: Split, data: Data) -> Files:
     """Images that a list names, with labels."""
-    return _images(split, data, list_file(_folder(data), split, data.num_classes))
+    return _images(split, data, list_file(folder_of(data), split, data.num_classes))
 
 
 def video_folder(split: Split, data: Data) -> Files:
     """Videos in one folder per class."""
-    return _videos(split, data, class_folders(_folder(data), split, VIDEOS, data.num_classes))
+    return _videos(split, data, class_folders(folder_of(data), split, VIDEOS, data.num_classes))
 
 
 def video_list(split: Split, data: Data) -> Files:
     """Videos that a list names, with labels."""
-    return _videos(split, data, list_file(_folder(data), split, data.num_classes))
+    return _videos(split, data, list_file(folder_of(data), split, data.num_classes))
 
 
 def imagenet2012(split: Split, data: Data) -> Files:
@@ -66,37 +65,48 @@ SOURCES: dict[str, Callable[[Split, Data], Source]] = {
     "imagenet2012": imagenet2012,
 }
 
-# Data sets of other tasks: the module whose ``open_split(name, split, data)`` opens them.
-TASK_SOURCES = {
-    "ellipses": "train.tasks.segmentation.data",
-    "image_mask_folders": "train.tasks.segmentation.data",
-    "textures": "train.tasks.inpainting.data",
-    "image_folder": "train.tasks.inpainting.data",
-    "stick_figures": "train.tasks.pose.data",
-    "coco_keypoints": "train.tasks.pose.data",
-}
-
 
 def open_source(name: str, split: Split, data: Data | None = None) -> Source:
-    """Open the data set ``name``; ``data`` holds what else a config says of it.
+    """Open the labelled data set ``name``; ``data`` holds what else a config says of it.
 
     Raises:
       UserError: there is no such data set, or it is not where or what ``data`` says.
     """
     data = data or Data(name=name)
-    if name in TASK_SOURCES:
-        _require_pillow(data)  # for results.png at the end, if not before
-        _refuse(data, views="single", channels="rgb", mean=None, std=None)
-        module = importlib.import_module(TASK_SOURCES[name])
-        return module.open_split(name, split, data)
     if name.startswith(TFDS):
         source = _tfds(name.removeprefix(TFDS), split, data)
     elif name in SOURCES:
         source = SOURCES[name](split, data)
     else:
-        near = closest(name, [*SOURCES, *TASK_SOURCES])
-        raise UserError(f"there is no data set {name!r}; {near} (or {TFDS}NAME)")
+        raise UserError(f"there is no data set {name!r}; {closest(name, SOURCES)} (or {TFDS}NAME)")
     return _checked(source, data)
+
+
+def opener(data: Data, sources: Mapping[str, Callable]) -> Callable:
+    """Return what opens the data set that ``data`` names, one of a task other than classification.
+
+    Raises:
+      UserError: there is no such data set, or ``data`` asks for what only classification has.
+    """
+    if data.name not in sources:
+        raise UserError(f"there is no data set {data.name!r}; {closest(data.name, sources)}")
+    _require_pillow(data)  # for results.png at the end, if not before
+    _refuse(data, views="single", channels="rgb", mean=None, std=None)
+    return sources[data.name]
+
+
+def folder_of(data: Data) -> Path:
+    """Return ``data.path``; raises UserError if there is none."""
+    if data.path is None:
+        raise UserError(f"the data set {data.name!r} needs --data.path FOLDER")
+    return Path(data.path)
+
+
+def sized_folder(data: Data) -> tuple[Path, tuple[int, int]]:
+    """Return ``data.path`` and ``data.size``; raises UserError if one is missing."""
+    if data.path is None or data.size is None:
+        raise UserError(f"the data set {data.name!r} needs --data.path FOLDER and --data.size H W")
+    return Path(data.path), tuple(data.size)
 
 
 def _checked(source: Source, data: Data) -> Source:
@@ -126,12 +136,6 @@ def _refuse(data: Data, **plain) -> None:
             raise UserError(
                 f"--data.{field} is {getattr(data, field)!r}; {data.name!r} has {value!r} only"
             )
-
-
-def _folder(data: Data) -> Path:
-    if data.path is None:
-        raise UserError(f"the data set {data.name!r} needs --data.path FOLDER")
-    return Path(data.path)
 
 
 def _tfds(name: str, split: Split, data: Data) -> Files:

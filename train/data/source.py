@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a data set is to the pipeline."""
+"""The protocol of a data set."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -10,18 +11,26 @@ Example = dict[str, Any]
 Split = Literal["train", "test"]
 
 
+Augment = Callable[[Example, np.random.Generator], Example]
+
+
 class Source(Protocol):
     """A data set with random access: item ``i`` is a dict of arrays.
 
-    It may have a method ``augment(example, generator)``, which makes a training example of an
-    item; what an item of the training split holds is then between the two. An item of the test
-    split whose file cannot be read has ``valid`` 0.
+    Data sets inherit from this class, which holds what most of them do. An item of the test split
+    whose file cannot be read has ``valid`` 0.
     """
 
     num_classes: int
     image_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    class_names: Sequence[str] = ()
+    """Names of the classes; empty: their numbers."""
+    views: int = 1
+    """Views of the image or video that an item holds, in an axis of their own if there are any."""
+    augment: Augment | None = None
+    """Makes a training example of an item; None: the pipeline shifts and mirrors its image."""
 
     def __len__(self) -> int: ...
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that cannot be read: each named once, whichever process comes across it, and replaced."""
+"""Files that cannot be read: each is named once over all processes, and replaced in training."""
 
 import fcntl
 import os
@@ -19,11 +19,11 @@ TRIES = 1000
 T = TypeVar("T")
 
 
-class BrokenFiles:
+class UnreadableFiles:
     """A list of names kept in a temporary file, which worker processes share.
 
-    All data sets that read files as they are needed read them by way of this: a file that cannot
-    be read does not end a run.
+    All data sets that read files when they are needed read them through it, so that a file that
+    cannot be read does not end a run.
     """
 
     def __init__(self):
@@ -42,12 +42,15 @@ class BrokenFiles:
             raise UserError(str(error)) from error
         except (MemoryError, UserError):
             raise
-        except Exception as error:  # decoders raise whatever a broken file leads them to
+        except Exception as error:  # decoders raise anything for a damaged file
             self.report(name, error)
             return None
 
-    def stand_in(self, index: int, count: int, read: Callable[[int], T | None], what: str) -> T:
-        """Return what ``read`` gives for another of ``count`` examples, always the same one."""
+    def readable(self, index: int, count: int, read: Callable[[int], T | None], what: str) -> T:
+        """Return ``read(index)``; if it is None, that of another of ``count``, always the same."""
+        example = read(index)
+        if example is not None:
+            return example
         others = np.random.default_rng(index).permutation(count)[:TRIES]
         for other in others:
             example = read(int(other))

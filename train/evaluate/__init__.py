@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of saved runs and of weights on held-out examples."""
+"""Evaluation of saved runs and of weights on held-out examples."""

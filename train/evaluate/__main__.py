@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m train.evaluate``: figures of a saved run, or of weights, on held-out examples."""
+"""``python -m train.evaluate``: metrics of a saved run, or of weights, on held-out examples."""
 
 import dataclasses
 import logging
@@ -18,12 +18,16 @@ from train.config import Config, Data, Mesh
 from train.errors import UserError
 from train.evaluate.results import check_folder, write_results
 from train.evaluate.runs_and_weights import Evaluation, evaluate_run, evaluate_weights, run_config
+from train.fields import Count, conformed
 from train.processes.paths import local_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Evaluate a saved run (--workdir) or weights (--weights) on held-out examples."""
+    """Evaluate a saved run (--workdir) or weights (--weights) on held-out examples.
+
+    --task-options.NAME VALUE changes an option of the task, such as views-at-once.
+    """
 
     workdir: str | None = None
     """Directory of a run; its data set is used, with what --data.* changes."""
@@ -43,14 +47,12 @@ class Arguments:
     """Scale images by the data set's mean and deviation, or by those on the model's card."""
     config: str | None = None
     """Config file to run first: it may register the model; weights take its data and options."""
-    devices: int | None = None
+    devices: Count | None = None
     """Number of devices to use; None: as many as the run used, of those there are."""
-    eval_batch_size: int | None = None
+    eval_batch_size: Count | None = None
     """Examples a batch, over all devices together; None: as the config says."""
-    views_at_once: int | None = None
-    """Views of each example to compute together, for their memory; None: as the config says."""
     output: str | None = None
-    """Folder to write the figures, a table of classes and the confusion matrix to."""
+    """Folder to write the metrics, a table of classes and the confusion matrix to."""
     overwrite: bool = False
     """Write them in place of those that the folder holds."""
     data: Data = dataclasses.field(default_factory=Data)
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     place = f", step {found.origin['step']}" if "step" in found.origin else ""
     print(f"{found.config.model} on {found.config.data.name}{place}")
-    for name, value in found.figures.items():
+    for name, value in found.metrics.items():
         print(f"  {name:20} {value:.4f}")
     return 0
 
@@ -95,7 +97,7 @@ def _evaluate(words: list[str]) -> Evaluation:
             data=given.data,
             mesh=Mesh(devices=given.devices or devices),
             eval_batch_size=given.eval_batch_size or config.eval_batch_size,
-            views_at_once=given.views_at_once or config.views_at_once,
+            task_options=config.task_options | named.task_options,
         )
 
     if given.workdir is not None:
@@ -144,10 +146,9 @@ def _check(given: Arguments, named: Config) -> None:
         if is_given:
             kind = "weights" if given.weights is None else "a run"
             raise UserError(f"{name} belongs to the evaluation of {kind}")
-    for name in ("devices", "eval_batch_size", "views_at_once"):
-        value = getattr(given, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; expected at least 1")
+    faults = conformed(given)[1]
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 def _watch(batches: Iterable[Any], total: int) -> Iterable[Any]:

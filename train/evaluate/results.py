@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an evaluation leaves: figures as JSON, a table of classes, a confusion matrix."""
+"""Files of an evaluation: metrics as JSON, a table of classes, a confusion matrix."""
 
 import csv
 import json
@@ -56,10 +56,10 @@ def _write(folder: Path, found: Evaluation) -> None:
         "examples": len(found.source),
     }
     about |= {"evaluated": int(found.sums["valid"].sum())} if "valid" in found.sums else {}
-    text = json.dumps(about | {"figures": found.figures}, indent=2, default=str)
+    text = json.dumps(about | {"figures": found.metrics}, indent=2, default=str)
     (folder / "figures.json").write_text(text + "\n")
-    if "confusion" in found.sums and found.config.task == "classification":
-        confusion = np.rint(found.sums["confusion"]).astype(np.int64)
+    confusion = found.task.confusion_matrix(found.sums)
+    if confusion is not None:
         names = class_names(found.source)
         np.savez_compressed(folder / "confusion.npz", confusion=confusion, names=np.array(names))
         write_classes(folder / "classes.csv", confusion, names)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a model on held-out examples: one that is trained, of a saved run, or converted."""
+"""Metrics of a saved run, or of weights, on held-out examples."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ from train.checkpoints.checkpoints import (
 from train.checkpoints.state import Leaves, Network, make_model, split
 from train.command.checks import check
 from train.config import Config, Mesh
-from train.data import Source, evaluation_batches, open_source
+from train.data import Source, evaluation_batches
 from train.errors import UserError
 from train.processes.distributed import say
 from train.processes.paths import local_path
@@ -33,8 +33,7 @@ from train.run import mesh as meshes
 from train.run.evaluate import total
 from train.run.step import evaluated, make_eval_step
 from train.task import Task
-from train.tasks import make_task
-from train.tasks.classification.task import Classification
+from train.tasks import make_task, open_data
 
 Change = Callable[[Config], Config]
 _NUMBER = re.compile("[0-9]+")
@@ -49,7 +48,7 @@ class Evaluation(NamedTuple):
     task: Task
     source: Source
     sums: dict[str, np.ndarray]
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 def evaluate_run(
@@ -168,21 +167,17 @@ def _evaluation(
     origin: dict[str, Any], config: Config, load: Callable, watch: Watch, card_scaling: bool = False
 ) -> Evaluation:
     mesh = meshes.make_mesh(config.mesh)
-    source = open_source(config.data.name, "test", config.data)
-    task = make_task(config, source)
-    if isinstance(task, Classification):
-        scaling = _card_scaling(config.model, task) if card_scaling else {}
-        task = dataclasses.replace(task, confusion=True, **scaling)
-    elif card_scaling:
-        raise UserError(f"the task {config.task!r} scales its images itself")
+    source = open_data(config, "test")
+    task = make_task(config, source).detailed()
+    if card_scaling:
+        task = task.scaled_by(sf.card(config.model))
     network, params, rest = load(task, mesh)
-    if isinstance(task, Classification):
-        _check_classes(task, network, params, rest, config)
+    _check_output(task, network, params, rest, config)
     size = config.eval_batch_size
     batches = watch(evaluation_batches(source, size, config.data), -(-len(source) // size))
     placed = (meshes.place_batch(mesh, batch) for batch in batches)
     sums = total(make_eval_step(network, task, mesh), task, params, rest, placed)
-    return Evaluation(origin, config, task, source, sums, task.summary(sums))
+    return Evaluation(origin, config, task, source, sums, task.metrics(sums))
 
 
 def _restored(
@@ -203,33 +198,24 @@ def _restored(
     return network, groups[group], groups["rest"]
 
 
-def _check_classes(
-    task: Classification, network: Network, params: Leaves, rest: Leaves, config: Config
+def _check_output(
+    task: Task, network: Network, params: Leaves, rest: Leaves, config: Config
 ) -> None:
-    """Refuse a model whose output is not one number a class, by shapes alone."""
+    """Refuse a model whose output is not of the shape that the task needs, by shapes alone."""
 
-    def logits(params: Leaves, rest: Leaves, batch: dict) -> jax.Array:
-        return task.logits(evaluated(network.merge(params, rest)), batch)
+    def output(params: Leaves, rest: Leaves, batch: dict) -> jax.Array:
+        return task.output(evaluated(network.merge(params, rest)), batch)
 
-    data = f"the data set {config.data.name!r}"
+    data, batch = f"the data set {config.data.name!r}", task.batch_shape(1)
     try:
-        shape = jax.eval_shape(logits, params, rest, task.batch_shape(1)).shape
+        shape = jax.eval_shape(output, params, rest, batch).shape
     except (TypeError, ValueError) as error:
-        images = "x".join(map(str, task.image_shape))
+        images = "x".join(map(str, batch["image"].shape[1:]))
         told = f"{config.model} cannot take the {images} of {data}: {reason(error)}"
         raise UserError(told) from error
-    if shape != (1, task.num_classes):
+    expected = task.output_shape(1)
+    if shape != expected:
         raise UserError(
             f"{config.model} gives {list(shape[1:])} numbers an example; {data} has "
-            f"{task.num_classes} classes"
+            f"{list(expected[1:])}"
         )
-
-
-def _card_scaling(model: str, task: Classification) -> dict[str, tuple[float, ...]]:
-    card = sf.card(model)
-    if len(card.mean) != task.image_shape[-1]:
-        raise UserError(
-            f"the card of {model} scales {len(card.mean)} channels; the images have "
-            f"{task.image_shape[-1]}"
-        )
-    return {"mean": tuple(card.mean), "std": tuple(card.std)}

@@ -112,8 +112,7 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> N
 
 def class_names(source: "Source") -> Sequence[str]:
     """Return the names of a source's classes: its own, or their numbers."""
-    own = getattr(source, "class_names", None)
-    return own if own is not None else [str(i) for i in range(getattr(source, "num_classes", 0))]
+    return source.class_names or [str(i) for i in range(source.num_classes)]
 
 
 def _draw_rows(path: Path, rows: list[np.ndarray], titles: list[list[str]], title: str) -> None:

@@ -26,7 +26,7 @@ def evaluate(
     """Return the task's figures over the whole of ``source``; ``data`` says how it is read."""
     batches = evaluation_batches(source, batch_size, data)
     placed = (place_batch(mesh, batch) for batch in batches)
-    return task.summary(total(eval_step, task, params, rest, placed))
+    return task.metrics(total(eval_step, task, params, rest, placed))
 
 
 def total(

@@ -14,18 +14,18 @@ from train.checkpoints.pretrained import load_start
 from train.checkpoints.state import TrainState, like_state, make_model, make_state, split, to_state
 from train.command.checks import check
 from train.config import SHAPING, Config, differences
-from train.data import open_source, training_batches
+from train.data import training_batches
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
 from train.processes import workdir as workdirs
 from train.processes.distributed import leads, say
 from train.processes.signals import EXIT_CODES, NAMES, StopSignals
+from train.report.image_grid import write_sheet
 from train.report.report import Report
 from train.run.evaluate import evaluate
 from train.run.mesh import check_batches, make_mesh, place_batch, state_sharding, to_host
 from train.run.optimizers import make_optimizer, make_schedule, peak_learning_rate
 from train.run.step import evaluated, make_eval_step, make_train_step
-from train.task import Task
-from train.tasks import make_task
+from train.tasks import TASKS, identity, make_task, open_data
 
 
 def run(config: Config, command: str = "the same command") -> dict[str, float]:
@@ -61,16 +61,15 @@ def _run(
     check_batches(mesh, config)
 
     # Data
-    source, held_out = (
-        open_source(config.data.name, split, config.data) for split in ("train", "test")
-    )
+    source, held_out = (open_data(config, split) for split in ("train", "test"))
     batches = training_batches(config, source)
     steps = config.steps or max(1, round(config.epochs * len(source) / config.batch_size))
 
     # Model and optimiser
     begins = not checkpoints.steps()
-    task = _prepared(make_task(config, source), workdir, begins)
-    best = BestCheckpoint(workdir / "best", config.best, task.directions) if config.best else None
+    task = make_task(config, source).prepared(workdir, begins=begins)
+    metrics = TASKS[config.task].metrics
+    best = BestCheckpoint(workdir / "best", config.best, metrics) if config.best else None
     if best is not None:
         stack.callback(best.close)
     model = make_model(config, task)
@@ -78,7 +77,7 @@ def _run(
         load_start(config.start, model, task)
     network, params, rest = split(model)
     learning_rate = make_schedule(config.schedule, peak_learning_rate(config), steps)
-    tx = make_optimizer(config.optimizer, learning_rate, getattr(task, "turns", ()))
+    tx = make_optimizer(config.optimizer, learning_rate, task.turns)
 
     # State
     state = make_state(config, params, rest, tx)
@@ -144,33 +143,30 @@ def _run(
         # Evaluate
         checkpoints.wait()
         result = evaluation(int(state.step), state)
-        picture = getattr(task, "picture", None)
-        if picture is not None:
+        titles = TASKS[config.task].results
+        if titles:
             arrays = to_host(mesh, (state.evaluated, state.rest))
             if leads():
                 with report.drawing("results.png") as path:
-                    picture(evaluated(network.merge(*arrays)), held_out, path)
+                    model = evaluated(network.merge(*arrays))
+                    columns = task.results(model, held_out, min(6, len(held_out)))
+                    write_sheet(dict(zip(titles, columns, strict=True)), path)
     report.end()
     return result
-
-
-def _prepared(task: Task, workdir: Path, begins: bool) -> Task:
-    prepared = getattr(task, "prepared", None)
-    return task if prepared is None else prepared(workdir, begins=begins)
 
 
 def _restore(checkpoints: Checkpoints, config: Config, state: TrainState):
     place, groups = checkpoints.directory.parent, like_state(state)
 
     def like(record: Record):
-        unlike = differences(record.config, config)
+        unlike = differences(*map(identity, (record.config, config)))
         if unlike:
             raise UserError(
                 f"{place} holds another run; give another --workdir:\n  " + "\n  ".join(unlike)
             )
         faults = checkpoints.unlike(record, groups)
         if faults:
-            changed = differences(record.config, config, SHAPING)
+            changed = differences(*map(identity, (record.config, config)), SHAPING)
             changed = changed or ["no option of model, data and optimiser: their code has changed"]
             raise UserError(
                 f"{place} holds a run of another model or optimiser; give another --workdir, or "

@@ -9,6 +9,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.config import Config, Mesh
 from train.errors import UserError
+from train.tasks import task_options
 
 BATCH_AXES = ("data", "fsdp")
 
@@ -65,7 +66,7 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any, min_size: int = Mesh.fsd
 
 def check_batches(mesh: jax.sharding.Mesh, config: Config) -> None:
     """Refuse batches that the devices, or the parts of a step, do not divide."""
-    pairs = 2 if config.mixup or config.cutmix else 1
+    pairs = task_options(config).examples_together
     for name, size, parts, examples in (
         ("batch-size", config.batch_size, config.accumulate, pairs),
         ("eval-batch-size", config.eval_batch_size, 1, 1),

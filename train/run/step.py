@@ -50,7 +50,7 @@ def make_train_step(
         # Shared parameters are gathered here, all of them, lest XLA gather activations instead.
         params = lax.with_sharding_constraint(state.params, whole)
         compute, move = gradient, lambda grads: tx.update(grads, state.opt_state, state.params)[0]
-        if getattr(task, "turns", ()):
+        if task.turns:
             compute = in_turn(gradient, task.turns, move)
         scalars, rest, grads = compute(params, state.rest, batch, key)
         norm = optax.tree.norm(grads)
@@ -180,7 +180,7 @@ def make_eval_step(
 
     def eval_step(params: Leaves, rest: Leaves, batch: Batch) -> Scalars:
         params = lax.with_sharding_constraint(params, replicated(mesh))
-        return task.metrics(evaluated(network.merge(params, rest)), batch)
+        return task.metric_sums(evaluated(network.merge(params, rest)), batch)
 
     options = compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(eval_step, out_shardings=replicated(mesh), compiler_options=options)

@@ -1,55 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks by name."""
+"""The table of tasks, and from a config to its task, options and data."""
 
-import importlib
+import dataclasses
+from typing import Any
 
-import spectral_flax as sf
+from spectral_flax.messages import closest
 from train.config import Config
-from train.data import Source
-from train.data.files import Files
+from train.data import Source, Split
 from train.errors import UserError
-from train.task import Task
-from train.tasks.classification.task import Classification
+from train.fields import conformed
+from train.task import Task, TaskEntry
+from train.tasks.classification.task import CLASSIFICATION
+from train.tasks.inpainting.task import INPAINTING
+from train.tasks.pose.task import POSE
+from train.tasks.segmentation.task import SEGMENTATION
 
-
-def _check_channels(config: Config) -> None:
-    """Refuse an order of channels that prediction, by the card of the model, would not show."""
-    try:
-        order = sf.card(config.model).channel_order.lower()
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if config.data.channels != order:
-        raise UserError(
-            f"--data.channels is {config.data.channels!r}; expected {order!r}, as the card of "
-            f"{config.model!r} says; for another order register a model with a card of its own"
-        )
+TASKS: dict[str, TaskEntry] = {
+    "classification": CLASSIFICATION,
+    "segmentation": SEGMENTATION,
+    "inpainting": INPAINTING,
+    "pose": POSE,
+}
 
 
 def make_task(config: Config, source: Source) -> Task:
-    """Build the task that ``config`` names for the data of ``source``.
+    """Return the task that ``config`` names, for the data of ``source``."""
+    return TASKS[config.task].make(config, task_options(config), source)
 
-    Other tasks live in ``train/TASK/task.py``, which also says what their options are. A task may
-    draw its results: ``picture(model, source, path)``, called when a run is done. What training
-    needs of other weights it reads in ``prepared(workdir, begins=…)``: once, from where its options
-    say, and then from what the run keeps; evaluation reads none of it.
+
+def open_data(config: Config, split: Split) -> Source:
+    """Return a split of the data set that ``config`` names.
+
+    Raises:
+      UserError: the task has no such data set, or it is not where or what the config says.
     """
-    if config.task != "classification":
-        module = importlib.import_module(f"train.tasks.{config.task}.task")
-        try:
-            return module.make(config, source)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"the task {config.task!r}: {error}") from error
-    if config.task_options:
-        raise UserError(f"task_options={config.task_options}; classification has none")
-    if isinstance(source, Files):
-        _check_channels(config)
-    return Classification(
-        num_classes=source.num_classes,
-        image_shape=source.image_shape,
-        mean=source.mean,
-        std=source.std,
-        label_smoothing=config.label_smoothing,
-        mixup=config.mixup,
-        cutmix=config.cutmix,
-        views_at_once=config.views_at_once,
-    )
+    name = config.data.name
+    for task, entry in TASKS.items():
+        if task != config.task and name in entry.data:
+            raise UserError(
+                f"the data set {name!r} is for the task {task!r}; expected one for "
+                f"{config.task!r}: {closest(name, TASKS[config.task].data)}"
+            )
+    return TASKS[config.task].open(split, config.data, task_options(config))
+
+
+def task_options(config: Config) -> Any:
+    """Return the options of the config's task as its dataclass.
+
+    Raises:
+      UserError: there is no such option, or a value has the wrong type or is out of bounds.
+    """
+    options, faults = checked_options(config.task, config.task_options)
+    if faults:
+        raise UserError("\n".join(faults))
+    return options
+
+
+def checked_options(task: str, given: dict[str, Any]) -> tuple[Any, list[str]]:
+    """Return the options of a task, wrong ones at their defaults, and all faults of ``given``."""
+    kind = TASKS[task].options
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = [name for name in given if name not in known]
+    options = kind(**{name: value for name, value in given.items() if name in known})
+    options, faults = conformed(options, "task-options.")
+    return options, faults + [
+        f"--task-options.{name.replace('_', '-')} is no option of the task {task!r}; "
+        f"{closest(name, known)}"
+        for name in unknown
+    ]
+
+
+def identity(config: Config) -> Config:
+    """Return the config with those options of its task only that a saved run cannot change."""
+    entry = TASKS[config.task]
+    options = dataclasses.asdict(entry.options()) | config.task_options
+    fixed = {name: value for name, value in options.items() if name not in entry.may_change}
+    return dataclasses.replace(config, task_options=fixed)
+
+
+def describe(task: str) -> str:
+    """Return the options of a task and their defaults in words, for help on the command line."""
+    fields = dataclasses.fields(TASKS[task].options)
+    options = ", ".join(f"{f.name.replace('_', '-')} ({f.default})" for f in fields)
+    return f"--task-options.NAME VALUE of the task {task}, with defaults: {options}."

@@ -10,9 +10,8 @@ from flax import nnx
 import spectral_flax as sf
 from train.checkpoints.encoders import COPY
 from train.config import Config, Data
-from train.data import open_source
 from train.errors import UserError
-from train.tasks import make_task
+from train.tasks import make_task, open_data
 
 OPTIONS = dict(width=8, depths=(1,))
 
@@ -27,10 +26,10 @@ def weights(tmp_path):
 @pytest.fixture
 def task(weights):
     encoder = dict(model="resnet18", weights=str(weights), options=OPTIONS)
-    options = dict(perceptual=3.0, encoder=encoder)
+    options = {f"encoder_{name}": value for name, value in encoder.items()} | {"perceptual": 3.0}
     config = Config(task="inpainting", data=Data(name="textures", size=(16, 16)))
     config = dataclasses.replace(config, task_options=options)
-    return make_task(config, open_source("textures", "train", config.data))
+    return make_task(config, open_data(config, "train"))
 
 
 def maps(task):
@@ -50,7 +49,7 @@ def test_a_run_goes_on_with_the_same_encoder_after_its_file_is_gone(task, weight
 def test_evaluation_needs_no_encoder(task, weights):
     weights.unlink()
     assert task.maps is None
-    figures = task.summary({"psnr": 2.0, "ssim": 1.0, "l1": 4.0, "count": 2.0})
+    figures = task.metrics({"psnr": 2.0, "ssim": 1.0, "l1": 4.0, "count": 2.0})
     assert figures == {"psnr": 1.0, "ssim": 0.5, "l1": 2.0}
 
 

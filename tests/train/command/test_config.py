@@ -166,7 +166,10 @@ WRONG = [
     (Config(workdir="gs://b/r"), "--workdir is 'gs://b/r'; expected a local path"),
     (Config(workdir=""), "--workdir is ''; expected a path"),
     (Config(data=Data(path="s3://b")), "--data.path is 's3://b'"),
-    (Config(data=Data(boxes="a\0b")), "--data.boxes is 'a.*null character"),
+    (
+        Config(task="pose", task_options={"boxes": "a\0b"}),
+        "--task-options.boxes is 'a.*null character",
+    ),
     (
         Config(start=configs.Start(weights="https://x/y.pth")),
         "--start.weights is 'https://x/y.pth'",
@@ -184,10 +187,14 @@ def test_values_of_a_wrong_type_or_place_are_named_with_what_was_expected(config
 
 def test_lists_are_taken_for_tuples_and_homes_are_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    data = Data(size=[32, 48], path="~/data", boxes="~/b.json")
-    found = check(Config(data=data, workdir="~/runs", start=configs.Start(weights="~/w.pth")))
+    data, options = Data(size=[32, 48], path="~/data"), {"boxes": "~/b.json"}
+    start = configs.Start(weights="~/w.pth")
+    found = check(
+        Config(task="pose", task_options=options, data=data, workdir="~/runs", start=start)
+    )
     assert found.data.size == (32, 48)
-    assert (found.data.path, found.data.boxes) == ("/home/me/data", "/home/me/b.json")
+    paths = found.data.path, found.task_options["boxes"]
+    assert paths == ("/home/me/data", "/home/me/b.json")
     assert (found.workdir, found.start.weights) == ("/home/me/runs", "/home/me/w.pth")
 
 

@@ -15,9 +15,8 @@ import spectral_flax as sf
 from spectral_flax.models.registry import MODELS
 from train.command.checks import check
 from train.command.line import load
-from train.data import open_source
 from train.errors import UserError
-from train.tasks import make_task
+from train.tasks import make_task, open_data
 
 CONFIGS = sorted(str(path) for path in Path("configs").glob("*.py"))
 
@@ -51,7 +50,7 @@ def test_a_config_makes_sense_and_names_a_model_with_its_options(name):
 @pytest.mark.parametrize("name", [name for name in ALL if name.endswith("_smoke")])
 def test_a_small_variant_takes_its_data(name):
     config = load(name)
-    task = make_task(config, open_source(config.data.name, "train", config.data))
+    task = make_task(config, open_data(config, "train"))
     model = sf.abstract_model(config.model, **task.model_options | config.options)
     graphdef, state = nnx.split(model)
 

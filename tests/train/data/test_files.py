@@ -174,7 +174,7 @@ def test_each_broken_file_is_named_once_and_the_epoch_is_whole(tmp_path, capfd):
     source = opened(tmp_path, "train", workers=2)
     found = epoch(source, batch_size=7, count=6, workers=2, prefetch=2)  # two epochs
     said = capfd.readouterr().err
-    assert set(source.broken.names()) == broken
+    assert set(source.unreadable.names()) == broken
     for name in broken:
         assert said.count(f"skipped, cannot be read: {name} ") == 1
     assert found["image"].min(axis=(1, 2, 3)).min() >= 0 and found["image"].shape[0] == 42
@@ -205,10 +205,10 @@ def test_a_set_of_broken_files_alone_is_refused(tmp_path, split):
 
 def test_the_list_of_broken_files_goes_with_its_maker(folder):
     source = opened(folder)
-    log, copy = source.broken.log, pickle.loads(pickle.dumps(source))
-    copy.broken.report("x.jpg", "reason")
+    log, copy = source.unreadable.log, pickle.loads(pickle.dumps(source))
+    copy.unreadable.report("x.jpg", "reason")
     del copy
-    assert source.broken.names() == ["x.jpg"]
+    assert source.unreadable.names() == ["x.jpg"]
     del source
     assert not log.exists()
 

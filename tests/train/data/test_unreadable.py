@@ -11,6 +11,7 @@ from spectral_flax.inference import images
 from train import data
 from train.config import Config, Data
 from train.errors import UserError
+from train.tasks import TASKS, open_data
 
 from .data_files import damage, picture
 
@@ -59,25 +60,30 @@ def pose(root):
     return Data(name="coco_keypoints", path=str(root), size=SIZE)
 
 
+def opened(settings, split, **options):
+    (task,) = (name for name, entry in TASKS.items() if settings.name in entry.data)
+    return open_data(Config(task=task, task_options=options, data=settings), split)
+
+
 @pytest.fixture(params=[segmentation, inpainting, pose])
 def settings(request, tmp_path):
     return request.param(tmp_path)
 
 
 def test_a_broken_file_is_named_once_and_another_takes_its_place_in_training(settings, capfd):
-    source = data.open_source(settings.name, "train", settings)
+    source = opened(settings, "train")
     assert len(source) == COUNT + 5
     batches = data.training_batches(Config(batch_size=3, data=Data(prefetch=1)), source)
     found = np.concatenate([next(batches)["image"] for _ in range(6)])  # two epochs
     batches.close()
     assert found.std(axis=(1, 2, 3)).min() > 1  # pictures, all of them
     said = capfd.readouterr().err.splitlines()
-    assert len(said) == len(source.broken.names()) == 5
+    assert len(said) == len(source.unreadable.names()) == 5
     assert all(line.startswith("skipped, cannot be read: ") for line in said)
 
 
 def test_a_broken_file_counts_for_nothing_in_a_test(settings, capfd):
-    source = data.open_source(settings.name, "test", settings)
+    source = opened(settings, "test")
     batches = list(data.evaluation_batches(source, 4, Data(prefetch=1)))
     valid = np.concatenate([batch["valid"] for batch in batches])
     images = np.concatenate([batch["image"] for batch in batches])
@@ -91,15 +97,23 @@ def test_a_set_of_broken_files_alone_is_refused_at_once(settings, tmp_path, spli
     for file in tmp_path.rglob("*.jpg"):
         file.write_bytes(b"")
     with pytest.raises(UserError, match=r"none of 9 files can be read; the last: .*\(.*\)"):
-        data.open_source(settings.name, split, settings)[0]
+        opened(settings, split)[0]
 
 
-@pytest.mark.parametrize("name", ["ellipses", "textures", "stick_figures", "image_folder"])
-def test_what_needs_pillow_says_so_before_it_begins(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("segmentation", "ellipses"),
+        ("inpainting", "textures"),
+        ("pose", "stick_figures"),
+        ("inpainting", "image_folder"),
+    ],
+)
+def test_what_needs_pillow_says_so_before_it_begins(monkeypatch, task, name):
     images.pillow.cache_clear()
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(UserError, match=f"{name!r}: image files need Pillow: pip install"):
-        data.open_source(name, "test", Data(name=name))
+        open_data(Config(task=task, data=Data(name=name)), "test")
 
 
 KINDS = {
@@ -119,7 +133,7 @@ def test_every_kind_of_image_is_read(tmp_path, kind):
     image, name = KINDS[kind]
     settings = inpainting(tmp_path)
     image.save(tmp_path / "test" / name)
-    source = data.open_source(settings.name, "test", settings)
+    source = opened(settings, "test")
     example = source[[path.name for path in source.files].index(name)]
     assert example["valid"] == 1 and example["image"].std() > 1
 
@@ -129,7 +143,7 @@ def test_a_bomb_is_a_broken_file(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     for side in (70, 100):  # the first Pillow warns of, the second it refuses
         Image.new("L", (side, side)).save(tmp_path / "test" / f"z{side}.png")
-    source = data.open_source(settings.name, "test", settings)
+    source = opened(settings, "test")
     assert [source[i]["valid"] for i in range(len(source))].count(0) == 7
     assert capfd.readouterr().err.count("z70.png") == 1
 
@@ -148,8 +162,8 @@ def test_a_strip_is_cut_before_it_is_enlarged(tmp_path, monkeypatch, shape, spli
         return resize(image, size, *options)
 
     monkeypatch.setattr(Image.Image, "resize", noted)
-    settings = Data(name="image_folder", path=str(tmp_path), size=(64, 96), distort=distort)
-    source = data.open_source(settings.name, split, settings)
+    settings = Data(name="image_folder", path=str(tmp_path), size=(64, 96))
+    source = opened(settings, split, distort=distort)
     example = source[0]
     if split == "train":
         example = source.augment(example, np.random.default_rng(0))

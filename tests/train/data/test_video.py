@@ -166,7 +166,7 @@ def test_a_video_without_frames_is_skipped_and_named(folder, capfd):
     source = opened(folder)
     (batch,) = data.evaluation_batches(source, 5)
     np.testing.assert_array_equal(batch["valid"], [1, 1, 0, 1, 1])
-    assert source.broken.names() == [str(folder / "val" / "run" / "2.mp4")]
+    assert source.unreadable.names() == [str(folder / "val" / "run" / "2.mp4")]
     assert "no video stream" in capfd.readouterr().err
 
 

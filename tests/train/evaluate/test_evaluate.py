@@ -37,7 +37,7 @@ class Oracle(nnx.Module):
         return 50.0 * nnx.one_hot(x[:, 0, 0, 0].astype(int), 3)
 
 
-STEP = jax.jit(lambda params, rest, batch: TASK.metrics(Oracle(), batch))
+STEP = jax.jit(lambda params, rest, batch: TASK.metric_sums(Oracle(), batch))
 
 
 class Linear(nnx.Module):
@@ -134,10 +134,10 @@ def test_top_5_is_whether_sorting_puts_the_label_among_the_first_five(classes):
     task = Classification(classes, (1, classes, 1), mean=(0.0,), std=(1 / 255,))
     batch = batch_of((1, classes, 1), classes, count=200)
     batch["image"] //= 64  # four values only: ties
-    sums = jax.jit(lambda batch: task.metrics(Given(), batch))(batch)
+    sums = jax.jit(lambda batch: task.metric_sums(Given(), batch))(batch)
     order = np.argsort(-batch["image"].reshape(200, classes).astype(int), kind="stable")
     right = (order == batch["label"][:, None]).argmax(1)
-    found = task.summary({name: np.asarray(value) for name, value in sums.items()})
+    found = task.metrics({name: np.asarray(value) for name, value in sums.items()})
     assert found["accuracy"] == pytest.approx(np.mean(right == 0))
     assert found["top5_accuracy"] == pytest.approx(np.mean(right < 5))
 
@@ -147,7 +147,7 @@ def test_rows_of_the_confusion_matrix_count_the_classes_and_its_diagonal_the_rig
     batch = batch_of((4, 5, 1), 4, count=50)
     batch["valid"][::7] = 0
     model = Linear(4, 20)
-    both = jax.jit(lambda batch: (task.metrics(model, batch), task.logits(model, batch)))
+    both = jax.jit(lambda batch: (task.metric_sums(model, batch), task.logits(model, batch)))
     sums, logits = both(batch)
     sums = jax.device_get(sums)
     np.testing.assert_array_equal(sums["confusion"].sum(1), sums["count"])
@@ -167,7 +167,7 @@ def test_accuracies_of_the_classes_average_to_the_mean_class_accuracy(tmp_path):
         rows = list(csv.DictReader(file))
     task = Classification(4, (2, 2, 1), mean=(0.0,), std=(1.0,))
     sums = {"count": confusion.sum(1), "correct": np.diag(confusion), "valid": confusion.sum()}
-    figures = task.summary(sums | {"loss": np.array(0.0), "correct_of_5": confusion.sum(1)})
+    figures = task.metrics(sums | {"loss": np.array(0.0), "correct_of_5": confusion.sum(1)})
     found = [float(row["accuracy"]) for row in rows if row["accuracy"]]
     assert np.mean(found) == pytest.approx(figures["mean_class_accuracy"], abs=1e-4)
     assert [row["class"] for row in rows] == ["cat", "dog", "red, fox", "none"]
@@ -203,7 +203,7 @@ def words(toy, run):
 def test_a_saved_run_gives_the_figures_it_ended_with(toy, run):
     workdir, figures, config = run
     found = evaluate_run(workdir)
-    assert (found.origin["step"], found.figures, found.config) == (12, figures, config)
+    assert (found.origin["step"], found.metrics, found.config) == (12, figures, config)
 
 
 def test_the_command_line_prints_and_writes_the_figures(words, toy_path, tmp_path, capsys):
@@ -239,11 +239,11 @@ def test_averaged_parameters_and_the_best_checkpoint_can_be_evaluated(toy, tmp_p
     figures = loop.run(toy(average=0.5, best="accuracy", eval_every=4))
     with (tmp_path / "run" / "metrics.jsonl").open() as file:
         tested = [e for e in map(json.loads, file) if e["split"] == "test"]
-    assert evaluate_run(tmp_path / "run").figures == figures
-    raw = evaluate_run(tmp_path / "run", average=False).figures
+    assert evaluate_run(tmp_path / "run").metrics == figures
+    raw = evaluate_run(tmp_path / "run", average=False).metrics
     assert raw["loss"] != pytest.approx(figures["loss"])
     best = evaluate_run(tmp_path / "run", best=True)
-    assert best.figures["accuracy"] == max(e["accuracy"] for e in tested)
+    assert best.metrics["accuracy"] == max(e["accuracy"] for e in tested)
 
 
 @pytest.mark.parametrize("form", ["x.safetensors", "x.pth", "x.orbax", "folder"])
@@ -292,7 +292,9 @@ def test_what_a_run_cannot_be_evaluated_with_is_refused(words, refused, monkeypa
     assert "--model belongs to the evaluation of weights" in refused(*words, "--model", "toy")
     assert "not both" in refused(*words, "--weights", "x.pth")
     assert "there are 8 devices" in refused(*words, "--devices", "9")
-    assert "--views-at-once is 0" in refused(*words, "--views-at-once", "0")
+    assert "--task-options.views-at-once is 0" in refused(
+        *words, "--task-options.views-at-once", "0"
+    )
     assert f"give --workdir {words[1]}" in refused("--weights", words[1])
 
 
@@ -305,7 +307,7 @@ def test_weights_for_other_classes_than_the_data_are_refused(tmp_path, refused):
     options = dict(width=8, depths=(1,), num_classes=3, in_features=1, stem="small")
     file = str(tmp_path / "x.safetensors")
     sf.save(sf.create_model("resnet18", **options), file, name="resnet18", options=options)
-    assert "[3] numbers an example; the data set 'mnist5k' has 10" in refused("--weights", file)
+    assert "[3] numbers an example; the data set 'mnist5k' has [10]" in refused("--weights", file)
     assert "cannot read the weights" in refused("--weights", str(tmp_path / "no.safetensors"))
     said = refused("--weights", file, "--scaling", "card")
     assert "scales 3 channels; the images have 1" in said

@@ -96,9 +96,9 @@ def test_tensorboard_without_its_package_says_what_to_install(toy, tmp_path, mon
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize("changes", [{"profile_steps": -1}, {"views_at_once": 0}])
+@pytest.mark.parametrize("changes", [{"profile_steps": -1}, {"task_options": {"views_at_once": 0}}])
 def test_impossible_values_are_refused(toy, changes):
-    (name,) = changes
+    name = next(iter(changes.get("task_options", changes)))
     with pytest.raises(UserError, match=name.replace("_", "-")):
         check(toy(**changes))
 

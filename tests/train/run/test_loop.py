@@ -180,7 +180,10 @@ def test_a_non_finite_loss_stops_and_names_its_step(toy, tmp_path):
         ({"mesh": Mesh(devices=99)}, "devices is 99; there are 8"),
         ({"mesh": Mesh(devices=8, fsdp=3)}, "fsdp is 3; expected a divisor of the 8 devices"),
         ({"accumulate": 5}, "batch-size is 32; .*times the 5 parts of --accumulate"),
-        ({"mixup": 0.2, "batch_size": 31}, "31; .*pairs to mix, such as 30 or 32"),
+        (
+            {"task_options": {"mixup": 0.2}, "batch_size": 31},
+            "31; .*pairs to mix, such as 30 or 32",
+        ),
         ({"options": {"num_classes": 3}}, "num_classes is 3; the data set 'mnist5k' needs 10"),
     ],
 )

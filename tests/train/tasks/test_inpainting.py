@@ -13,14 +13,15 @@ from spectral_flax.models.registry import MODELS
 from train.checkpoints.state import make_model, make_state, split
 from train.command.line import parse
 from train.config import Config, Data, Mesh, Optimizer
-from train.data import open_source
 from train.errors import UserError
 from train.run.mesh import make_mesh, place_batch, state_sharding
 from train.run.optimizers import clip_parts, make_optimizer, scale_parts
 from train.run.step import make_train_step
-from train.tasks import make_task
+from train.tasks import make_task, open_data
 from train.tasks.inpainting import distortions, losses
+from train.tasks.inpainting.data import open_split
 from train.tasks.inpainting.masks import EVALUATION, Boxes, Mixed, Strokes, _draw_line, scaled
+from train.tasks.inpainting.options import Options
 
 
 class Generator(nnx.Module):
@@ -44,6 +45,14 @@ CONFIG = Config(
 )
 
 
+ADVERSARIAL = (
+    "generator_loss",
+    "feature_matching_loss",
+    "discriminator_loss",
+    "gradient_penalty",
+)
+
+
 @pytest.fixture(autouse=True)
 def tiny_generator(monkeypatch):
     monkeypatch.setitem(MODELS, "tiny_generator", Generator)
@@ -51,7 +60,7 @@ def tiny_generator(monkeypatch):
 
 def parts(**task_options):
     config = dataclasses.replace(CONFIG, task_options=CONFIG.task_options | task_options)
-    source = open_source("textures", "train", config.data)
+    source = open_data(config, "train")
     task = make_task(config, source)
     batch = {k: np.stack([source[i][k] for i in range(2)]) for k in ("image", "mask")}
     return task, make_model(config, task), batch
@@ -65,7 +74,7 @@ def test_a_step_moves_the_generator_and_then_its_judge_against_what_it_has_becom
     weights = dict(adversarial=10.0, feature_matching=20.0, gradient_penalty=0.001)
     task, model, batch = parts(**weights)
     image, mask = jnp.float32(batch["image"]) / 255, jnp.float32(batch["mask"][..., None])
-    torn = jnp.concatenate([image * (1 - mask), mask], -1)
+    given = jnp.concatenate([image * (1 - mask), mask], -1)
     graphs, params, rests = zip(
         *(nnx.split(m, nnx.Param, ...) for m in (model.generator, model.discriminator)), strict=True
     )
@@ -75,7 +84,7 @@ def test_a_step_moves_the_generator_and_then_its_judge_against_what_it_has_becom
     )
 
     def painting(theirs, phi):
-        fake = painter(theirs)(torn)
+        fake = painter(theirs)(given)
         maps, real = judge(phi).features(fake), judge(phi).features(image)
         fooling = losses.generator_loss(maps[-1])
         matching = losses.feature_matching(maps[:-1], real[:-1])
@@ -83,7 +92,7 @@ def test_a_step_moves_the_generator_and_then_its_judge_against_what_it_has_becom
 
     def judging(phi, theirs):
         slope = jax.grad(lambda image: judge(phi)(image).sum())(image)
-        logits = judge(phi)(image), judge(phi)(painter(theirs)(torn))
+        logits = judge(phi)(image), judge(phi)(painter(theirs)(given))
         return losses.discriminator_loss(*logits, mask) + 0.001 * losses.gradient_penalty(slope)
 
     step_by = lambda rate: lambda p, g: jax.tree.map(lambda p, g: p - rate * g, p, g)
@@ -91,9 +100,9 @@ def test_a_step_moves_the_generator_and_then_its_judge_against_what_it_has_becom
     of_judge = jax.jit(jax.grad(judging))
     learned, at_once = (step_by(0.1)(params[1], of_judge(params[1], p)) for p in (moved, params[0]))
     statistics = painter(params[0])
-    statistics(torn)  # of both passes, one after the other
+    statistics(given)  # of both passes, one after the other
     nnx.update(statistics, moved)
-    statistics(torn)
+    statistics(given)
 
     network, leaves, rest = split(model)
     rule = dict(learning_rate=0.2, momentum=0.0, weight_decay=0.0, factors={"discriminator": 0.5})
@@ -118,14 +127,14 @@ def test_a_step_moves_the_generator_and_then_its_judge_against_what_it_has_becom
 @pytest.mark.parametrize(
     ("weights", "logged"),
     [
-        ({}, {"l1", "fooling", "matching", "judging", "penalty"}),
+        ({}, {"l1", *ADVERSARIAL}),
         (dict(adversarial=0.0, feature_matching=0.0), {"l1"}),
     ],
 )
 def test_lama_has_the_losses_of_some_weight(weights, logged):
     config = dataclasses.replace(CONFIG, model="lama", options=dict(blocks=1, width=8))
     config = dataclasses.replace(config, task_options=config.task_options | weights)
-    task = make_task(config, open_source("textures", "train", config.data))
+    task = make_task(config, open_data(config, "train"))
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make_model(config, task)))
     loss = lambda state, batch: task.loss(nnx.merge(graphdef, state), batch, jax.random.key(0))
     total, scalars = jax.eval_shape(loss, state, task.batch_shape(2))
@@ -180,8 +189,8 @@ def test_a_perfect_generator_has_perfect_figures():
     class Perfect:
         generator = staticmethod(lambda x: jnp.asarray(image))
 
-    sums = jax.jit(partial(task.metrics, Perfect()))(batch | {"valid": jnp.ones(2)})
-    figures = task.summary(jax.device_get(sums))
+    sums = jax.jit(partial(task.metric_sums, Perfect()))(batch | {"valid": jnp.ones(2)})
+    figures = task.metrics(jax.device_get(sums))
     assert figures["psnr"] == pytest.approx(100)
     assert figures["ssim"] == pytest.approx(1, abs=1e-4)
 
@@ -226,24 +235,24 @@ def test_the_published_evaluation_has_strokes_to_boxes_as_10_to_3():
 
 
 @pytest.mark.parametrize("name", EVALUATION)
-def test_published_holes_are_chosen_for_the_test_by_name(name):
+def test_published_masks_are_chosen_for_the_test_by_name(name):
     side, kind = EVALUATION[name]
-    words = ["configs/textures_lama.py", "--data.holes", name, "--data.size", *[str(side)] * 2]
-    data = parse(words).data
-    train, test = (open_source("textures", part, data) for part in ("train", "test"))
-    assert test.holes == kind
-    assert train.holes == scaled(side)
+    words = ["configs/textures_lama.py", "--task-options.test-masks", name]
+    config = parse([*words, "--data.size", *[str(side)] * 2])
+    train, test = (open_data(config, part) for part in ("train", "test"))
+    assert test.masks == kind
+    assert train.masks == scaled(side)
     assert 0 < test[0]["mask"].mean() <= 0.5
     np.testing.assert_array_equal(test[0]["mask"], test[0]["mask"])
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize(
-    ("holes", "message"), [("thick", "expected one of thin_256"), ("thin_512", "of 512 pixels")]
+    ("masks", "message"), [("thick", "expected one of thin_256"), ("thin_512", "of 512 pixels")]
 )
-def test_holes_that_are_unknown_or_larger_than_the_image_are_refused(part, holes, message):
+def test_masks_that_are_unknown_or_larger_than_the_image_are_refused(part, masks, message):
     with pytest.raises(UserError, match=message):
-        open_source("textures", part, Data(holes=holes, size=(256, 512)))
+        open_split(part, Data(name="textures", size=(256, 512)), Options(test_masks=masks))
 
 
 def test_boxes_keep_their_distance_and_size():
@@ -258,7 +267,7 @@ def test_boxes_keep_their_distance_and_size():
         Boxes()(40, 40, np.random.default_rng(0))
 
 
-def test_holes_scale_with_the_image():
+def test_masks_scale_with_the_image():
     assert scaled(256) == Mixed()
     assert scaled(64)(64, 64, np.random.default_rng(0)).shape == (64, 64)
 
@@ -273,15 +282,15 @@ def test_photographs_are_cropped_and_enlarged(tmp_path):
             (tmp_path / part / hidden).parent.mkdir(exist_ok=True)
             (tmp_path / part / hidden).write_bytes(b"")
     data = Data(name="image_folder", path=str(tmp_path), size=(16, 24))
-    train, test = (open_source(data.name, part, data) for part in ("train", "test"))
+    train, test = (open_split(part, data, Options()) for part in ("train", "test"))
     assert len(train) == len(test) == 2
     for i in range(2):
         example = train.augment(train[i], np.random.default_rng(i))
         for each in (example, test[i]):
             assert each["image"].shape == (16, 24, 3)
             assert each["mask"].shape == (16, 24)
-    published = dataclasses.replace(data, size=(256, 300), holes="thick_256")
-    assert open_source(data.name, "test", published).holes == EVALUATION["thick_256"][1]
+    larger, published = dataclasses.replace(data, size=(256, 300)), Options(test_masks="thick_256")
+    assert open_split("test", larger, published).masks == EVALUATION["thick_256"][1]
     np.testing.assert_array_equal(test[0]["mask"], test[0]["mask"])
 
 
@@ -306,8 +315,8 @@ def test_photographs_are_distorted_on_demand_and_another_way_each_time(tmp_path)
     (tmp_path / "train").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "train" / "a.png")
-    data = Data(path=str(tmp_path), size=(32, 32), distort=True)
-    source = open_source("image_folder", "train", data)
+    data = Data(name="image_folder", path=str(tmp_path), size=(32, 32))
+    source = open_split("train", data, Options(distort=True))
     seen = [source.augment(source[0], np.random.default_rng(i))["image"] for i in (1, 1, 2)]
     assert seen[0].shape == (32, 32, 3)
     assert (seen[0] == seen[1]).all() and (seen[0] != seen[2]).any()

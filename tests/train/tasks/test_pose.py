@@ -23,19 +23,19 @@ from spectral_flax.inference.pose import (
 from spectral_flax.models import registry
 from train.checkpoints.state import make_model
 from train.config import Config, Data
-from train.data import open_source
 from train.errors import UserError
 from train.run.evaluate import total
 from train.tasks import make_task
-from train.tasks.pose.data import stick_figures
-from train.tasks.pose.evaluation import coco_figures, detections
+from train.tasks.pose.data import open_split, stick_figures
+from train.tasks.pose.evaluation import coco_metrics, detections
+from train.tasks.pose.options import Options
 from train.tasks.pose.task import Pose
 
 
 def truth_as_heatmaps(size):
     """The task, and a batch of the test set whose model draws the annotated joints."""
     source = stick_figures("test", size)
-    task = Pose(test=source, image_shape=source.image_shape, flip_test=False)
+    task = Pose(test=source, image_shape=source.image_shape, options=Options(flip_test=False))
     rows = [source[i] for i in range(len(source))]
     batch = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
     batch["valid"] = np.ones(len(rows), np.float32)
@@ -46,7 +46,7 @@ def truth_as_heatmaps(size):
 
 def test_the_truth_as_heatmaps_has_an_average_precision_of_1():
     task, batch, model = truth_as_heatmaps((256, 192))
-    figures = task.summary(jax.device_get(task.metrics(model, batch)))
+    figures = task.metrics(jax.device_get(task.metric_sums(model, batch)))
     assert figures["AP"] == pytest.approx(1)
     assert figures["AR"] == pytest.approx(1)
 
@@ -56,23 +56,23 @@ def test_batches_add_up_to_all_people():
     heatmaps = model(None)
     halves = [slice(0, 60), slice(60, 100)]
     batches = [{k: v[h] for k, v in batch.items()} | {"half": i} for i, h in enumerate(halves)]
-    step = lambda params, rest, b: task.metrics(lambda _: heatmaps[halves[b["half"]]], b)
+    step = lambda params, rest, b: task.metric_sums(lambda _: heatmaps[halves[b["half"]]], b)
     for order in (batches, batches[::-1]):
         sums = total(step, task, {}, {}, order)
-        assert task.summary(sums) == task.summary(jax.device_get(task.metrics(model, batch)))
+        assert task.metrics(sums) == task.metrics(jax.device_get(task.metric_sums(model, batch)))
 
 
 def test_people_that_were_not_seen_have_no_score():
     task, batch, model = truth_as_heatmaps((64, 48))
     batch["valid"][:] = 0
-    figures = task.summary(jax.device_get(task.metrics(model, batch)))
+    figures = task.metrics(jax.device_get(task.metric_sums(model, batch)))
     assert figures["AP"] == 0
 
 
 def test_what_a_batch_brings_to_the_host_does_not_grow_with_the_data_set():
     task, batch, model = truth_as_heatmaps((64, 48))
     few = {k: v[:3] for k, v in batch.items()}
-    found = task.metrics(lambda _: model(None)[:3], few)
+    found = task.metric_sums(lambda _: model(None)[:3], few)
     assert {name: len(rows) for name, rows in found.items()} == dict.fromkeys(task.rows, 3)
 
 
@@ -85,7 +85,7 @@ def test_an_encoder_that_was_there_at_the_start_is_needed_at_the_start_only(tmp_
     config = dataclasses.replace(config, data=data, task_options=task_options)
     given = sf.create_model("resnet18", width=8, depths=(1,), num_classes=5, rngs=nnx.Rngs(7))
     sf.save(given, weights)
-    task = make_task(config, open_source(data.name, "train", data))
+    task = make_task(config, open_split("train", data, Options()))
     model = make_model(config, task.prepared(tmp_path, begins=True))
     np.testing.assert_array_equal(model.encoder.stem.conv.kernel, given.stem.conv.kernel)
     weights.unlink()
@@ -96,7 +96,7 @@ def test_an_encoder_that_was_there_at_the_start_is_needed_at_the_start_only(tmp_
 
 
 def test_no_detection_is_a_precision_of_0():
-    assert coco_figures({"images": [], "annotations": []}, [])["AP"] == 0
+    assert coco_metrics({"images": [], "annotations": []}, [])["AP"] == 0
 
 
 def test_detections_drop_repeated_people_and_weigh_scores():
@@ -160,9 +160,9 @@ def coco(tmp_path, **changes):
 
 def test_boxes_are_clipped_to_the_image(tmp_path):
     data = coco(tmp_path)
-    source = open_source(data.name, "train", data)
+    source = open_split("train", data, Options())
     assert source.people[0]["box"] == (0, 2, 19, 8)
-    test = open_source(data.name, "test", data)[0]
+    test = open_split("test", data, Options())[0]
     assert test["image"].shape == (64, 48, 3)
 
 
@@ -170,28 +170,28 @@ def test_detected_boxes_take_the_place_of_annotated_ones(tmp_path):
     data = coco(tmp_path)
     boxes = [dict(image_id=1, category_id=c, bbox=[1, 1, 9, 9], score=0.5) for c in (1, 2)]
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
-    data = Data(**vars(data) | dict(boxes=str(tmp_path / "boxes.json")))
-    assert len(open_source(data.name, "test", data)) == 1
-    assert len(open_source(data.name, "train", data)) == 1
+    options = Options(boxes=str(tmp_path / "boxes.json"))
+    assert len(open_split("test", data, options)) == 1
+    assert len(open_split("train", data, Options())) == 1
     (tmp_path / "boxes.json").write_text(json.dumps([boxes[0] | dict(image_id=9)]))
     with pytest.raises(UserError, match="image 9, which is not listed"):
-        open_source(data.name, "test", data)
+        open_split("test", data, options)
 
 
 @pytest.mark.parametrize("changes", [dict(keypoints=[0] * 51), dict(area=0), dict(iscrowd=1)])
 def test_people_without_joints_are_left_out(tmp_path, changes):
     data = coco(tmp_path, **changes)
     with pytest.raises(UserError, match="no person with joints"):
-        open_source(data.name, "train", data)
+        open_split("train", data, Options())
 
 
 def test_missing_files_are_named(tmp_path):
     data = coco(tmp_path)
     (tmp_path / "train2017" / "a.jpg").unlink()
     with pytest.raises(UserError, match=r"listed but missing: .*a\.jpg"):
-        open_source(data.name, "train", data)
+        open_split("train", data, Options())
     with pytest.raises(UserError, match="cannot read"):
-        open_source(data.name, "train", Data(name=data.name, path=str(tmp_path / "other")))
+        open_split("train", Data(name=data.name, path=str(tmp_path / "other")), Options())
 
 
 @pytest.mark.parametrize(
@@ -201,30 +201,30 @@ def test_missing_files_are_named(tmp_path):
 def test_annotations_of_another_layout_are_named(tmp_path, changes, message):
     data = coco(tmp_path, **changes)
     with pytest.raises(UserError, match=message):
-        open_source(data.name, "train", data)
+        open_split("train", data, Options())
 
 
 def test_files_of_another_layout_are_named(tmp_path):
     data = coco(tmp_path)
     (tmp_path / "boxes.json").write_text('[{"category_id": 1, "image_id": 1}]')
-    boxes = Data(**vars(data) | dict(boxes=str(tmp_path / "boxes.json")))
+    boxes = Options(boxes=str(tmp_path / "boxes.json"))
     with pytest.raises(UserError, match=r"boxes\.json.* lacks 'bbox'"):
-        open_source(data.name, "test", boxes)
+        open_split("test", data, boxes)
     (tmp_path / "annotations" / "person_keypoints_train2017.json").write_text("{}")
     with pytest.raises(UserError, match=r"train2017\.json.* lacks 'images'"):
-        open_source(data.name, "train", data)
+        open_split("train", data, Options())
 
 
 def test_boxes_outside_the_image_are_left_out(tmp_path):
     data = coco(tmp_path, bbox=[30, 2, 5, 9])
     with pytest.raises(UserError, match=r"no person with joints .* inside an image"):
-        open_source(data.name, "train", data)
+        open_split("train", data, Options())
 
 
 def test_people_without_an_image_are_named(tmp_path):
     data = coco(tmp_path, image_id=5)
     with pytest.raises(UserError, match="image 5, which is not listed"):
-        open_source(data.name, "train", data)
+        open_split("train", data, Options())
 
 
 def test_bad_boxes_and_images_are_named():
@@ -290,8 +290,8 @@ def test_poses_are_predicted_in_the_order_of_the_card(order, score):
 def test_an_order_of_channels_that_the_card_does_not_say_is_refused(tmp_path):
     source = stick_figures("test", (64, 48))
     config = Config(task="pose", model="pose_resnet18", task_options=dict(bgr=False))
-    with pytest.raises(UserError, match="bgr=False is no option; the card of 'pose_resnet18'"):
+    with pytest.raises(UserError, match="bgr is no option of the task 'pose'; known: "):
         make_task(config, source)
     for change in (dict(channels="bgr"), dict(mean=(0.5,) * 3), dict(views="ten_crops")):
         with pytest.raises(UserError, match=r"'stick_figures' has .* only"):
-            open_source("stick_figures", "test", Data(name="stick_figures", **change))
+            open_split("test", Data(name="stick_figures", **change), Options())

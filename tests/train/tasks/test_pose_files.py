@@ -9,9 +9,10 @@ from PIL import Image
 
 from spectral_flax.inference.pose import box_to_region
 from train.config import Data
-from train.data import open_source
 from train.errors import UserError
-from train.tasks.pose.evaluation import coco_figures, detections
+from train.tasks.pose.data import open_split
+from train.tasks.pose.evaluation import coco_metrics, detections
+from train.tasks.pose.options import Options
 
 WIDTH, HEIGHT = 80, 60
 
@@ -47,11 +48,11 @@ def write(root, content, pixels=None):
 
 
 def figures_of_the_truth(data):
-    source = open_source(data.name, "test", data)
+    source = open_split("test", data, Options())
     joints = np.stack([person["joints"] for person in source.people]).astype(float)
     joints[..., 2] = 1
     extents = np.stack([box_to_region(person["box"], (64, 48))[1] for person in source.people])
-    return coco_figures(source.annotations, detections(source.people, joints, extents))
+    return coco_metrics(source.annotations, detections(source.people, joints, extents))
 
 
 def each(field, value):
@@ -154,7 +155,7 @@ def test_the_truth_has_an_average_precision_of_1_however_a_file_is_written(tmp_p
     data = write(tmp_path, content)
     figures = figures_of_the_truth(data)
     assert figures["AP"] == pytest.approx(1) and figures["AR"] == pytest.approx(1)
-    source = open_source(data.name, "train", data)
+    source = open_split("train", data, Options())
     assert len(source) == 4
     for i in range(4):
         assert all(np.isfinite(v).all() for v in source[i].values())
@@ -164,16 +165,16 @@ def test_only_people_are_taken(tmp_path):
     content = whole()
     another_animal(content)
     data = write(tmp_path, content)
-    assert len(open_source(data.name, "train", data)) == 4
+    assert len(open_split("train", data, Options())) == 4
     boxes = [
         dict(image_id=1, category_id=c, bbox=[1, 1, 9, 9], score=s) for c, s in ((1, 0.5), (2, 1))
     ]
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
-    data = Data(**vars(data) | dict(boxes=str(tmp_path / "boxes.json")))
-    assert [p["score"] for p in open_source(data.name, "test", data).people] == [0.5]
+    options = Options(boxes=str(tmp_path / "boxes.json"))
+    assert [p["score"] for p in open_split("test", data, options).people] == [0.5]
     (tmp_path / "boxes.json").write_text(json.dumps(boxes[1:]))
     with pytest.raises(UserError, match="no box is of the category 1; it has those of 2"):
-        open_source(data.name, "test", data)
+        open_split("test", data, options)
 
 
 def joint(value, place=0):
@@ -237,7 +238,7 @@ def test_a_field_without_sense_is_named_before_anything_is_trained(tmp_path, nam
     change(content)
     data = write(tmp_path, content)
     with pytest.raises(UserError, match=message) as error:
-        open_source(data.name, "train", data)
+        open_split("train", data, Options())
     assert "person_keypoints_train2017.json" in str(error.value)
     assert "\n" not in str(error.value) and len(str(error.value)) < 700
 
@@ -268,20 +269,20 @@ def test_a_file_that_is_not_cocos_is_refused_in_one_line(tmp_path, name):
     content, message = FILES[name]
     data = write(tmp_path, content)
     with pytest.raises(UserError, match=message) as error:
-        open_source(data.name, "train", data)
+        open_split("train", data, Options())
     text = str(error.value)
     assert "train2017.json" in text and text.isprintable() and len(text) < 700
     (tmp_path / "boxes.json").write_bytes(content)
     write(tmp_path, whole())
-    boxes = Data(**vars(data) | dict(boxes=str(tmp_path / "boxes.json")))
+    boxes = Options(boxes=str(tmp_path / "boxes.json"))
     with pytest.raises(UserError, match=r"boxes\.json"):
-        open_source(data.name, "test", boxes)
+        open_split("test", data, boxes)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_is_understood(tmp_path, encoding):
     data = write(tmp_path, json.dumps(whole()).encode(encoding))
-    assert len(open_source(data.name, "train", data)) == 4
+    assert len(open_split("train", data, Options())) == 4
 
 
 def test_a_file_name_that_no_file_can_have_is_listed_as_missing(tmp_path):
@@ -290,7 +291,7 @@ def test_a_file_name_that_no_file_can_have_is_listed_as_missing(tmp_path):
         content["images"][0]["file_name"] = name
         data = write(tmp_path, content)
         with pytest.raises(UserError, match="listed but missing") as error:
-            open_source(data.name, "train", data)
+            open_split("train", data, Options())
         assert str(error.value).isprintable() and len(str(error.value)) < 500
 
 
@@ -318,14 +319,14 @@ def turned(root, orientation, size):
 @pytest.mark.parametrize("frame", ["upright", "stored"])
 def test_an_image_is_read_in_the_frame_that_its_annotations_are_of(tmp_path, orientation, frame):
     data, upright, stored = turned(tmp_path, orientation, frame)
-    image = open_source(data.name, "train", data)[0]["image"]
+    image = open_split("train", data, Options())[0]["image"]
     np.testing.assert_array_equal(image, {"upright": upright, "stored": stored}[frame])
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4])
 def test_an_image_that_may_be_in_either_frame_is_named_and_not_shown(tmp_path, orientation, capfd):
     data, upright, stored = turned(tmp_path, orientation, "stored")
-    image = open_source(data.name, "train", data)[0]["image"]
+    image = open_split("train", data, Options())[0]["image"]
     assert not any(np.array_equal(image, other) for other in (upright, stored))
     assert re.search(rf"1\.png.* EXIF orientation {orientation}", capfd.readouterr().err)
 
@@ -333,5 +334,5 @@ def test_an_image_that_may_be_in_either_frame_is_named_and_not_shown(tmp_path, o
 def test_an_image_of_another_size_than_listed_is_named_and_not_shown(tmp_path, capfd):
     data = write(tmp_path, whole())
     Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "train2017" / "1.png")
-    assert open_source(data.name, "train", data)[0]["image"].shape == (HEIGHT, WIDTH, 3)
+    assert open_split("train", data, Options())[0]["image"].shape == (HEIGHT, WIDTH, 3)
     assert "1.png (it has 60x80 pixels; its annotations are of 80x60)" in capfd.readouterr().err

@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 from train.config import Config, Data
-from train.data import open_source
 from train.errors import UserError
 from train.tasks import make_task
+from train.tasks.segmentation.data import open_split
 from train.tasks.segmentation.metrics import segmentation_metrics
+from train.tasks.segmentation.options import Options
 from train.tasks.segmentation.task import dice_loss
 
 
@@ -30,8 +31,8 @@ def test_the_four_figures_are_those_of_the_definition():
 
 def test_the_mean_iou_comes_first_since_that_is_what_is_drawn():
     config = Config(task="segmentation", model="unet", data=Data(name="ellipses"))
-    task = make_task(config, open_source("ellipses", "train"))
-    assert next(iter(task.summary({"confusion": np.eye(2)}))) == "mean_iou"
+    task = make_task(config, open_split("train", Data(name="ellipses"), Options()))
+    assert next(iter(task.metrics({"confusion": np.eye(2)}))) == "mean_iou"
 
 
 def test_a_perfect_prediction_has_figures_of_1_and_absent_classes_do_not_count():
@@ -48,24 +49,26 @@ def test_dice_is_0_for_the_truth_and_grows_to_1():
 
 def test_confusion_of_batches_adds_up_and_leaves_fillers_out():
     config = Config(task="segmentation", model="unet", data=Data(name="ellipses"))
-    task = make_task(config, open_source("ellipses", "train"))
+    task = make_task(config, open_split("train", Data(name="ellipses"), Options()))
     rng = np.random.default_rng(0)
     mask, logits = rng.integers(0, 2, (3, 8, 8)), rng.standard_normal((3, 8, 8, 2))
     batch = dict(image=jnp.zeros((3, 8, 8, 3)), mask=mask, valid=jnp.array([1.0, 1.0, 0.0]))
-    confusion = task.metrics(lambda image: jnp.asarray(logits), batch)["confusion"]
+    confusion = task.metric_sums(lambda image: jnp.asarray(logits), batch)["confusion"]
     for i, j in np.ndindex(2, 2):
         assert confusion[i, j] == np.sum((mask[:2] == i) & (logits[:2].argmax(-1) == j))
 
 
 def test_ellipses_are_the_same_every_time_and_others_in_the_test():
-    train, test = (open_source("ellipses", split) for split in ("train", "test"))
+    train, test = (
+        open_split(split, Data(name="ellipses"), Options()) for split in ("train", "test")
+    )
     np.testing.assert_array_equal(train[3]["image"], train[3]["image"])
     assert (train[3]["image"] != test[3]["image"]).any()
     assert 0 < train[3]["mask"].mean() < 0.5
 
 
 def test_augmentation_moves_image_and_mask_alike():
-    source = open_source("ellipses", "train")
+    source = open_split("train", Data(name="ellipses"), Options())
     mask = source[0]["mask"]
     example = {"image": np.repeat(mask[..., None], 3, -1).astype(np.uint8), "mask": mask}
     seen = set()
@@ -89,7 +92,7 @@ def test_folders_of_images_and_masks_are_read_and_resized(tmp_path):
     mask = np.zeros((12, 10), np.uint8)
     mask[:, 5:] = 255
     data = folder(tmp_path, mask)
-    example = open_source(data.name, "train", data)[0]
+    example = open_split("train", data, Options())[0]
     assert example["image"].shape == (8, 6, 3)
     np.testing.assert_array_equal(example["mask"], np.repeat([[0, 0, 0, 1, 1, 1]], 8, 0))
 
@@ -106,7 +109,7 @@ def test_folders_of_images_and_masks_are_read_and_resized(tmp_path):
 def test_masks_that_do_not_fit_are_named(tmp_path, mask, stem, message):
     data = folder(tmp_path, mask, stem=stem)
     with pytest.raises(UserError, match=message):
-        open_source(data.name, "train", data)[0]
+        open_split("train", data, Options())[0]
 
 
 def test_masks_of_a_palette_or_with_the_shape_in_alpha_are_read(tmp_path):
@@ -121,7 +124,7 @@ def test_masks_of_a_palette_or_with_the_shape_in_alpha_are_read(tmp_path):
     dark = Image.fromarray(np.stack([inside, 0 * inside, 0 * inside], -1))
     for mask in (labels, alpha, dark, Image.fromarray(inside * 255)):
         mask.save(tmp_path / "train" / "masks" / "a_segmentation.png")
-        np.testing.assert_array_equal(open_source(data.name, "train", data)[0]["mask"], wanted)
+        np.testing.assert_array_equal(open_split("train", data, Options())[0]["mask"], wanted)
 
 
 @pytest.mark.parametrize("part", ["images", "masks"])
@@ -129,7 +132,7 @@ def test_two_files_of_one_stem_are_refused(tmp_path, part):
     data = folder(tmp_path, np.zeros((12, 10), np.uint8))
     Image.new("RGB", (10, 12)).save(tmp_path / "train" / part / "a.bmp")
     with pytest.raises(UserError, match=r"a\.bmp' and .* share a name"):
-        open_source(data.name, "train", data)
+        open_split("train", data, Options())
 
 
 def test_an_image_turned_by_exif_and_its_mask_are_in_one_frame(tmp_path):
@@ -143,22 +146,22 @@ def test_an_image_turned_by_exif_and_its_mask_are_in_one_frame(tmp_path):
     stored.save(tmp_path / "train" / "images" / "a.jpg", exif=exif, quality=95)
     for drawn in (Image.fromarray(mask), stored.convert("L")):
         drawn.save(tmp_path / "train" / "masks" / "a_segmentation.png")
-        example = open_source(data.name, "train", data)[0]
+        example = open_split("train", data, Options())[0]
         np.testing.assert_array_equal(example["mask"], example["image"][..., 0] > 127)
 
 
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_mask_may_be_empty_or_full(tmp_path, value):
     data = folder(tmp_path, np.full((12, 10), value, np.uint8))
-    assert np.unique(open_source(data.name, "train", data)[0]["mask"]).tolist() == [value > 0]
+    assert np.unique(open_split("train", data, Options())[0]["mask"]).tolist() == [value > 0]
 
 
 def test_a_folder_needs_a_path_and_a_size():
     with pytest.raises(UserError, match=r"--data\.path"):
-        open_source("image_mask_folders", "train")
+        open_split("train", Data(name="image_mask_folders"), Options())
 
 
 def test_an_unknown_option_of_the_task_is_named():
     config = Config(task="segmentation", data=Data(name="ellipses"), task_options=dict(jaccard=1))
     with pytest.raises(UserError, match="jaccard"):
-        make_task(config, open_source("ellipses", "train"))
+        make_task(config, open_split("train", Data(name="ellipses"), Options()))

@@ -3,7 +3,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,20 @@ import numpy as np
 import optax
 from flax import nnx
 
-from spectral_flax.checkpoints.weights import Weights
+import spectral_flax as sf
 from spectral_flax.inference.images import normalized
+from spectral_flax.models.registry import Card
+from train.config import Config, Data
+from train.data import SOURCES, Source, Split, open_source
+from train.data.files import Files
 from train.errors import UserError
-from train.task import Batch, Direction, Scalars
+from train.task import Batch, Scalars, Task, TaskEntry
 from train.tasks.classification.mixing import mix
+from train.tasks.classification.options import Options
 
 
 @dataclasses.dataclass(frozen=True)
-class Classification:
+class Classification(Task):
     """One label an image or clip: softmax cross-entropy, accuracies.
 
     Examples may hold several views, ``[N, V, ...]`` before the axes of ``image_shape``: the network
@@ -27,8 +32,6 @@ class Classification:
     networks", ECCV 2016, section 3.1) and in evaluation.
 
     Attributes:
-      views_at_once: views of each example that evaluation computes together; None: all. The others
-        wait, so that memory does not grow with the number of views.
       confusion: also count, in evaluation, which class was taken for which.
     """
 
@@ -36,26 +39,12 @@ class Classification:
     image_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    label_smoothing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    views_at_once: int | None = None
+    options: Options = dataclasses.field(default_factory=Options)
     confusion: bool = False
-
-    rows: ClassVar[tuple[str, ...]] = ()
-    directions: ClassVar[dict[str, Direction]] = {
-        "accuracy": "max",
-        "top5_accuracy": "max",
-        "mean_class_accuracy": "max",
-        "loss": "min",
-    }
 
     @property
     def model_options(self) -> dict[str, Any]:
         return {"num_classes": self.num_classes, "in_features": self.image_shape[-1]}
-
-    def weights_to_start(self, weights: Weights, skip: tuple[str, ...]):
-        return weights, skip
 
     def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {
@@ -74,7 +63,8 @@ class Classification:
         together = views_at_once or views
         if views % together:
             raise UserError(
-                f"--views-at-once is {together}; expected a divisor of the {views} views"
+                f"--task-options.views-at-once is {together}; expected a divisor of the {views} "
+                "views"
             )
         parts = image.reshape(count, views // together, together, *image.shape[2:])
 
@@ -92,19 +82,23 @@ class Classification:
 
     def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         target = jax.nn.one_hot(batch["label"], self.num_classes)
-        target = optax.smooth_labels(target, self.label_smoothing)
+        target = optax.smooth_labels(target, self.options.label_smoothing)
         image = batch["image"]
-        if self.mixup or self.cutmix:
-            image = image.astype(jnp.float32)
-            image, target = mix(
-                image, target, key, mixup_alpha=self.mixup, cutmix_alpha=self.cutmix
-            )
+        alphas = dict(mixup_alpha=self.options.mixup, cutmix_alpha=self.options.cutmix)
+        if any(alphas.values()):
+            image, target = mix(image.astype(jnp.float32), target, key, **alphas)
         logits = self.logits(model, batch | {"image": image})
         loss = optax.softmax_cross_entropy(logits, target).mean()
         return loss, {"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}
 
-    def metrics(self, model: nnx.Module, batch: Batch) -> Scalars:
-        logits = self.logits(model, batch, views_at_once=self.views_at_once)
+    def output(self, model: nnx.Module, batch: Batch) -> jax.Array:
+        return self.logits(model, batch)
+
+    def output_shape(self, batch_size: int) -> tuple[int, ...]:
+        return batch_size, self.num_classes
+
+    def metric_sums(self, model: nnx.Module, batch: Batch) -> Scalars:
+        logits = self.logits(model, batch, views_at_once=self.options.views_at_once)
         label, valid = batch["label"], batch["valid"] > 0
         truth = jax.nn.one_hot(label, self.num_classes)
         members = jnp.where(valid[:, None], truth, 0)
@@ -122,7 +116,7 @@ class Classification:
             sums["confusion"] = count(members, chosen)
         return sums
 
-    def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         count, correct = sums["count"], sums["correct"]
         if not sums["valid"]:
             raise UserError("none of the examples to evaluate on can be used")
@@ -139,6 +133,20 @@ class Classification:
             "loss": float(sums["loss"] / count.sum()),
         }
 
+    def detailed(self) -> "Classification":
+        return dataclasses.replace(self, confusion=True)
+
+    def confusion_matrix(self, sums: dict[str, np.ndarray]) -> np.ndarray | None:
+        return np.rint(sums["confusion"]).astype(np.int64) if self.confusion else None
+
+    def scaled_by(self, card: Card) -> "Classification":
+        channels = self.image_shape[-1]
+        if len(card.mean) != channels:
+            raise UserError(
+                f"the model's card scales {len(card.mean)} channels; the images have {channels}"
+            )
+        return dataclasses.replace(self, mean=tuple(card.mean), std=tuple(card.std))
+
 
 def _among_largest(logits: jax.Array, truth: jax.Array, k: int) -> jax.Array:
     """Say whether the true class has one of the ``k`` largest logits: ``[N, C] -> bool [N, 1]``.
@@ -151,3 +159,43 @@ def _among_largest(logits: jax.Array, truth: jax.Array, k: int) -> jax.Array:
     later = index > truth.argmax(-1)[:, None]
     smaller = (logits < own) | ((logits == own) & later)  # a NaN is never smaller
     return logits.shape[-1] - 1 - smaller.sum(-1, keepdims=True) < k
+
+
+def make(config: Config, options: Options, source: Source) -> Classification:
+    """Build the task; files must be read in the order of channels that the model's card says."""
+    if isinstance(source, Files):
+        _check_channels(config)
+    return Classification(
+        source.num_classes, source.image_shape, source.mean, source.std, options=options
+    )
+
+
+def _check_channels(config: Config) -> None:
+    try:
+        order = sf.card(config.model).channel_order.lower()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if config.data.channels != order:
+        raise UserError(
+            f"--data.channels is {config.data.channels!r}; expected {order!r}, as the card of "
+            f"{config.model!r} says; for another order register a model with a card of its own"
+        )
+
+
+def _open(split: Split, data: Data, options: Options) -> Source:
+    return open_source(data.name, split, data)
+
+
+CLASSIFICATION = TaskEntry(
+    options=Options,
+    make=make,
+    data=SOURCES,
+    open=_open,
+    metrics={
+        "accuracy": "max",
+        "top5_accuracy": "max",
+        "mean_class_accuracy": "max",
+        "loss": "min",
+    },
+    may_change=("label_smoothing", "mixup", "cutmix", "views_at_once"),
+)

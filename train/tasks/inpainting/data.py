@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images to tear holes into: textures made on the spot, and folders of photographs."""
+"""Images with random masks: textures made on the spot, and folders of photographs."""
 
 import dataclasses
 from pathlib import Path
@@ -9,48 +9,55 @@ import numpy as np
 
 from spectral_flax.inference.images import SUFFIXES, read_image
 from train.config import Data
-from train.data import Example, Split
+from train.data import Example, Source, Split
 from train.data.listing import left_behind
-from train.data.unreadable import BrokenFiles
+from train.data.registry import opener, sized_folder
+from train.data.unreadable import UnreadableFiles
 from train.errors import UserError
-from train.tasks.inpainting.distortions import distorted
 from train.tasks.inpainting.masks import EVALUATION, Mixed, scaled
+from train.tasks.inpainting.options import Options
 
 if TYPE_CHECKING:
     from PIL import Image
 
 LONGEST = 16
-"""Of a strip that is to be enlarged, the longest side that is kept, in shorter sides."""
+"""Longest side that is kept of a strip before it is enlarged, in units of its shorter side."""
 
 
-def open_split(name: str, split: Split, data: Data) -> "Textures | Photographs":
-    """Open a data set of this module; ``data.holes`` are those of the test."""
-    if name == "textures":
-        size = tuple(data.size or (64, 64))
-        return Textures(split, size, _holes(split, size, data.holes))
-    if data.path is None or data.size is None:
-        raise UserError(f"the data set {name!r} needs --data.path FOLDER and --data.size H W")
-    size = tuple(data.size)
-    holes = _holes(split, size, data.holes)
-    return Photographs(Path(data.path) / split, split, size, holes, data.distort)
+def open_split(split: Split, data: Data, options: Options) -> "MaskedImages":
+    """Open a split of the data set that ``data`` names."""
+    return opener(data, SOURCES)(split, data, options)
 
 
-def _holes(split: Split, size: tuple[int, int], name: str | None) -> Mixed:
-    """Return what draws the holes of a split, having checked ``name`` in the training split too."""
+def _textures(split: Split, data: Data, options: Options) -> "Textures":
+    size = tuple(data.size or (64, 64))
+    return Textures(split, size, _masks(split, size, options.test_masks))
+
+
+def _image_folder(split: Split, data: Data, options: Options) -> "Photographs":
+    folder, size = sized_folder(data)
+    masks = _masks(split, size, options.test_masks)
+    return Photographs(folder / split, split, size, masks, options.distort)
+
+
+SOURCES = {"textures": _textures, "image_folder": _image_folder}
+
+
+def _masks(split: Split, size: tuple[int, int], name: str | None) -> Mixed:
+    """Return what draws the masks of a split; ``name`` is checked in the training split too."""
     if name is None:
         return scaled(min(size))
+    title = f"--task-options.test-masks is {name!r}"
     if name not in EVALUATION:
-        raise UserError(f"--data.holes is {name!r}; expected one of {', '.join(EVALUATION)}")
-    side, holes = EVALUATION[name]
+        raise UserError(f"{title}; expected one of {', '.join(EVALUATION)}")
+    side, masks = EVALUATION[name]
     if min(size) < side:
-        raise UserError(
-            f"--data.holes {name} are for images of {side} pixels; --data.size is {size}"
-        )
-    return holes if split == "test" else scaled(min(size))
+        raise UserError(f"{title}, which is for images of {side} pixels; --data.size is {size}")
+    return masks if split == "test" else scaled(min(size))
 
 
-class Torn:
-    """What these data sets share: the hole is part of the example, drawn anew in training."""
+class MaskedImages(Source):
+    """Images with a mask, drawn anew each time in training: what all these data sets share."""
 
     num_classes = 0
     mean = (0.0, 0.0, 0.0)
@@ -61,25 +68,25 @@ class Torn:
         return (*self.size, 3)
 
     def augment(self, example: Example, rng: np.random.Generator) -> Example:
-        """Mirror at random and tear another hole."""
+        """Mirror at random and draw another mask."""
         image = example["image"][:, ::-1] if rng.random() < 0.5 else example["image"]
-        return example | {"image": np.ascontiguousarray(image), "mask": self._hole(rng)}
+        return example | {"image": np.ascontiguousarray(image), "mask": self._mask(rng)}
 
-    def _hole(self, rng: np.random.Generator) -> np.ndarray:
-        return self.holes(*self.size, rng).astype(np.float32)
+    def _mask(self, rng: np.random.Generator) -> np.ndarray:
+        return self.masks(*self.size, rng).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class Textures(Torn):
+class Textures(MaskedImages):
     """Periodic textures, 1000 to train on and 100 to test: sums of waves, stripes and bricks.
 
-    What belongs into a hole repeats what is around it, with a period that may exceed the reach of
-    small convolutions.
+    The masked part repeats what is around it, with a period that may exceed the reach of small
+    convolutions.
     """
 
     split: Split
     size: tuple[int, int]
-    holes: Mixed
+    masks: Mixed
 
     def __len__(self) -> int:
         return 1000 if self.split == "train" else 100
@@ -102,27 +109,27 @@ class Textures(Torn):
             joints = (y % h == 0) | ((x + row % 2 * (w // 2)) % w == 0)
             image[joints] = colours[1] * 0.5
         pixels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-        return {"image": pixels, "mask": self._hole(rng)}
+        return {"image": pixels, "mask": self._mask(rng)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Photographs(Torn):
+class Photographs(MaskedImages):
     """Images of a folder and its sub-folders, cropped to ``size``: at random in training.
 
-    An image smaller than that is enlarged first, and of a strip longer than ``LONGEST`` times its
-    width the middle is taken; in the test the crop and the hole are fixed. With ``distort``
-    training images are warped and recoloured (`distorted`). A file that cannot be read is named
-    once; another takes its place in training, and in a test it counts for nothing.
+    A smaller image is enlarged first, a strip longer than ``LONGEST`` times its width is cut to its
+    middle. The crop and the mask of a test image are fixed. With ``distort`` training images are
+    warped and recoloured (`distorted`). A file that cannot be read is named once; another takes its
+    place in training, and in a test it does not count.
     """
 
     folder: Path
     split: Split
     size: tuple[int, int]
-    holes: Mixed
+    masks: Mixed
     distort: bool = False
     files: tuple[Path, ...] = dataclasses.field(init=False, repr=False)
-    broken: BrokenFiles = dataclasses.field(
-        init=False, repr=False, compare=False, default_factory=BrokenFiles
+    unreadable: UnreadableFiles = dataclasses.field(
+        init=False, repr=False, compare=False, default_factory=UnreadableFiles
     )
 
     def __post_init__(self):
@@ -150,22 +157,21 @@ class Photographs(Torn):
         if pixels is None:
             pixels, valid = np.zeros(self.image_shape, np.uint8), 0
         rng = np.random.default_rng(index)
-        example = {"image": self._crop(pixels, (0.5, 0.5)), "mask": self._hole(rng)}
+        example = {"image": self._crop(pixels, (0.5, 0.5)), "mask": self._mask(rng)}
         return example | {"valid": np.float32(valid)}
 
     def _readable(self, index: int) -> np.ndarray:
-        pixels = self._read(index)
-        if pixels is None:
-            return self.broken.stand_in(index, len(self), self._read, str(self.folder))
-        return pixels
+        return self.unreadable.readable(index, len(self), self._read, str(self.folder))
 
     def _read(self, index: int) -> np.ndarray | None:
         file = self.files[index]
-        return self.broken.read(str(file), lambda: _enlarged(read_image(file), self.size))
+        return self.unreadable.read(str(file), lambda: _enlarged(read_image(file), self.size))
 
     def augment(self, example: Example, rng: np.random.Generator) -> Example:
-        """Crop, distort if asked to, and mirror at random, and tear a hole."""
+        """Crop, distort if asked to, and mirror at random, and draw a mask."""
         if self.distort:
+            from train.tasks.inpainting.distortions import distorted  # needs Pillow
+
             crop = distorted(example["image"], self.size, rng)
         else:
             crop = self._crop(example["image"], rng.random(2))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Warped and recoloured crops, as LaMa's generator saw photographs in training."""
+"""Random geometric distortion and colour jitter of LaMa's training images."""
 
 import numpy as np
 from PIL import Image
@@ -14,10 +14,10 @@ COLOURS = (0.2, 0.2, 30 / 255, 5 / 180)  # brightness, contrast, saturation, hue
 def distorted(pixels: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Return a crop of ``size`` of the distorted image: ``[H, W, 3] -> [*size, 3]``, uint8.
 
-    The image is seen from aslant, zoomed and turned, bent by a lens, and recoloured; beyond its
-    border it is reflected. Ranges are those of the published configuration ("distortions" in
-    advimman/lama), whose adaptive equalisation of histograms and shear of a tenth of a degree are
-    left out; all is done in one sampling, which blurs less than theirs in three.
+    Random perspective, zoom, rotation, lens distortion and colour jitter; the image is reflected at
+    its border. Ranges are those of the published configuration ("distortions" in advimman/lama)
+    without its adaptive equalisation of histograms and its shear of a tenth of a degree. Pixels are
+    sampled once, which blurs less than the published three times.
     """
     height, width = pixels.shape[:2]
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
@@ -47,7 +47,7 @@ def _sampled(pixels: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _reflected(index: np.ndarray, length: int) -> np.ndarray:
-    """Return the pixel that stands at ``index`` when the image is mirrored at its last pixels."""
+    """Return the pixel at ``index`` of an image that is mirrored at its last pixels."""
     period = max(2 * (length - 1), 1)
     index = index % period
     return np.minimum(np.minimum(index, period - index), length - 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of the published LaMa training, and the figures of its evaluation.
+"""Losses of the published LaMa training, and the metrics of its evaluation.
 
 Suvorov et al., WACV 2022, section 2.3. Images are ``[N, H, W, C]`` in [0, 1]. Masks are
 ``[N, H, W, 1]``, 1 where the image is missing.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random holes, by the rules of the published LaMa code: thick strokes and boxes."""
+"""Random masks, by the rules of the published LaMa code: thick strokes and boxes."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ class Boxes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mixed:
-    """One kind of hole or the other, at random; the defaults are those of the published training.
+    """Strokes or boxes, at random; the defaults are those of the published training.
 
     ``scale`` shrinks all lengths, for images smaller than the 256 pixels they are meant for.
     """
@@ -75,20 +75,20 @@ class Mixed:
     max_area: float = 1.0
 
     def __call__(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-        """Return a hole: ``bool [height, width]``, of the published kinds, never empty.
+        """Return a mask: ``bool [height, width]``, True where the image is missing, never empty.
 
-        Holes of more than ``max_area`` of the image are drawn again, at most a hundred times.
+        Masks of more than ``max_area`` of the image are drawn again, at most a hundred times.
         """
         for _ in range(100):
             kind = self.boxes if rng.random() < self.box_share else self.strokes
             mask = kind(height, width, rng)
             if mask.any() and mask.mean() <= self.max_area:
                 return mask
-        raise ValueError(f"no hole of at most {self.max_area} of {height}x{width} in 100 draws")
+        raise ValueError(f"no mask of at most {self.max_area} of {height}x{width} in 100 draws")
 
 
 def scaled(side: int) -> Mixed:
-    """Return the published holes for images of 256 pixels, shrunk to ``side``."""
+    """Return the published masks for images of 256 pixels, shrunk to ``side``."""
     shrink = lambda pixels: max(1, round(pixels * side / 256))
     return Mixed(
         strokes=Strokes(max_length=shrink(200), max_width=shrink(100)),

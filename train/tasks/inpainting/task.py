@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inpainting: a generator against a discriminator, which move in turn."""
+"""Inpainting: a generator against a discriminator, updated in turn."""
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,49 +21,10 @@ from train.checkpoints.encoders import fill_encoder, kept_encoder
 from train.config import Config
 from train.data import Source
 from train.errors import UserError
-from train.report.image_grid import write_sheet
-from train.task import Direction
+from train.task import Batch, Scalars, Task, TaskEntry
 from train.tasks.inpainting import losses
-
-
-def make(config: Config, source: Source) -> "Inpainting":
-    """Build the task; ``task_options`` are weights of `Inpainting`'s losses, and an encoder.
-
-    ``encoder=dict(model=NAME, weights=FILE, options={…})`` names the network whose feature maps
-    the perceptual loss compares, with published weights.
-    """
-    options = dict(config.task_options)
-    encoder = options.pop("encoder", None)
-    if encoder is not None:
-        encoder = Encoder(**encoder)
-    if options.get("perceptual") and encoder is None:
-        raise ValueError("a perceptual loss needs encoder=dict(model=NAME, weights=FILE)")
-    return Inpainting(image_shape=source.image_shape, encoder=encoder, **options)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Encoder:
-    """A network, by name and options, and the file of its weights."""
-
-    model: str
-    weights: str
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def loaded(self, folder: Path, *, begins: bool):
-        """Return graph, arrays, mean and deviation; ``folder`` is the run's own copy."""
-        name = "encoder weights"
-        weights = kept_encoder(name, self.weights, folder, begins=begins)
-        try:
-            network = sf.create_model(self.model, **{"num_classes": None} | self.options)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"encoder model {self.model!r}: {error}") from error
-        if not hasattr(network, "features"):
-            raise UserError(f"encoder model={self.model!r} has no feature maps")
-        fill_encoder(f"{name} {self.weights!r}", network, weights)
-        network.eval()
-        card = sf.card(self.model)
-        mean, std = (np.float32(v).reshape(1, 1, 1, -1) for v in (card.mean, card.std))
-        return *nnx.split(network), mean, std
+from train.tasks.inpainting.data import SOURCES, open_split
+from train.tasks.inpainting.options import Options
 
 
 class Adversaries(nnx.Module):
@@ -81,47 +43,35 @@ register_rules(Adversaries, functools.partial(training_rules, prefix=""), "LaMa"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Inpainting:
-    """Images with holes. The weights are the published ones; a weight of 0 leaves a loss out.
+class Inpainting(Task):
+    """Images of which a part is masked and filled in.
 
-    In each step the generator moves first; what it then makes of the same images, batch statistics
-    included, is what the discriminator learns from, as in the published code. The generator's
-    losses do not move the discriminator, nor the other way round.
+    Each step updates the generator first. The discriminator then learns from what the updated
+    generator makes of the same images, batch statistics included, as in the published code. The
+    generator's losses do not change the discriminator, nor the other way round.
     """
 
     image_shape: tuple[int, ...]
-    l1_known: float = 10.0
-    l1_missing: float = 0.0
-    adversarial: float = 10.0
-    gradient_penalty: float = 0.001
-    feature_matching: float = 100.0
-    perceptual: float = 0.0
-    discriminator_width: int = 64
-    discriminator_layers: int = 4
-    encoder: Encoder | None = None
+    options: Options = dataclasses.field(default_factory=Options)
     maps: Any = None  # the encoder's, once it is read
 
-    rows: ClassVar[tuple[str, ...]] = ()
-    directions: ClassVar[dict[str, Direction]] = {"psnr": "max", "ssim": "max", "l1": "min"}
+    turns = ("generator", "discriminator")
 
     @property
     def model_options(self) -> dict[str, Any]:
         return {}
 
-    @property
-    def turns(self) -> tuple[str, ...]:
-        return ("generator", "discriminator")
-
     def prepared(self, workdir: Path, *, begins: bool) -> "Inpainting":
         """Return the task with the encoder read that the perceptual loss compares by."""
-        if not self.perceptual:
+        if not self.options.perceptual:
             return self
-        maps = self.encoder.loaded(workdir / "encoder", begins=begins)
+        maps = _encoder(self.options, workdir / "encoder", begins=begins)
         return dataclasses.replace(self, maps=maps)
 
     def extended(self, model: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
         """Put a discriminator beside the generator."""
-        widths = dict(width=self.discriminator_width, layers=self.discriminator_layers)
+        options = self.options
+        widths = dict(width=options.discriminator_width, layers=options.discriminator_layers)
         return Adversaries(model, PatchDiscriminator(**widths, rngs=rngs))
 
     def weights_to_start(
@@ -143,35 +93,43 @@ class Inpainting:
             "mask": jax.ShapeDtypeStruct((batch_size, *self.image_shape[:2]), jnp.float32),
         }
 
-    def loss(self, model: nnx.Module, batch, key: jax.Array):
+    def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         image, mask, fake = _filled(model.generator, batch)
-        l1 = losses.masked_l1(fake, image, mask, known=self.l1_known, missing=self.l1_missing)
+        weights = self.options
+        l1 = losses.masked_l1(fake, image, mask, known=weights.l1_known, missing=weights.l1_missing)
         total, scalars = l1, {"l1": l1}
-        if self.perceptual:
+        if weights.perceptual:
             pair = (self._encoded(x) for x in (fake, image))
             perceptual = losses.perceptual(*pair)
-            total += self.perceptual * perceptual
+            total += weights.perceptual * perceptual
             scalars["perceptual"] = perceptual
-        if self.adversarial or self.feature_matching:
-            judge = model.discriminator
-            frozen = _frozen(judge)
+        if weights.adversarial or weights.feature_matching:
+            discriminator = model.discriminator
+            frozen = _frozen(discriminator)
             of_fake, of_real = frozen.features(fake), frozen.features(image)
-            fooling = losses.generator_loss(of_fake[-1])
+            generator_loss = losses.generator_loss(of_fake[-1])
             matching = losses.feature_matching(of_fake[:-1], of_real[:-1])
-            total += self.adversarial * fooling + self.feature_matching * matching
-            real, slope = _score_and_slope(judge, image)
-            judged = losses.discriminator_loss(real, judge(jax.lax.stop_gradient(fake)), mask)
-            penalty = losses.gradient_penalty(slope)
-            total += judged + self.gradient_penalty * penalty
+            total += weights.adversarial * generator_loss + weights.feature_matching * matching
+            real, gradient = _logits_and_gradient(discriminator, image)
+            generated = discriminator(jax.lax.stop_gradient(fake))
+            discriminator_loss = losses.discriminator_loss(real, generated, mask)
+            penalty = losses.gradient_penalty(gradient)
+            total += discriminator_loss + weights.gradient_penalty * penalty
             scalars |= {
-                "fooling": fooling,
-                "matching": matching,
-                "judging": judged,
-                "penalty": penalty,
+                "generator_loss": generator_loss,
+                "feature_matching_loss": matching,
+                "discriminator_loss": discriminator_loss,
+                "gradient_penalty": penalty,
             }
         return total, scalars
 
-    def metrics(self, model: nnx.Module, batch):
+    def output(self, model: nnx.Module, batch: Batch) -> jax.Array:
+        return _filled(model.generator, batch)[2]
+
+    def output_shape(self, batch_size: int) -> tuple[int, ...]:
+        return batch_size, *self.image_shape
+
+    def metric_sums(self, model: nnx.Module, batch: Batch) -> Scalars:
         image, mask, fake = _filled(model.generator, batch)
         whole, valid = mask * fake + (1 - mask) * image, batch["valid"]
         return {
@@ -181,17 +139,16 @@ class Inpainting:
             "l1": jnp.sum(jnp.abs(whole - image).mean((1, 2, 3)) * valid),
         }
 
-    def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return {name: float(sums[name] / sums["count"]) for name in ("psnr", "ssim", "l1")}
 
-    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 6) -> None:
-        """Write rows of image, image with its hole in grey, and result."""
-        examples = [source[i] for i in range(min(count, len(source)))]
+    def results(self, model: nnx.Module, source: Source, count: int) -> Sequence[Any]:
+        """Return images, images with the masked part in grey, and the results."""
+        examples = [source[i] for i in range(count)]
         images = np.stack([example["image"] for example in examples])
         masks = np.stack([example["mask"] for example in examples])
-        torn = np.where(masks[..., None] > 0, np.uint8(128), images)
-        filled = sf.inpaint(model.generator, images, masks)
-        write_sheet({"original": images, "given": torn, "filled in": filled}, path)
+        given = np.where(masks[..., None] > 0, np.uint8(128), images)
+        return images, given, sf.inpaint(model.generator, images, masks)
 
     def _encoded(self, x: jax.Array) -> list[jax.Array]:
         graphdef, state, mean, std = self.maps
@@ -211,15 +168,54 @@ def _frozen(module: nnx.Module) -> nnx.Module:
     return nnx.merge(graphdef, jax.tree.map(jax.lax.stop_gradient, params), rest, copy=True)
 
 
-def _score_and_slope(judge: nnx.Module, image: jax.Array):
+def _logits_and_gradient(discriminator: nnx.Module, image: jax.Array):
     """Return the logits of images and the gradient of their sum; batch statistics are updated."""
-    graphdef, params, rest = nnx.split(judge, nnx.Param, ...)
+    graphdef, params, rest = nnx.split(discriminator, nnx.Param, ...)
 
     def score(image):
         copy = nnx.merge(graphdef, params, rest, copy=True)
         logits = copy(image)
         return logits.sum(), (logits, nnx.state(copy, nnx.Not(nnx.Param)))
 
-    slope, (logits, rest) = jax.grad(score, has_aux=True)(image)
-    nnx.update(judge, rest)
-    return logits, slope
+    gradient, (logits, rest) = jax.grad(score, has_aux=True)(image)
+    nnx.update(discriminator, rest)
+    return logits, gradient
+
+
+def _encoder(options: Options, folder: Path, *, begins: bool):
+    """Return graph, arrays, mean and deviation; ``folder`` is the run's own copy of the weights."""
+    name, path = "encoder weights", options.encoder_weights
+    weights = kept_encoder(name, path, folder, begins=begins)
+    try:
+        arguments = {"num_classes": None} | options.encoder_options
+        network = sf.create_model(options.encoder_model, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"encoder model {options.encoder_model!r}: {error}") from error
+    if not hasattr(network, "features"):
+        raise UserError(f"encoder model={options.encoder_model!r} has no feature maps")
+    fill_encoder(f"{name} {path!r}", network, weights)
+    network.eval()
+    card = sf.card(options.encoder_model)
+    mean, std = (np.float32(v).reshape(1, 1, 1, -1) for v in (card.mean, card.std))
+    return *nnx.split(network), mean, std
+
+
+def make(config: Config, options: Options, source: Source) -> Inpainting:
+    """Build the task."""
+    if options.perceptual and None in (options.encoder_model, options.encoder_weights):
+        raise UserError(
+            "--task-options.perceptual needs --task-options.encoder-model NAME and "
+            "--task-options.encoder-weights FILE"
+        )
+    return Inpainting(image_shape=source.image_shape, options=options)
+
+
+INPAINTING = TaskEntry(
+    options=Options,
+    make=make,
+    data=SOURCES,
+    open=open_split,
+    metrics={"psnr": "max", "ssim": "max", "l1": "min"},
+    results=("original", "given", "filled in"),
+    may_change=("test_masks", "distort"),
+)

@@ -19,27 +19,36 @@ from spectral_flax.inference.pose import (
 )
 from spectral_flax.messages import several
 from train.config import Data
-from train.data import Example, Split
+from train.data import Example, Source, Split
 from train.data.listing import is_file
-from train.data.unreadable import BrokenFiles
+from train.data.registry import folder_of, opener
+from train.data.unreadable import UnreadableFiles
 from train.errors import UserError
 from train.tasks.pose import coco
+from train.tasks.pose.options import Options
 
 _FOLDERS = {"train": "train2017", "test": "val2017"}
 
 
-def open_split(name: str, split: Split, data: Data) -> "People":
-    """Open a data set of this module."""
-    if name == "stick_figures":
-        return stick_figures(split, data.size or (64, 48))
-    if data.path is None:
-        raise UserError(f"the data set {name!r} needs --data.path FOLDER")
-    boxes = data.boxes if split == "test" else None
-    return coco_people(Path(data.path), split, tuple(data.size or (256, 192)), boxes)
+def open_split(split: Split, data: Data, options: Options) -> "People":
+    """Open a split of the data set that ``data`` names."""
+    return opener(data, SOURCES)(split, data, options)
+
+
+def _stick_figures(split: Split, data: Data, options: Options) -> "People":
+    return stick_figures(split, data.size or (64, 48))
+
+
+def _coco_keypoints(split: Split, data: Data, options: Options) -> "People":
+    boxes = options.boxes if split == "test" else None
+    return coco_people(folder_of(data), split, tuple(data.size or (256, 192)), boxes)
+
+
+SOURCES = {"stick_figures": _stick_figures, "coco_keypoints": _coco_keypoints}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class People:
+class People(Source):
     """One example for each person: the region around the box, and the joints in it.
 
     Attributes:
@@ -56,7 +65,7 @@ class People:
     people: tuple[dict[str, Any], ...] = dataclasses.field(repr=False)
     pictures: dict[int, Any] = dataclasses.field(repr=False)
     sides: dict[int, tuple[int, int]] = dataclasses.field(default_factory=dict, repr=False)
-    broken: BrokenFiles = dataclasses.field(default_factory=BrokenFiles, repr=False)
+    unreadable: UnreadableFiles = dataclasses.field(default_factory=UnreadableFiles, repr=False)
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
     num_classes = 17
@@ -92,15 +101,14 @@ class People:
 
     def _usable(self, index: int) -> tuple[int, np.ndarray]:
         """Return the index and the image of a person, or of another whose image can be read."""
-        read = self._picture
-        return read(index) or self.broken.stand_in(index, len(self), read, self.name)
+        return self.unreadable.readable(index, len(self), self._picture, self.name)
 
     def _picture(self, index: int) -> tuple[int, np.ndarray] | None:
         """Return the index and the image of a person; None if it cannot be read."""
         picture = self.pictures[self.people[index]["image"]]
         if isinstance(picture, Path):
             file, sides = picture, self.sides[self.people[index]["image"]]
-            picture = self.broken.read(str(file), lambda: _in_frame(file, sides))
+            picture = self.unreadable.read(str(file), lambda: _in_frame(file, sides))
         return None if picture is None else (index, picture)
 
     def augment(self, example: Example, rng: np.random.Generator) -> Example:

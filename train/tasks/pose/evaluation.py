@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO's own figures of detected poses, after the published scoring and suppression."""
+"""COCO's metrics of detected poses, after the published scoring and suppression."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ import numpy as np
 from spectral_flax.functional.keypoints import oks_nms
 from train.tasks.pose.coco import PERSON
 
-FIGURES = ("AP", "AP50", "AP75", "AP_medium", "AP_large", "AR", "AR50", "AR75", "AR_medium")
+METRICS = ("AP", "AP50", "AP75", "AP_medium", "AP_large", "AR", "AR50", "AR75", "AR_medium")
 _nms = jax.jit(oks_nms, static_argnums=3)
 
 
@@ -51,7 +51,7 @@ def detections(
     return results
 
 
-def coco_figures(annotations: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
+def coco_metrics(annotations: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, float]:
     """Return AP, AR and so on of a result list, as pycocotools computes them."""
     try:
         from pycocotools.coco import COCO
@@ -59,7 +59,7 @@ def coco_figures(annotations: dict[str, Any], results: list[dict[str, Any]]) -> 
     except ImportError as error:
         raise ImportError("evaluating poses needs pycocotools: pip install pycocotools") from error
     if not results:
-        return dict.fromkeys(FIGURES, 0.0)
+        return dict.fromkeys(METRICS, 0.0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {"info": {}} | annotations
@@ -68,4 +68,4 @@ def coco_figures(annotations: dict[str, Any], results: list[dict[str, Any]]) -> 
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return {name: float(v) for name, v in zip(FIGURES, evaluation.stats, strict=False)}
+    return {name: float(v) for name, v in zip(METRICS, evaluation.stats, strict=False)}

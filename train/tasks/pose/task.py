@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pose: heatmaps of joints by squared error, COCO's figures of what is decoded from them."""
+"""Pose estimation: heatmaps of joints, and COCO's metrics of the joints decoded from them."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,49 +24,29 @@ from spectral_flax.inference.pose import (
 from spectral_flax.models.registry import Card
 from train.checkpoints.encoders import fill_encoder, read_encoder
 from train.config import Config
-from train.data import Source, open_source
-from train.report.image_grid import write_sheet
-from train.task import Direction
-from train.tasks.pose.data import People
-from train.tasks.pose.evaluation import FIGURES, coco_figures, detections
-
-
-def make(config: Config, source: Source) -> "Pose":
-    """Build the task; ``task_options`` are the options of `Pose`."""
-    if not isinstance(source, People):
-        raise ValueError(f"the data set {config.data.name!r} has no people")
-    test = source if source.split == "test" else open_source(config.data.name, "test", config.data)
-    about = sf.card(config.model)
-    if "bgr" in config.task_options:
-        raise ValueError(
-            f"bgr={config.task_options['bgr']!r} is no option; the card of {config.model!r} says "
-            f"{about.channel_order}, in training as in prediction"
-        )
-    return Pose(test=test, image_shape=source.image_shape, about=about, **config.task_options)
+from train.data import Source
+from train.task import Batch, Scalars, Task, TaskEntry
+from train.tasks.pose.data import SOURCES, People, open_split
+from train.tasks.pose.evaluation import METRICS, coco_metrics, detections
+from train.tasks.pose.options import Options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Pose:
-    """Regions around people and the joints in them.
+class Pose(Task):
+    """Heatmaps of the joints in regions around people, by squared error.
 
     Attributes:
       about: the model's card, which says how it wants images.
-      sigma: of the targets' Gaussians, in pixels of the heatmap; None: 2 for each 64 rows.
-      flip_test: also look at mirrored images in the evaluation.
-      encoder_weights: file of a classifier to start the encoder from, when a run begins.
-      encoder_start: its weights, once they are read.
+      encoder_start: weights of ``options.encoder_weights``, once they are read.
     """
 
     test: People
     image_shape: tuple[int, ...]
     about: Card = dataclasses.field(default_factory=lambda: sf.card("pose_resnet50"))
-    sigma: int | None = None
-    flip_test: bool = True
-    encoder_weights: str | None = None
+    options: Options = dataclasses.field(default_factory=Options)
     encoder_start: Weights | None = None
 
-    rows: ClassVar[tuple[str, ...]] = ("joints", "index", "valid")
-    directions: ClassVar[dict[str, Direction]] = dict.fromkeys(FIGURES, "max")
+    rows = ("joints", "index", "valid")
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -77,20 +58,17 @@ class Pose:
 
     def prepared(self, workdir: Path, *, begins: bool) -> "Pose":
         """Return the task with the weights read that a run begins from."""
-        if self.encoder_weights is None or not begins:
+        if self.options.encoder_weights is None or not begins:
             return self
-        start = read_encoder("encoder_weights", self.encoder_weights)
+        start = read_encoder("encoder_weights", self.options.encoder_weights)
         return dataclasses.replace(self, encoder_start=start)
 
     def extended(self, model: nnx.Module, rngs: nnx.Rngs) -> nnx.Module:
         """Start the encoder from a classifier's weights, if there are any."""
         if self.encoder_start is not None:
-            name = f"encoder_weights {self.encoder_weights!r}"
+            name = f"encoder_weights {self.options.encoder_weights!r}"
             fill_encoder(name, model.encoder, self.encoder_start)
         return model
-
-    def weights_to_start(self, weights: Weights, skip: tuple[str, ...]):
-        return weights, skip
 
     def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         shapes = {"joints": (17, 2), "visible": (17,), "centre": (2,), "extent": (2,)}
@@ -105,9 +83,9 @@ class Pose:
         x = normalized(image, about.mean, about.std, bgr=about.channel_order == "BGR")
         return model(x).astype(jnp.float32)
 
-    def loss(self, model: nnx.Module, batch, key: jax.Array):
+    def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         size = self.heatmap_size
-        sigma = self.sigma or max(1, round(size[0] / 32))
+        sigma = self.options.sigma or max(1, round(size[0] / 32))
         target, weight = gaussian_heatmaps(
             batch["joints"] / 4, batch["visible"], size=size, sigma=sigma
         )
@@ -115,16 +93,22 @@ class Pose:
         loss = 0.5 * jnp.mean(error**2)
         return loss, {"joints": weight.sum(-1).mean()}
 
-    def metrics(self, model: nnx.Module, batch):
+    def output(self, model: nnx.Module, batch: Batch) -> jax.Array:
+        return self.heatmaps(model, batch["image"])
+
+    def output_shape(self, batch_size: int) -> tuple[int, ...]:
+        return batch_size, *self.heatmap_size, 17
+
+    def metric_sums(self, model: nnx.Module, batch: Batch) -> Scalars:
         heatmaps = self.heatmaps(model, batch["image"])
-        if self.flip_test:
+        if self.options.flip_test:
             mirrored = self.heatmaps(model, batch["image"][:, :, ::-1])
             heatmaps = (heatmaps + flip_heatmaps(mirrored)) / 2
-        places, scores = decode_heatmaps(heatmaps)
-        joints = jnp.concatenate([places, scores[..., None]], -1)
+        coordinates, scores = decode_heatmaps(heatmaps)
+        joints = jnp.concatenate([coordinates, scores[..., None]], -1)
         return {"joints": joints, "index": batch["index"], "valid": batch["valid"]}
 
-    def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         seen = sums["valid"] > 0
         joints = np.zeros((len(self.test), 17, 3))  # whom the network has not seen has no score
         joints[sums["index"][seen]] = sums["joints"][seen]
@@ -134,14 +118,14 @@ class Pose:
             joints[i, :, :2] = transform_points(joints[i, :, :2], matrix)
         extents = np.array([extent for _, extent in regions])
         found = detections(self.test.people, joints, extents)
-        return coco_figures(self.test.annotations, found)
+        return coco_metrics(self.test.annotations, found)
 
-    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 6) -> None:
-        """Write rows of crop, skeleton of the annotated joints, and skeleton that was found."""
-        examples = [source[i] for i in range(min(count, len(source)))]
+    def results(self, model: nnx.Module, source: Source, count: int) -> Sequence[Any]:
+        """Return crops, and them with the annotated and with the predicted skeletons."""
+        examples = [source[i] for i in range(count)]
         images = np.stack([example["image"] for example in examples])
         heatmaps = np.asarray(jax.jit(lambda x: self.heatmaps(model, x))(images))
-        places, scores = (np.asarray(a) for a in decode_heatmaps(heatmaps))
+        coordinates, scores = (np.asarray(a) for a in decode_heatmaps(heatmaps))
         truth = [example["joints"] for example in examples]
         visible = [example["visible"] for example in examples]
 
@@ -149,5 +133,22 @@ class Pose:
             triples = zip(images, joints, scores, strict=True)
             return [draw_skeletons(image, xy[None], s[None]) for image, xy, s in triples]
 
-        columns = {"image": images, "truth": drawn(truth, visible)}
-        write_sheet(columns | {"found": drawn(4 * places, scores)}, path)
+        return images, drawn(truth, visible), drawn(4 * coordinates, scores)
+
+
+def make(config: Config, options: Options, source: Source) -> Pose:
+    """Build the task, which holds the test split: its metrics need all annotations at once."""
+    test = source if source.split == "test" else open_split("test", config.data, options)
+    about = sf.card(config.model)
+    return Pose(test=test, image_shape=source.image_shape, about=about, options=options)
+
+
+POSE = TaskEntry(
+    options=Options,
+    make=make,
+    data=SOURCES,
+    open=open_split,
+    metrics=dict.fromkeys(METRICS, "max"),
+    results=("image", "truth", "found"),
+    may_change=("boxes",),
+)

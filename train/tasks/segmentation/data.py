@@ -8,22 +8,20 @@ import numpy as np
 
 from spectral_flax.inference.images import files_by_stem, pillow, read_pair
 from train.config import Data
-from train.data import Example, Split
-from train.data.unreadable import BrokenFiles
+from train.data import Example, Source, Split
+from train.data.registry import opener, sized_folder
+from train.data.unreadable import UnreadableFiles
 from train.errors import UserError
+from train.tasks.segmentation.options import Options
 
 
-def open_split(name: str, split: Split, data: Data) -> "Ellipses | Folders":
-    """Open a data set of this module."""
-    if name == "ellipses":
-        return Ellipses(split, data.size or (64, 64))
-    if data.path is None or data.size is None:
-        raise UserError(f"the data set {name!r} needs --data.path FOLDER and --data.size H W")
-    return Folders(Path(data.path) / split, split, tuple(data.size))
+def open_split(split: Split, data: Data, options: Options) -> "Segmented":
+    """Open a split of the data set that ``data`` names."""
+    return opener(data, SOURCES)(split, data)
 
 
-class Segmented:
-    """What all these data sets share."""
+class Segmented(Source):
+    """Images with a mask of two classes: what all these data sets share."""
 
     num_classes = 2
     mean = (0.5, 0.5, 0.5)
@@ -109,8 +107,8 @@ class Folders(Segmented):
     split: Split
     size: tuple[int, int]
     files: tuple[tuple[Path, Path], ...] = dataclasses.field(init=False, repr=False)
-    broken: BrokenFiles = dataclasses.field(
-        init=False, repr=False, compare=False, default_factory=BrokenFiles
+    unreadable: UnreadableFiles = dataclasses.field(
+        init=False, repr=False, compare=False, default_factory=UnreadableFiles
     )
 
     def __post_init__(self):
@@ -142,12 +140,11 @@ class Folders(Segmented):
         return example | {"valid": np.float32(1)}
 
     def _usable(self, index: int) -> Example:
-        read = self._read
-        return read(index) or self.broken.stand_in(index, len(self), read, str(self.folder))
+        return self.unreadable.readable(index, len(self), self._read, str(self.folder))
 
     def _read(self, index: int) -> Example | None:
         image, mask = self.files[index]
-        return self.broken.read(f"{image} or {mask}", lambda: _resized(image, mask, self.size))
+        return self.unreadable.read(f"{image} or {mask}", lambda: _resized(image, mask, self.size))
 
 
 def _resized(image: Path, mask: Path, size: tuple[int, int]) -> Example:
@@ -172,3 +169,17 @@ def _by_stem(folder: Path) -> dict[str, Path]:
         return files_by_stem(folder, ending="_segmentation")
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def ellipses(split: Split, data: Data) -> Ellipses:
+    """Open the moles that are made on the spot."""
+    return Ellipses(split, data.size or (64, 64))
+
+
+def image_mask_folders(split: Split, data: Data) -> Folders:
+    """Open the folder of a split."""
+    folder, size = sized_folder(data)
+    return Folders(folder / split, split, size)
+
+
+SOURCES = {"ellipses": ellipses, "image_mask_folders": image_mask_folders}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The four figures of semantic segmentation, from one confusion matrix."""
+"""The four metrics of semantic segmentation, from one confusion matrix."""
 
 import numpy as np
 

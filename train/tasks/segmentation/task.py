@@ -2,8 +2,8 @@
 """Segmentation: a class for every pixel, by cross-entropy and Dice."""
 
 import dataclasses
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,52 +11,29 @@ import numpy as np
 import optax
 from flax import nnx
 
-from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.inference.images import normalized
 from train.config import Config
 from train.data import Source
-from train.report.image_grid import write_sheet
-from train.task import Direction
+from train.task import Batch, Scalars, Task, TaskEntry
+from train.tasks.segmentation.data import SOURCES, open_split
 from train.tasks.segmentation.metrics import segmentation_metrics
-
-
-def make(config: Config, source: Source) -> "Segmentation":
-    """Build the task; ``task_options`` are the weights ``cross_entropy`` and ``dice``."""
-    return Segmentation(
-        num_classes=source.num_classes,
-        image_shape=source.image_shape,
-        mean=source.mean,
-        std=source.std,
-        **config.task_options,
-    )
+from train.tasks.segmentation.options import Options
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Segmentation:
-    """Pixels of an image and their classes; the losses are weighted sums of the two."""
+class Segmentation(Task):
+    """A class for every pixel; the loss is the weighted sum of cross-entropy and Dice loss."""
 
     num_classes: int
     image_shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    cross_entropy: float = 1.0
-    dice: float = 1.0
-
-    rows: ClassVar[tuple[str, ...]] = ()
-    directions: ClassVar[dict[str, Direction]] = {
-        "mean_iou": "max",
-        "mean_accuracy": "max",
-        "accuracy": "max",
-        "weighted_iou": "max",
-    }
+    options: Options = dataclasses.field(default_factory=Options)
 
     @property
     def model_options(self) -> dict[str, Any]:
         size = {"input_size": self.image_shape[:2]}
         return {"num_classes": self.num_classes, "in_features": self.image_shape[-1]} | size
-
-    def weights_to_start(self, weights: Weights, skip: tuple[str, ...]):
-        return weights, skip
 
     def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {
@@ -67,36 +44,41 @@ class Segmentation:
     def logits(self, model: nnx.Module, image: jax.Array) -> jax.Array:
         return model(normalized(image, self.mean, self.std)).astype(jnp.float32)
 
-    def loss(self, model: nnx.Module, batch, key: jax.Array):
+    def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         logits = self.logits(model, batch["image"])
         members = jax.nn.one_hot(batch["mask"], self.num_classes)
         entropy = optax.softmax_cross_entropy(logits, members).mean()
         dice = dice_loss(jax.nn.softmax(logits), members)
         accuracy = jnp.mean(logits.argmax(-1) == batch["mask"])
-        return self.cross_entropy * entropy + self.dice * dice, {
+        return self.options.cross_entropy * entropy + self.options.dice * dice, {
             "accuracy": accuracy,
             "cross_entropy": entropy,
             "dice": dice,
         }
 
-    def metrics(self, model: nnx.Module, batch):
+    def output(self, model: nnx.Module, batch: Batch) -> jax.Array:
+        return self.logits(model, batch["image"])
+
+    def output_shape(self, batch_size: int) -> tuple[int, ...]:
+        return batch_size, *self.image_shape[:2], self.num_classes
+
+    def metric_sums(self, model: nnx.Module, batch: Batch) -> Scalars:
         predicted = self.logits(model, batch["image"]).argmax(-1)
         classes = self.num_classes
         truth = jax.nn.one_hot(batch["mask"], classes) * batch["valid"][:, None, None, None]
         predicted = jax.nn.one_hot(predicted, classes)
         return {"confusion": jnp.einsum("nhwi,nhwj->ij", truth, predicted, precision="highest")}
 
-    def summary(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
+    def metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return segmentation_metrics(sums["confusion"])
 
-    def picture(self, model: nnx.Module, source: Source, path: Path, count: int = 6) -> None:
-        """Write rows of image, truth and prediction, the classes but the first tinted."""
-        examples = [source[i] for i in range(min(count, len(source)))]
+    def results(self, model: nnx.Module, source: Source, count: int) -> Sequence[Any]:
+        """Return images, and truth and prediction with all classes but the first tinted."""
+        examples = [source[i] for i in range(count)]
         images = np.stack([example["image"] for example in examples])
         predicted = np.asarray(jax.jit(lambda x: self.logits(model, x).argmax(-1))(images))
         masks = np.stack([example["mask"] for example in examples])
-        truth, found = overlay(images, masks), overlay(images, predicted)
-        write_sheet({"image": images, "truth": truth, "found": found}, path)
+        return images, overlay(images, masks), overlay(images, predicted)
 
 
 def dice_loss(probabilities: jax.Array, members: jax.Array) -> jax.Array:
@@ -114,3 +96,29 @@ def overlay(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
     tint = np.array([255, 40, 40])
     tinted = np.where(masks[..., None] > 0, 0.6 * images + 0.4 * tint, images)
     return np.rint(tinted).astype(np.uint8)
+
+
+def make(config: Config, options: Options, source: Source) -> Segmentation:
+    """Build the task."""
+    return Segmentation(
+        num_classes=source.num_classes,
+        image_shape=source.image_shape,
+        mean=source.mean,
+        std=source.std,
+        options=options,
+    )
+
+
+SEGMENTATION = TaskEntry(
+    options=Options,
+    make=make,
+    data=SOURCES,
+    open=open_split,
+    metrics={
+        "mean_iou": "max",
+        "mean_accuracy": "max",
+        "accuracy": "max",
+        "weighted_iou": "max",
+    },
+    results=("image", "truth", "found"),
+)

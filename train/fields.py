@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the values of a dataclass are of the types that its fields are annotated with."""
+"""Fields of dataclasses: kinds of numbers and paths, and a check of values against them."""
 
 import dataclasses
 import math
 import types
 import typing
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from spectral_flax.messages import shown
+
+LOCAL_PATH = "local path"
+"""Marks text that names a file or folder of this machine."""
+
+Path = Annotated[str, LOCAL_PATH]
+Count = Annotated[int, Ge(1)]
+Natural = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+BelowOne = Annotated[float, Interval(ge=0, lt=1)]
 
 _WORDS = {
     int: "a whole number",
@@ -19,18 +31,19 @@ _WORDS = {
 
 
 def conformed(value: Any, name: str = "") -> tuple[Any, list[str]]:
-    """Return a dataclass whose fields all have the right type, and what was wrong with ``value``.
+    """Return a dataclass whose fields have the right types and bounds, and the faults of ``value``.
 
-    A list in place of a tuple is taken for one; any other wrong value is named in a line and
-    replaced by its field's default, so that the rest can be looked at.
+    A list in place of a tuple becomes one. Any other wrong value is named in a line and replaced by
+    its field's default, so that the rest can be checked.
     """
     changes, faults = {}, []
-    hints = typing.get_type_hints(type(value))
+    hints = typing.get_type_hints(type(value), include_extras=True)
     for field in dataclasses.fields(value):
         hint, given = hints[field.name], _tuples(getattr(value, field.name), hints[field.name])
         title = f"{name}{field.name.replace('_', '-')}"
-        if not _fits(given, hint):
-            faults.append(f"--{title} is {_repr(given)}; expected {_expected(hint)}")
+        expected = _unmet(given, hint) if _fits(given, hint) else _expected(hint)
+        if expected:
+            faults.append(f"--{title} is {_repr(given)}; expected {expected}")
             makes = field.default_factory is not dataclasses.MISSING
             given = field.default_factory() if makes else field.default
         elif dataclasses.is_dataclass(hint):
@@ -40,10 +53,63 @@ def conformed(value: Any, name: str = "") -> tuple[Any, list[str]]:
     return dataclasses.replace(value, **changes), faults
 
 
+def paths(kind: type) -> list[str]:
+    """Return the names of a dataclass's fields that hold a local path."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return [name for name, hint in hints.items() if Path in (hint, *typing.get_args(hint))]
+
+
+def _unmet(value: Any, hint: Any) -> str:
+    """Return the first bound of ``hint`` that a value of the right type is outside of, in words."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        broken = (_words(b) for b in inner[1:] if isinstance(b, Bound) and not _within(value, b))
+        return next(broken, "") or _unmet(value, inner[0])
+    if origin in (typing.Union, types.UnionType):
+        return _unmet(value, next(each for each in inner if _fits(value, each)))
+    if origin is tuple:
+        each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+        return next(filter(None, map(_unmet, value, each)), "")
+    return ""
+
+
+Bound = Ge | Gt | Le | Lt | Interval
+
+
+def _within(value: Any, bound: Bound) -> bool:
+    match bound:
+        case Ge(least):
+            return value >= least
+        case Gt(least):
+            return value > least
+        case Le(most):
+            return value <= most
+        case Lt(most):
+            return value < most
+    return all(_within(value, each) for each in bound)
+
+
+def _words(bound: Bound) -> str:
+    match bound:
+        case Ge(least):
+            return f"at least {least}"
+        case Gt(least):
+            return f"above {least}" if least else "positive"
+        case Le(most):
+            return f"at most {most}"
+        case Lt(most):
+            return f"below {most}"
+    low = f"({bound.gt}" if bound.gt is not None else f"[{bound.ge}"
+    high = f"{bound.lt})" if bound.lt is not None else f"{bound.le}]"
+    return f"in {low}, {high}"
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
+    if origin is Annotated:
+        return _fits(value, inner[0])
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, each) for each in inner)
     if origin is typing.Literal:
@@ -75,6 +141,8 @@ def _tuples(value: Any, hint: Any) -> Any:
 
 def _expected(hint: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _expected(inner[0])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_expected, inner))
     if origin is typing.Literal:
