@@ -12,6 +12,7 @@ from train.checkpoints.state import Leaves, TrainState, split
 from train.config import Config
 from train.run.mesh import make_mesh
 from train.run.optimizers import make_optimizer
+from train.run.record import Run
 from train.run.step import make_train_step
 from train.tasks.classification.task import Classification
 
@@ -42,6 +43,6 @@ def compiled_step(config: Config, size: int) -> CompiledStep:
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
     state = TrainState(scalar, params, rest, jax.eval_shape(tx.init, params), key, {}, scalar)
-    step = make_train_step(networks[0], task, tx, rate, make_mesh(config.mesh), state, config)
+    step = make_train_step(Run(config, make_mesh(config.mesh), task, networks[0], tx, rate), state)
     program = step.lower(state, task.batch_shape(config.batch_size)).compile()
     return CompiledStep(program, params, rest)

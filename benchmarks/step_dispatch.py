@@ -18,8 +18,9 @@ import numpy as np
 from benchmarks.results import write
 from train.checkpoints.state import make_model, make_state, split
 from train.config import Config, Mesh
-from train.run.mesh import make_mesh, place_batch, state_sharding
+from train.run.mesh import make_mesh, shard_batch, state_sharding
 from train.run.optimizers import make_optimizer, make_schedule
+from train.run.record import Run
 from train.run.step import make_train_step
 from train.tasks.classification.task import Classification
 
@@ -33,12 +34,12 @@ def measure(model: str, steps: int) -> dict:
     tx = make_optimizer(config.optimizer, rate)
     state = make_state(config, params, rest, tx)
     state = jax.device_put(state, state_sharding(mesh, state))
-    step = make_train_step(network, task, tx, rate, mesh, state, config)
+    step = make_train_step(Run(config, mesh, task, network, tx, rate), state)
     batch = {"image": np.zeros((2, 8, 8, 3), np.uint8), "label": np.zeros(2, np.int32)}
     times = []
     for _ in range(steps + 3):
         began = time.perf_counter()
-        state, _scalars = step(state, place_batch(mesh, batch))
+        state, _scalars = step(state, shard_batch(mesh, batch))
         times.append(1e3 * (time.perf_counter() - began))
         jax.block_until_ready(state)
     times = sorted(times[3:])

@@ -12,8 +12,8 @@
 
 All from the talk, Tables 1 and 8 and that of FFC; ten clips times three crops. Training begins from
 an image classifier's published file, inflated: RESNET50.pth for resnet50 and so on, in the folder
-of the run or given by --start.weights. NAME_segments is the finetuning on three segments, from the
-finished run; NAME_smoke, narrow and shallow, trains on moving digits.
+of the run or given by --pretrained.weights. NAME_segments is the finetuning on three segments, from
+the finished run; NAME_smoke, narrow and shallow, trains on moving digits.
 Here: Kinetics was not run; of the smoke variants see docs/guides/training.md.
 Run: python -m train configs/kinetics.py:c2d_resnet50_bat3d --data.path FOLDER
 Test: python -m train.evaluate --workdir runs/kinetics_c2d_resnet50_bat3d --data.views multi
@@ -22,7 +22,7 @@ Test: python -m train.evaluate --workdir runs/kinetics_c2d_resnet50_bat3d --data
 
 import dataclasses
 
-from train.config import Config, Data, Optimizer, Schedule, Start
+from train.config import Config, Data, Optimizer, Pretrained, Schedule
 from train.recipes import segments, smoke
 
 # BA-Transform/BAT-Video-Classification: biases learn twice as fast; neither they nor norms decay.
@@ -62,13 +62,13 @@ def recipe(model: str, image_model: str, *skip: str, image_options=None, **optio
 
     ``skip`` names the parts besides the head that the image model does not have.
     """
-    start = Start(
+    start = Pretrained(
         weights=f"{image_model}.pth",
         inflate=image_model,
         inflate_options=image_options or {},
         skip=("head", *skip),
     )
-    return dataclasses.replace(base, model=model, options=options, start=start)
+    return dataclasses.replace(base, model=model, options=options, pretrained=start)
 
 
 # Video networks have eight groups in bilinear attention; published image files four or eight.

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.results import write
 from evidence.runs import finish, start
 from train.checkpoints.checkpoints import Checkpoints
-from train.checkpoints.state import like_state, make_model, make_state, split
+from train.checkpoints.state import make_model, make_state, split, state_groups
 from train.config import Config
 from train.run.optimizers import make_optimizer
 from train.tasks import make_task, open_data
@@ -78,7 +78,7 @@ def main() -> int:
         first = Checkpoints(whole / "checkpoints")
         config = first.record(20).config
         first.close()
-        like = like_state(empty_state(config))
+        like = state_groups(empty_state(config))
         saved, arrays = restore(whole, like)
         for i in range(given.damages):
             copy = Path(directory, str(i))

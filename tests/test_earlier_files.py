@@ -52,7 +52,7 @@ def test_a_run_goes_on(tmp_path):
         },
         batch_size=64,
         steps=6,
-        average=0.9,
+        ema_decay=0.9,
         keep=1,
         data=Data(name="mnist5k"),
         optimizer=Optimizer(learning_rate=0.1),

@@ -153,7 +153,7 @@ class Processes:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Start:
+class Pretrained:
     """Weights to begin from, in place of random ones. A run that goes on has its own."""
 
     weights: Path | None = None
@@ -194,8 +194,8 @@ class Config:
     """Parts of a batch to compute one after another, for the memory of a part."""
     remat: bool = False
     """Keep only the inputs of blocks for the backward pass and compute the rest a second time."""
-    average: BelowOne = 0.0
-    """Decay of an exponential average of the parameters, which is evaluated too; 0: none."""
+    ema_decay: BelowOne = 0.0
+    """Decay of an exponential moving average of the parameters, which is evaluated; 0: none."""
     non_finite: Literal["stop", "skip"] = "stop"
     """What a loss or gradient that is not finite does: stop the run, or undo its step and count."""
     parallel: Literal["pjit", "pmap"] = "pjit"
@@ -214,7 +214,7 @@ class Config:
     """The devices that share the work. Each gets a part of the batch."""
     processes: Processes = Processes()
     """The processes of a run over several hosts, or several of one host."""
-    start: Start = Start()
+    pretrained: Pretrained = Pretrained()
     """Weights to begin from, in place of random ones. A run that goes on has its own."""
     workdir: Path | None = None
     """Directory of the run: checkpoints, metrics, curves. None: runs/NAME-OF-THE-CONFIG."""
@@ -245,7 +245,7 @@ IDENTITY = (
     "task_options",
     "batch_size",
     "seed",
-    "average",
+    "ema_decay",
     "data.name",
     "data.num_classes",
     "data.frames",
@@ -298,6 +298,8 @@ def from_text(text: str) -> Config:
     return Config(**given)
 
 
+# Fields by the names that earlier runs store.
+_RENAMED = {"average": "ema_decay", "start": "pretrained"}
 # Options that earlier runs kept elsewhere: group and name, then the task and the name it has there.
 _MOVED = {
     ("", "label_smoothing"): ("classification", "label_smoothing"),
@@ -311,7 +313,8 @@ _MOVED = {
 
 
 def _moved(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a stored config with the options of its task where they are now."""
+    """Return the values of a stored config under the names and in the places of now."""
+    values = {_RENAMED.get(name, name): value for name, value in values.items()}
     values = values | {"data": dict(values.get("data", {}))}
     options = dict(values.get("task_options", {}))
     for (group, old), (task, new) in _MOVED.items():

@@ -4,11 +4,11 @@
 import dataclasses
 from typing import Any
 
-from train.config import Config, Data, Schedule, Start
+from train.config import Config, Data, Pretrained, Schedule
 
 
 def modern(config: Config) -> Config:
-    """Return the recipe of today: cosine, label smoothing, mixup and CutMix, average, bfloat16.
+    """Return the recipe of today: cosine, label smoothing, mixup and CutMix, EMA, bfloat16.
 
     Wightman et al., "ResNet strikes back", 2021, names the ingredients; this mild mix of them, for
     the same number of epochs, is our choice.
@@ -16,7 +16,7 @@ def modern(config: Config) -> Config:
     return dataclasses.replace(
         config,
         task_options=dict(label_smoothing=0.1, mixup=0.2, cutmix=1.0),
-        average=0.9999,
+        ema_decay=0.9999,
         dtype="bfloat16",
         batch_size=1024,
         optimizer=dataclasses.replace(
@@ -38,7 +38,7 @@ def segments(config: Config, weights: str, count: int = 3) -> Config:
     return dataclasses.replace(
         config,
         epochs=20,
-        start=Start(weights=weights),
+        pretrained=Pretrained(weights=weights),
         data=dataclasses.replace(config.data, segments=count),
         optimizer=dataclasses.replace(config.optimizer, learning_rate=0.001),
         schedule=Schedule(name="step", warmup=0.0, drop_at=(0.5, 0.8)),
@@ -56,11 +56,11 @@ def smoke(config: Config, **options: Any) -> Config:
     small |= dict(depths=(1, 1, 1))
     common = dict(
         options=config.options | small | options,
-        start=Start(),
+        pretrained=Pretrained(),
         batch_size=32,
         schedule=Schedule(name="cosine", warmup=0.1),
         task_options=dict(mixup=0.1) if config.task_options.get("mixup") else {},
-        average=config.average and 0.98,
+        ema_decay=config.ema_decay and 0.98,
         dtype=config.dtype,
         log_every=25,
         eval_every=None,

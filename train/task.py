@@ -31,8 +31,8 @@ class Task(Protocol):
     """Options that the data demand of the model's constructor."""
     rows: tuple[str, ...] = ()
     """Those of ``metric_sums`` that hold a row an example: rows of all batches are concatenated."""
-    turns: tuple[str, ...] = ()
-    """Parts of an adversarial model that are updated one after another; empty: all at once."""
+    players: tuple[str, ...] = ()
+    """Parts of an adversarial model, updated one after another; empty: all at once."""
 
     def prepared(self, workdir: Path, *, begins: bool) -> "Task":
         """Return the task with the weights read that training needs besides the model's own.

@@ -56,8 +56,8 @@ class BestCheckpoint:
             try:
                 value = self.checkpoints.record(step).figures.get(self.figure, math.nan)
             except DamagedCheckpointError as error:
-                self.checkpoints.say(f"the best checkpoint, of step {step}, is damaged: {error}")
-                self.checkpoints.say("it is set aside; the next evaluation takes its place")
+                self.checkpoints.log(f"the best checkpoint, of step {step}, is damaged: {error}")
+                self.checkpoints.log("it is set aside; the next evaluation takes its place")
                 self.checkpoints.set_aside([step])
             else:
                 kept[step] = value

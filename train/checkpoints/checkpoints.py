@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints by Orbax: written beside the running step, verified when they are read.
 
-A checkpoint holds groups of arrays by name (params, rest, optimizer, average) and a JSON record
+A checkpoint holds groups of arrays by name (see
+`state_groups`) and a JSON record
 with the step, the position in the data, the config, figures, and the names of all leaves. Beside
 them stands a list of their files with the CRC-32 of each, written when all are on disk: Orbax
 itself restores a flipped byte without a word. Checkpoints of format 2 have that of every array too.
@@ -26,11 +27,11 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from spectral_flax.messages import reason, shown
-from train.checkpoints import file_list
-from train.checkpoints.state import Leaves, TrainState, like_state
+from train.checkpoints import manifest
+from train.checkpoints.state import Leaves, TrainState, state_groups
 from train.config import Config, from_text, to_text
 from train.errors import SaveFailedError, UserError
-from train.processes.distributed import leads, say, wait_for_all
+from train.processes.distributed import is_main_process, log, wait_for_all
 from train.processes.paths import move_to_free
 
 FORMAT = 3
@@ -59,10 +60,10 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: Path, *, keep: int | None = None, say: Callable[[str], None] = say
+        self, directory: Path, *, keep: int | None = None, log: Callable[[str], None] = log
     ):
         self.directory = directory.absolute()
-        self.say = say
+        self.log = log
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             read_only=keep is None,
@@ -90,7 +91,7 @@ class Checkpoints:
         Raises:
           SaveFailedError: this one, or the one before it, cannot be written.
         """
-        step, groups = int(state.step), like_state(state)
+        step, groups = int(state.step), state_groups(state)
         text = json.dumps(
             {
                 "format": FORMAT,
@@ -121,7 +122,7 @@ class Checkpoints:
           UserError: another version of this program wrote it.
         """
         folder = self.directory / str(step)
-        fault = file_list.fault(folder)
+        fault = manifest.fault(folder)
         if fault is not None:
             raise DamagedCheckpointError(fault)
         try:
@@ -139,17 +140,17 @@ class Checkpoints:
                 f"{folder} has checkpoint format {shown(repr(format))}; this version reads "
                 f"formats 2 and {FORMAT}"
             )
-        if format == FORMAT and not (folder / file_list.NAME).exists():
-            raise DamagedCheckpointError(f"its list of files, {file_list.NAME}, is missing")
+        if format == FORMAT and not (folder / manifest.NAME).exists():
+            raise DamagedCheckpointError(f"its list of files, {manifest.NAME}, is missing")
         found = _to_record(folder, values)
         if found.step != step:
             raise DamagedCheckpointError(f"it is a copy of step {found.step} under another number")
         return found
 
-    def unlike(self, record: Record, like: dict[str, Leaves]) -> list[str]:
-        """Say in which names, shapes and types of arrays a checkpoint differs from ``like``."""
+    def mismatches(self, record: Record, template: dict[str, Leaves]) -> list[str]:
+        """Say in which names, shapes and types of arrays a checkpoint differs from ``template``."""
         faults = []
-        for group, leaves in like.items():
+        for group, leaves in template.items():
             there = set(record.names.get(group, ()))
             faults += [f"{group} lacks {name}" for name in sorted(leaves.keys() - there)]
             faults += [f"{group} has {name} left over" for name in sorted(there - leaves.keys())]
@@ -162,25 +163,25 @@ class Checkpoints:
                     faults.append(f"{group} {name} is {pair[0]}, expected {pair[1]}")
         return faults
 
-    def restore(self, step: int, record: Record, like: dict[str, Leaves]) -> dict[str, Leaves]:
-        """Read the groups in ``like``, with its shapes, dtypes and shardings, and verify them.
+    def restore(self, step: int, record: Record, template: dict[str, Leaves]) -> dict[str, Leaves]:
+        """Read the groups in ``template``, with its shapes, dtypes and shardings, and verify them.
 
         Raises:
           UserError: they are arrays of another model or optimiser.
           DamagedCheckpointError: they are not as they were saved.
         """
-        faults = self.unlike(record, like)
+        faults = self.mismatches(record, template)
         if faults:
             raise UserError(
                 f"{self.directory / str(step)} is of another model: {shown('; '.join(faults))}"
             )
         abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), template
         )
         items = {name: ocp.args.StandardRestore(t) for name, t in abstract.items() if t}
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
-            groups = {name: found[name] if name in items else {} for name in like}
+            groups = {name: found[name] if name in items else {} for name in template}
         except Exception as error:
             raise DamagedCheckpointError(_first_line(error)) from error
         for group, leaves in groups.items() if record.digests else ():
@@ -189,24 +190,24 @@ class Checkpoints:
                     raise DamagedCheckpointError(f"the checksum of {group} {name} differs")
         return groups
 
-    def newest(self, like: Callable[[Record], dict[str, Leaves]]) -> tuple[Record, dict] | None:
+    def newest(self, template: Callable[[Record], dict[str, Leaves]]) -> tuple[Record, dict] | None:
         """Restore the newest sound checkpoint; None if there is none at all.
 
-        ``like`` looks at the record, refuses it with a UserError, or says what to read. Damaged
+        ``template`` looks at the record, refuses it with a UserError, or says what to read. Damaged
         checkpoints are moved to ``damaged`` beside the others, and said.
         """
         steps, damaged = self.steps(), []
         for step in steps:
             try:
                 record = self.record(step)
-                groups = self.restore(step, record, like(record))
+                groups = self.restore(step, record, template(record))
             except DamagedCheckpointError as error:
                 damaged.append(step)
-                self.say(f"the checkpoint of step {step} is damaged: {error}")
+                self.log(f"the checkpoint of step {step} is damaged: {error}")
             else:
                 if damaged:
                     self.set_aside(damaged)
-                    self.say(f"going on from the one before it, step {step}")
+                    self.log(f"going on from the one before it, step {step}")
                 return record, groups
             drop_failed_reads()
         if damaged:
@@ -232,7 +233,7 @@ class Checkpoints:
             with self._saving():
                 self.manager.close()
         except SaveFailedError as error:  # what ended the run comes first
-            self.say(str(error))
+            self.log(str(error))
 
     def set_aside(self, steps: list[int]) -> None:
         """Move damaged checkpoints to ``damaged``, beside this folder.
@@ -244,7 +245,7 @@ class Checkpoints:
         kind = "step" if self.directory.name == "checkpoints" else self.directory.name
         wait_for_all("all have read the damaged checkpoints")
         try:
-            if leads():
+            if is_main_process():
                 target.mkdir(exist_ok=True)
                 for step in steps:
                     name = f"{kind}_{step}"
@@ -259,10 +260,10 @@ class Checkpoints:
         self.manager.reload()
 
     def _list_files(self) -> None:
-        if leads():
+        if is_main_process():
             for step in self.directory.iterdir():  # until Orbax gives it its name
                 if _UNFINISHED.match(step.name):
-                    file_list.write(step)
+                    manifest.write(step)
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:

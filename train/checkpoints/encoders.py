@@ -12,9 +12,9 @@ from spectral_flax.checkpoints.safetensors import read_safetensors, write_safete
 from spectral_flax.checkpoints.store import load_weights
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.messages import reason
-from train.checkpoints import file_list
+from train.checkpoints import manifest
 from train.errors import UserError
-from train.processes.distributed import leads, say, wait_for_all
+from train.processes.distributed import is_main_process, log, wait_for_all
 from train.processes.paths import local_path, set_aside
 
 HEADS = ("fc.", "head.")
@@ -51,8 +51,8 @@ def kept_encoder(name: str, path: str, folder: Path, *, begins: bool) -> Weights
     A run that has no copy, as older ones have not, reads ``path`` again and keeps one.
     """
     if not begins and folder.is_dir():
-        fault = file_list.fault(folder)
-        fault = fault if (folder / file_list.NAME).exists() else f"{file_list.NAME} is missing"
+        fault = manifest.fault(folder)
+        fault = fault if (folder / manifest.NAME).exists() else f"{manifest.NAME} is missing"
         if fault:
             raise UserError(
                 f"the run's copy of {name}, {str(folder)!r}, is damaged: {fault}; remove that "
@@ -60,9 +60,9 @@ def kept_encoder(name: str, path: str, folder: Path, *, begins: bool) -> Weights
             )
         return read_safetensors(folder / COPY)
     if not begins:
-        say(f"{str(folder)!r} does not exist; reading {name} from {path!r} again")
+        log(f"{str(folder)!r} does not exist; reading {name} from {path!r} again")
     weights = read_encoder(name, path)
-    if leads():
+    if is_main_process():
         _keep(weights, folder)
     wait_for_all("the encoder is kept")
     return weights
@@ -74,8 +74,8 @@ def _keep(weights: Weights, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         (draft / COPY).parent.mkdir(parents=True)
         write_safetensors(draft / COPY, weights)
-        file_list.write(draft)
-        lists = [path / file_list.NAME for path in (draft, folder)]
+        manifest.write(draft)
+        lists = [path / manifest.NAME for path in (draft, folder)]
         if lists[1].exists() and lists[0].read_bytes() == lists[1].read_bytes():
             return
         set_aside(folder)  # of a run that began here and never came to a checkpoint

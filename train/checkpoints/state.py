@@ -24,57 +24,62 @@ Leaves = dict[str, jax.Array]
 class TrainState(NamedTuple):
     """Everything that a step reads and writes.
 
-    ``average`` is the exponential average of the parameters, empty where a run keeps none;
+    ``model_state`` is what a model holds besides parameters, such as running statistics;
+    ``ema_params`` the exponential moving average of the parameters, empty where a run keeps none;
     ``skipped`` counts the steps that were undone.
     """
 
     step: jax.Array
     params: Leaves
-    rest: Leaves
+    model_state: Leaves
     opt_state: Any
     key: jax.Array
-    average: Leaves
+    ema_params: Leaves
     skipped: jax.Array
 
     @property
-    def evaluated(self) -> Leaves:
-        """The parameters to judge the run by: the averaged ones if there are any."""
-        return self.average or self.params
+    def eval_params(self) -> Leaves:
+        """The parameters to evaluate: the averaged ones if there are any."""
+        return self.ema_params or self.params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A model without its arrays: what turns named leaves into a module and back."""
+    """The structure of a model: it makes a module of named leaves, and leaves of a module."""
 
     graphdef: nnx.GraphDef
     structures: tuple[Any, Any]
     names: tuple[tuple[str, ...], tuple[str, ...]]
     keys: frozenset[str]
 
-    def merge(self, params: Leaves, rest: Leaves) -> nnx.Module:
+    def merge(self, params: Leaves, model_state: Leaves) -> nnx.Module:
         """Build a module that holds these leaves and shares no variable with any other."""
-        rest = {n: jax.random.wrap_key_data(a) if n in self.keys else a for n, a in rest.items()}
+        model_state = {
+            name: jax.random.wrap_key_data(leaf) if name in self.keys else leaf
+            for name, leaf in model_state.items()
+        }
         states = [
             jax.tree.unflatten(structure, [leaves[name] for name in names])
             for structure, names, leaves in zip(
-                self.structures, self.names, (params, rest), strict=True
+                self.structures, self.names, (params, model_state), strict=True
             )
         ]
         return nnx.merge(self.graphdef, *states)
 
-    def rest(self, model: nnx.Module) -> Leaves:
+    def model_state(self, model: nnx.Module) -> Leaves:
         """Return what a forward pass may have changed: all but the parameters."""
         return _named(nnx.state(model, nnx.Not(nnx.Param)))
 
 
 def split(model: nnx.Module) -> tuple[Network, Leaves, Leaves]:
-    """Take a model apart: its structure, its parameters, and the rest of its state."""
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-    names = tuple(tuple(_names(state)) for state in (params, rest))
-    typed = zip(names[1], jax.tree.leaves(rest), strict=True)
+    """Split a model into its structure, its parameters and its other state."""
+    graphdef, params, model_state = nnx.split(model, nnx.Param, ...)
+    names = tuple(tuple(_names(state)) for state in (params, model_state))
+    typed = zip(names[1], jax.tree.leaves(model_state), strict=True)
     keys = frozenset(n for n, a in typed if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key))
-    network = Network(graphdef, (jax.tree.structure(params), jax.tree.structure(rest)), names, keys)
-    return network, _named(params), _named(rest)
+    structures = jax.tree.structure(params), jax.tree.structure(model_state)
+    network = Network(graphdef, structures, names, keys)
+    return network, _named(params), _named(model_state)
 
 
 def make_model(config: Config, task: Task) -> nnx.Module:
@@ -96,42 +101,47 @@ def make_model(config: Config, task: Task) -> nnx.Module:
     return model
 
 
-def make_state(config: Config, params: Leaves, rest: Leaves, tx: optax.GradientTransformation):
+def make_state(
+    config: Config, params: Leaves, model_state: Leaves, tx: optax.GradientTransformation
+) -> TrainState:
     """Return the state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        rest=rest,
+        model_state=model_state,
         opt_state=tx.init(params),
         key=jax.random.key_data(jax.random.fold_in(jax.random.key(config.seed), 1)),
         # Copies, since a step consumes its state, of which no array may stand in two places.
-        average=jax.tree.map(jnp.copy, params) if config.average else {},
+        ema_params=jax.tree.map(jnp.copy, params) if config.ema_decay else {},
         skipped=jnp.zeros((), jnp.int32),
     )
 
 
-def like_state(state: TrainState) -> dict[str, Leaves]:
-    """Name the leaves of a whole training state by group, as they are stored."""
+def state_groups(state: TrainState) -> dict[str, Leaves]:
+    """Return the leaves of a training state by name, in the groups of a checkpoint.
+
+    On disk the model state is "rest" and the averaged parameters are "average".
+    """
     return {
         "params": state.params,
-        "rest": state.rest,
+        "rest": state.model_state,
         "optimizer": named_leaves(_of_optimizer(state)),
-        "average": state.average,
+        "average": state.ema_params,
     }
 
 
-def to_state(like: TrainState, groups: dict[str, Leaves]) -> TrainState:
-    """Put restored groups back in the shape of ``like``."""
-    tree = _of_optimizer(like)
+def state_of_groups(template: TrainState, groups: dict[str, Leaves]) -> TrainState:
+    """Return the state that restored groups make up, in the structure of ``template``."""
+    tree = _of_optimizer(template)
     leaves = [groups["optimizer"][name] for name in named_leaves(tree)]
     tree = jax.tree.unflatten(jax.tree.structure(tree), leaves)
     return TrainState(
         step=tree["step"],
         params=groups["params"],
-        rest=groups["rest"],
+        model_state=groups["rest"],
         opt_state=tree["state"],
         key=tree["key"],
-        average=groups["average"],
+        ema_params=groups["average"],
         skipped=tree["skipped"],
     )
 

@@ -36,12 +36,12 @@ def check(config: Config) -> Config:
 
 def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
     """Return rules that no field says by itself: name, value, whether it holds, what it expects."""
-    start, data = config.start, config.data
+    pretrained, data = config.pretrained, config.data
     ranges = ((name, getattr(data, name)) for name in ("scale", "ratio", "short_side"))
     literals = {
         "options": config.options,
         "task-options": config.task_options,
-        "start.inflate-options": start.inflate_options,
+        "pretrained.inflate-options": pretrained.inflate_options,
     }
     return [
         *(
@@ -55,10 +55,10 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
             "pjit: parameters are shared (--mesh.fsdp) in the global view only",
         ),
         (
-            "start.inflate",
-            start.inflate,
-            start.weights is not None or start.inflate is None,
-            "None without --start.weights",
+            "pretrained.inflate",
+            pretrained.inflate,
+            pretrained.weights is not None or pretrained.inflate is None,
+            "None without --pretrained.weights",
         ),
         *((name, v, _is_literal(v), "Python literals only") for name, v in literals.items()),
     ]
@@ -67,7 +67,7 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
 def _with_paths(config: Config) -> tuple[Config, list[str]]:
     """Return the config with ``~`` expanded in its local paths, and what is wrong with them."""
     config, faults = _expanded(config, "")
-    for group in ("data", "start"):
+    for group in ("data", "pretrained"):
         values, wrong = _expanded(getattr(config, group), f"{group}.")
         config, faults = dataclasses.replace(config, **{group: values}), faults + wrong
     return config, faults

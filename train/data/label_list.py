@@ -27,10 +27,10 @@ _MARKS = {
 }
 
 
-def read_list(file: Path, *, say: bool = True) -> tuple[list[str], list[str]]:
+def read_list(file: Path, *, log: bool = True) -> tuple[list[str], list[str]]:
     """Return paths and labels of a ``.csv`` or ``.txt``; spaces around them do not count.
 
-    ``say`` on the standard error which labels that makes one.
+    ``log``: say on the standard error which labels that makes one.
 
     Raises:
       UserError: the file is no such list; the line is named.
@@ -50,9 +50,9 @@ def read_list(file: Path, *, say: bool = True) -> tuple[list[str], list[str]]:
     if not paths:
         raise UserError(f"{str(file)!r} is empty")
     for label, spellings in spelled.items():
-        if say and len(spellings) > 1:
+        if log and len(spellings) > 1:
             merged = ", ".join(map(quoted, sorted(spellings)[:5]))
-            processes.say(f"{str(file)!r}: {merged} are one label, {quoted(label)}", sys.stderr)
+            processes.log(f"{str(file)!r}: {merged} are one label, {quoted(label)}", sys.stderr)
     return paths, labels
 
 

@@ -96,9 +96,9 @@ def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listi
     )
     if not root.is_dir():
         raise UserError(f"there is no folder {str(root)!r}; {layout}")
-    known = read_list(_find_list(root, "train", layout), say=split == "train")[1]
+    known = read_list(_find_list(root, "train", layout), log=split == "train")[1]
     file = _find_list(root, split, layout)
-    paths, labels = read_list(file, say=split != "train")
+    paths, labels = read_list(file, log=split != "train")
     numbers, count = numbered(labels, known, file, num_classes)
     missing = [path for path in paths if not is_file(root / path)]
     if missing:

@@ -35,7 +35,7 @@ class Arguments:
     """Step of the run's checkpoint to evaluate; None: the newest sound one."""
     best: bool = False
     """Evaluate the run's best checkpoint in place of its newest."""
-    average: bool = True
+    ema: bool = True
     """Take the averaged parameters of a run that keeps them."""
     weights: str | None = None
     """Weights in place of a run: .safetensors, .pth, an Orbax or Hub folder, or a Hub name."""
@@ -101,7 +101,7 @@ def _evaluate(words: list[str]) -> Evaluation:
         )
 
     if given.workdir is not None:
-        which = dict(step=given.step, best=given.best, average=given.average)
+        which = dict(step=given.step, best=given.best, ema=given.ema)
         found = evaluate_run(given.workdir, **which, change=change, watch=_watch)
     else:
         if given.config is not None and given.model in (None, base.model):

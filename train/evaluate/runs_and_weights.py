@@ -27,7 +27,7 @@ from train.command.checks import check
 from train.config import Config, Mesh
 from train.data import Source, evaluation_batches
 from train.errors import UserError
-from train.processes.distributed import say
+from train.processes.distributed import log
 from train.processes.paths import local_path
 from train.run import mesh as meshes
 from train.run.evaluate import total
@@ -56,14 +56,14 @@ def evaluate_run(
     *,
     step: int | None = None,
     best: bool = False,
-    average: bool = True,
+    ema: bool = True,
     change: Change = lambda config: config,
     watch: Watch = lambda batches, total: batches,
 ) -> Evaluation:
     """Evaluate a checkpoint of the run in ``workdir``: the newest sound one, or that of ``step``.
 
     Reads only, writes nothing. ``best`` looks among the best checkpoints that the run kept;
-    ``average`` takes the averaged parameters if the run has them; ``change`` is applied to the
+    ``ema`` takes the averaged parameters if the run has them; ``change`` is applied to the
     run's config.
     """
     directory, steps = _steps(workdir, step, best)
@@ -73,11 +73,11 @@ def evaluate_run(
             try:
                 record = checkpoints.record(candidate)
                 config = for_evaluation(change(record.config))
-                load = partial(_restored, checkpoints, record, config, average)
+                load = partial(_restored, checkpoints, record, config, ema)
                 origin = {"workdir": str(workdir), "step": candidate}
                 return _evaluation(origin, config, load, watch)
             except DamagedCheckpointError as error:
-                say(f"the checkpoint of step {candidate} is damaged: {error}")
+                log(f"the checkpoint of step {candidate} is damaged: {error}")
             drop_failed_reads()
     finally:
         checkpoints.close()
@@ -171,44 +171,44 @@ def _evaluation(
     task = make_task(config, source).detailed()
     if card_scaling:
         task = task.scaled_by(sf.card(config.model))
-    network, params, rest = load(task, mesh)
-    _check_output(task, network, params, rest, config)
+    network, params, model_state = load(task, mesh)
+    _check_output(task, network, params, model_state, config)
     size = config.eval_batch_size
     batches = watch(evaluation_batches(source, size, config.data), -(-len(source) // size))
-    placed = (meshes.place_batch(mesh, batch) for batch in batches)
-    sums = total(make_eval_step(network, task, mesh), task, params, rest, placed)
+    placed = (meshes.shard_batch(mesh, batch) for batch in batches)
+    sums = total(make_eval_step(network, task, mesh), task, params, model_state, placed)
     return Evaluation(origin, config, task, source, sums, task.metrics(sums))
 
 
 def _restored(
-    checkpoints: Checkpoints, record: Record, config: Config, average: bool, task: Task, mesh
+    checkpoints: Checkpoints, record: Record, config: Config, ema: bool, task: Task, mesh
 ) -> tuple[Network, Leaves, Leaves]:
-    network, params, rest = split(make_model(config, task))
-    group = "average" if average and record.names.get("average") else "params"
-    like = {group: params, "rest": rest}
-    faults = checkpoints.unlike(record, like) if config.data != record.config.data else []
+    network, params, model_state = split(make_model(config, task))
+    group = "average" if ema and record.names.get("average") else "params"
+    template = {group: params, "rest": model_state}
+    faults = checkpoints.mismatches(record, template) if config.data != record.config.data else []
     if faults:
         needs = ", ".join(f"{name} {value}" for name, value in task.model_options.items())
         raise UserError(
             f"the data set {config.data.name!r} ({needs}) needs another model than the run's: "
             f"{faults[0]}"
         )
-    like = jax.device_put(like, meshes.state_sharding(mesh, like))
-    groups = checkpoints.restore(record.step, record, like)
+    template = jax.device_put(template, meshes.state_sharding(mesh, template))
+    groups = checkpoints.restore(record.step, record, template)
     return network, groups[group], groups["rest"]
 
 
 def _check_output(
-    task: Task, network: Network, params: Leaves, rest: Leaves, config: Config
+    task: Task, network: Network, params: Leaves, model_state: Leaves, config: Config
 ) -> None:
     """Refuse a model whose output is not of the shape that the task needs, by shapes alone."""
 
-    def output(params: Leaves, rest: Leaves, batch: dict) -> jax.Array:
-        return task.output(evaluated(network.merge(params, rest)), batch)
+    def output(params: Leaves, model_state: Leaves, batch: dict) -> jax.Array:
+        return task.output(evaluated(network.merge(params, model_state)), batch)
 
     data, batch = f"the data set {config.data.name!r}", task.batch_shape(1)
     try:
-        shape = jax.eval_shape(output, params, rest, batch).shape
+        shape = jax.eval_shape(output, params, model_state, batch).shape
     except (TypeError, ValueError) as error:
         images = "x".join(map(str, batch["image"].shape[1:]))
         told = f"{config.model} cannot take the {images} of {data}: {reason(error)}"

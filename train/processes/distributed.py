@@ -36,14 +36,14 @@ def join(processes: Processes) -> None:
         ) from error
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Say whether this is the process that prints and writes what the processes have in common."""
     return jax.process_index() == 0
 
 
-def say(text: str, file: TextIO | None = None) -> None:
+def log(text: str, file: TextIO | None = None) -> None:
     """Print a line from the first process, for all of them; on the standard output by default."""
-    if leads():
+    if is_main_process():
         print(text, file=file, flush=True)
 
 

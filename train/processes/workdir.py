@@ -11,19 +11,19 @@ from typing import BinaryIO
 
 from spectral_flax.messages import reason, shown
 from train.errors import UserError
-from train.processes.distributed import leads
+from train.processes.distributed import is_main_process
 from train.processes.paths import local_path
 
 
 @contextlib.contextmanager
-def hold(path: str) -> Iterator[Path]:
+def lock(path: str) -> Iterator[Path]:
     """Create the directory ``path`` and hold it until the block ends or the process dies.
 
     Of the processes of a run the first holds it for all.
     """
     path = local_path("--workdir", path)
     workdir = Path(path)
-    if not leads():
+    if not is_main_process():
         yield workdir
         return
     try:

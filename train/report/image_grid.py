@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as one picture: an example a row, what is shown of it a column, each with its title."""
+"""A grid of images: one example a row, one titled column for each thing shown of it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ SIDE = 192  # pixels of the shorter side, at least
 MARGIN = 8
 
 
-def write_sheet(columns: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
+def write_image_grid(columns: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
     """Write images ``uint8 [H, W, 3]`` of one size, as many in each titled column."""
     from PIL import Image, ImageDraw, ImageFont
 

@@ -25,8 +25,8 @@ class Metrics:
       UserError: the file cannot be read, or its directory is gone.
     """
 
-    def __init__(self, path: Path, step: int, say: Callable[[str], None]):
-        self.path, self.say = path, say
+    def __init__(self, path: Path, step: int, log: Callable[[str], None]):
+        self.path, self.log = path, log
         self.complete = True  # the file holds all entries
         self.entries: dict[tuple[int, str], Entry] = {}
         self.foreign: list[bytes] = []
@@ -43,7 +43,7 @@ class Metrics:
             elif entry["step"] <= step:
                 self.entries[entry["step"], entry["split"]] = entry
         if self.foreign:
-            say(f"{path} has {len(self.foreign)} line(s) that no run writes; they stay")
+            log(f"{path} has {len(self.foreign)} line(s) that no run writes; they stay")
         if content:
             self._attempt(self._rewrite)
 
@@ -82,7 +82,7 @@ class Metrics:
                     "it; nothing more can be kept there"
                 ) from error
             if self.complete:
-                self.say(f"cannot write to {self.path}: {reason(error)}; trying again later")
+                self.log(f"cannot write to {self.path}: {reason(error)}; trying again later")
             self.complete = False
         else:
             self.complete = True

@@ -14,12 +14,12 @@ from spectral_flax.messages import reason
 from train.config import Config
 from train.data import Example, Source
 from train.errors import UserError
-from train.processes.distributed import leads
+from train.processes.distributed import is_main_process
 from train.processes.paths import set_aside
 from train.report.metrics import Entry, Metrics
 from train.report.plots import draw_curves, draw_samples
 from train.report.profiler import Profile
-from train.report.throughput import Pace, memory
+from train.report.throughput import StepTimer, memory
 
 # What a run writes beside its checkpoints: one that begins puts aside what it finds there.
 FILES = ("metrics.jsonl", "samples.png", "curves.png", "results.png")
@@ -35,31 +35,31 @@ class Report:
     def __init__(self, workdir: Path, config: Config, source: Source, *, start: int, steps: int):
         self.workdir, self.config, self.source = workdir, config, source
         self.start, self.steps = start, steps
-        self.leads = leads()
-        self.pace, self.interrupted = Pace(start), False
+        self.is_main = is_main_process()
+        self.timer, self.interrupted = StepTimer(start), False
         self.profile = Profile(workdir / "profile", start, config.profile_steps)
-        self.undrawn = self.leads and not (start and (workdir / "samples.png").exists())
+        self.undrawn = self.is_main and not (start and (workdir / "samples.png").exists())
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.console.quiet = not self.leads
-        if self.leads:
+        self.console.quiet = not self.is_main
+        if self.is_main:
             self.tensorboard = _tensorboard(workdir, start) if config.tensorboard else None
             if start == 0:
                 _put_aside(workdir)
-            self.metrics = Metrics(workdir / "metrics.jsonl", start, self.say)
+            self.metrics = Metrics(workdir / "metrics.jsonl", start, self.log)
         self.bar = Progress(
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[figures]}"),
             console=self.console,
-            disable=not (self.leads and self.console.is_terminal),
+            disable=not (self.is_main and self.console.is_terminal),
         )
         self.row = self.bar.add_task("", total=steps, completed=start, figures="compiling")
 
     def __enter__(self) -> "Report":
         self.bar.start()
         if self.bar.disable and self.start < self.steps:
-            self.say("compiling the step")
+            self.log("compiling the step")
         return self
 
     def __exit__(self, *exception) -> None:
@@ -67,21 +67,21 @@ class Report:
         with self._attempt("the profile"):
             self.profile.stop()
         if self.profile.due and self.start < self.steps:
-            self.say("the run was too short for a profile")
-        if self.leads and self.tensorboard is not None:
+            self.log("the run was too short for a profile")
+        if self.is_main and self.tensorboard is not None:
             with self._attempt("the end of the TensorBoard file"):
                 self.tensorboard.close()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         self.console.print(text, markup=False)
 
     def take(self, batches: Iterator[Example]) -> Example:
         """Return the next batch, counting how long it is waited for; draw the first of a run."""
         if self.interrupted:  # by an evaluation, and by what was saved after it
-            self.pace.pause()
+            self.timer.pause()
             self.interrupted = False
-        with self.pace.waiting():
+        with self.timer.waiting():
             batch = next(batches)
         if self.undrawn:
             with self.drawing("samples.png") as path:
@@ -91,19 +91,19 @@ class Report:
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
         """Show a step that is done; ``step`` counts from 1."""
-        self.pace.step(step)
+        self.timer.step(step)
         if self.profile.due:
             with self._attempt("the profile"):
                 if self.profile.step(step):
-                    self.say(f"traced {self.config.profile_steps} steps into {self.profile.folder}")
-            self.pace.pause()
+                    self.log(f"traced {self.config.profile_steps} steps into {self.profile.folder}")
+            self.timer.pause()
         if step % self.config.log_every and step != self.steps:
             self.bar.update(self.row, completed=step)
             return
-        pace = self.pace.window(self.steps, self.config.batch_size) | memory()
+        pace = self.timer.window(self.steps, self.config.batch_size) | memory()
         figures = [f"{name} {value:.4g}" for name, value in scalars.items()]
         if self.bar.disable:
-            self.say("  ".join([f"step {step}/{self.steps}", *figures, *_shown(pace)]))
+            self.log("  ".join([f"step {step}/{self.steps}", *figures, *_shown(pace)]))
         else:  # what fits beside a bar on 80 columns
             shown = "  ".join([*figures[:2], *_shown(pace)[:1]])
             self.bar.update(self.row, completed=step, figures=shown)
@@ -112,9 +112,9 @@ class Report:
     def evaluation(self, step: int, figures: dict[str, float]) -> None:
         """Show and keep the figures of the held-out examples, and draw the curves."""
         shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        self.say(f"test at step {step}: {shown}")
+        self.log(f"test at step {step}: {shown}")
         self._write(step, "test", figures)
-        if self.leads:
+        if self.is_main:
             curves = {split: self.metrics.of(split) for split in ("train", "test")}
             with self.drawing("curves.png") as path:
                 draw_curves(path, curves, names=["loss", next(iter(figures))])
@@ -131,13 +131,13 @@ class Report:
         peak = memory()
         device = peak.get("device_memory_gib")
         on_device = f", on the device {device:.2f} GiB" if device is not None else ""
-        self.say(
-            f"{self.pace.seconds():.0f} s, peak memory {peak['memory_gib']:.2f} GiB{on_device}, "
+        self.log(
+            f"{self.timer.seconds():.0f} s, peak memory {peak['memory_gib']:.2f} GiB{on_device}, "
             f"in {self.workdir}"
         )
 
     def _write(self, step: int, split: str, figures: dict[str, float]) -> None:
-        if not self.leads:
+        if not self.is_main:
             return
         self.metrics.write({"step": step, "split": split, **figures})
         if self.tensorboard is not None:
@@ -150,7 +150,7 @@ class Report:
         try:
             yield
         except Exception as error:  # of a library, or a full disk: no reason to lose a run
-            self.say(f"cannot write {what}: {type(error).__name__}: {reason(error)}; going on")
+            self.log(f"cannot write {what}: {type(error).__name__}: {reason(error)}; going on")
 
 
 def _put_aside(workdir: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast a run goes, what it waits for, and the memory it takes."""
+"""Throughput, time spent waiting for data, and peak memory of a run."""
 
 import contextlib
 import resource
@@ -22,8 +22,8 @@ MEASURED = (
 )
 
 
-class Pace:
-    """Times between the ends of steps, in windows from one logged step to the next.
+class StepTimer:
+    """Step times, in windows from one logged step to the next.
 
     The first window opens when the first step is done, so that compilation counts in none.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of adversaries: parts of a model that move in turn, each against those as moved."""
+"""Gradients of players that are updated one after another, as in the training of GANs."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,27 +11,31 @@ from train.run.optimizers import part_of
 Leaves = dict[str, jax.Array]
 
 
-def in_turn(gradient: Callable, parts: Sequence[str], move: Callable[[Leaves], Leaves]) -> Callable:
-    """Return ``gradient`` of the parts one after another, as of one step.
+def alternating_gradients(
+    gradient: Callable, players: Sequence[str], update: Callable[[Leaves], Leaves]
+) -> Callable:
+    """Return a function like ``gradient`` that updates the players one after another.
 
-    ``gradient(params, rest, batch, key)`` is that of `train.run.step`; it runs once for each part,
-    and the compiler drops what is not used of it. ``move`` gives the updates for gradients. The
-    optimiser has to treat the parts each by itself, as `make_optimizer` does with
-    the same ``turns``: the updates of a part that has moved must not depend on those to come.
-    Scalars are those of the first turn; statistics pass through all turns.
+    Each player sees the others as they are updated so far, all within one step.
+
+    ``gradient(params, model_state, batch, key)`` is that of `train.run.step`; it runs
+    once for each player, and the compiler drops what is not used of it. ``update`` returns the
+    updates for gradients. The optimiser has to treat each player by itself, as `make_optimizer`
+    does with the same ``players``: the updates of one must not depend on the gradients of the next.
+    Scalars are those of the first player; the model state passes through all.
     """
 
-    def turns(params: Leaves, rest: Leaves, batch, key):
+    def alternating(params: Leaves, model_state: Leaves, batch, key):
         grads = {name: jax.numpy.zeros_like(leaf) for name, leaf in params.items()}
-        moved, scalars = params, None
-        for part in parts:
-            new, rest, found = gradient(moved, rest, batch, key)
+        updated, scalars = params, None
+        for player in players:
+            new, model_state, found = gradient(updated, model_state, batch, key)
             scalars = new if scalars is None else scalars
-            mine = [name for name in params if part_of(name, parts) == part]
+            mine = [name for name in params if part_of(name, players) == player]
             grads |= {name: found[name] for name in mine}
-            updates = move(grads)
+            updates = update(grads)
             steps = optax.apply_updates(params, updates)
-            moved = moved | {name: steps[name] for name in mine}
-        return scalars, rest, grads
+            updated = updated | {name: steps[name] for name in mine}
+        return scalars, model_state, grads
 
-    return turns
+    return alternating

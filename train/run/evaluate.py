@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of a model over all held-out examples."""
+"""Metrics of a model over all held-out examples."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,32 +7,26 @@ import jax
 import numpy as np
 
 from train.checkpoints.state import Leaves
-from train.config import Data
 from train.data import Source, evaluation_batches
-from train.run.mesh import place_batch
+from train.run.mesh import shard_batch
+from train.run.record import Run
 from train.task import Task
 
 
 def evaluate(
-    eval_step: Callable,
-    task: Task,
-    params: Leaves,
-    rest: Leaves,
-    source: Source,
-    batch_size: int,
-    mesh: jax.sharding.Mesh,
-    data: Data | None = None,
+    run: Run, eval_step: Callable, params: Leaves, model_state: Leaves, source: Source
 ) -> dict[str, float]:
-    """Return the task's figures over the whole of ``source``; ``data`` says how it is read."""
-    batches = evaluation_batches(source, batch_size, data)
-    placed = (place_batch(mesh, batch) for batch in batches)
-    return task.metrics(total(eval_step, task, params, rest, placed))
+    """Return the task's metrics over the whole of ``source``."""
+    config = run.config
+    batches = evaluation_batches(source, config.eval_batch_size, config.data)
+    sharded = (shard_batch(run.mesh, batch) for batch in batches)
+    return run.task.metrics(total(eval_step, run.task, params, model_state, sharded))
 
 
 def total(
-    eval_step: Callable, task: Task, params: Leaves, rest: Leaves, batches: Iterator
+    eval_step: Callable, task: Task, params: Leaves, model_state: Leaves, batches: Iterator
 ) -> dict[str, np.ndarray]:
-    """Add up the sums of all batches, and put their rows one below the other."""
+    """Return the sums over all batches, and their rows concatenated."""
     sums, rows, pending = {}, {name: [] for name in task.rows}, None
 
     def take(found: dict | None) -> None:
@@ -44,7 +38,7 @@ def total(
 
     for batch in batches:
         # Read the sums of one batch while the next is computed.
-        pending, done = eval_step(params, rest, batch), pending
+        pending, done = eval_step(params, model_state, batch), pending
         take(done)
     take(pending)
     return sums | {name: np.concatenate(parts) for name, parts in rows.items() if parts}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run from its config to its last figures, in the order of life."""
+"""A run from its config to its last metrics."""
 
 import contextlib
 import math
@@ -10,28 +10,39 @@ import jax
 from spectral_flax.messages import shown
 from train.checkpoints.best import BestCheckpoint
 from train.checkpoints.checkpoints import Checkpoints, Record
-from train.checkpoints.pretrained import load_start
-from train.checkpoints.state import TrainState, like_state, make_model, make_state, split, to_state
+from train.checkpoints.pretrained import load_pretrained
+from train.checkpoints.state import (
+    TrainState,
+    make_model,
+    make_state,
+    split,
+    state_groups,
+    state_of_groups,
+)
 from train.command.checks import check
 from train.config import SHAPING, Config, differences
 from train.data import training_batches
+from train.data.pipeline import Batches
+from train.data.source import Source
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
 from train.processes import workdir as workdirs
-from train.processes.distributed import leads, say
+from train.processes.distributed import is_main_process, log
 from train.processes.signals import EXIT_CODES, NAMES, StopSignals
-from train.report.image_grid import write_sheet
+from train.report.image_grid import write_image_grid
 from train.report.report import Report
 from train.run.evaluate import evaluate
-from train.run.mesh import check_batches, make_mesh, place_batch, state_sharding, to_host
+from train.run.mesh import check_batches, make_mesh, shard_batch, state_sharding, to_host
 from train.run.optimizers import make_optimizer, make_schedule, peak_learning_rate
+from train.run.record import Run
 from train.run.step import evaluated, make_eval_step, make_train_step
+from train.task import Task
 from train.tasks import TASKS, identity, make_task, open_data
 
 
 def run(config: Config, command: str = "the same command") -> dict[str, float]:
     """Train as ``config`` says, from the newest checkpoint in its workdir if there is one.
 
-    Returns the figures on the held-out examples. ``command`` is what a user types to go on.
+    Returns the metrics on the held-out examples. ``command`` is what a user types to go on.
 
     Raises:
       UserError: the input does not allow the run; nothing was overwritten.
@@ -41,155 +52,198 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
     """
     config = check(config)
     with contextlib.ExitStack() as stack:
-        workdir = stack.enter_context(workdirs.hold(config.workdir))
+        workdir = stack.enter_context(workdirs.lock(config.workdir))
         stop = stack.enter_context(StopSignals())
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
         stack.callback(checkpoints.close)
-        return _run(config, command, workdir, stop, checkpoints, stack)
+
+        # Devices and data
+        mesh = make_mesh(config.mesh)
+        check_batches(mesh, config)
+        source, held_out = (open_data(config, split) for split in ("train", "test"))
+        batches = training_batches(config, source)
+        steps = config.steps or max(1, round(config.epochs * len(source) / config.batch_size))
+
+        # Task, model, optimiser and their first state
+        begins = not checkpoints.steps()
+        task = make_task(config, source).prepared(workdir, begins=begins)
+        best = _best_checkpoint(config, workdir, stack)
+        run, state = _begun(config, mesh, task, steps, from_pretrained=begins)
+        count = sum(leaf.size for leaf in state.params.values())
+        log(f"{config.model}: {count:,} parameters; {config.data.name}: {len(source)} examples")
+        log(
+            f"{steps} steps of {config.batch_size} on {mesh.size} {jax.default_backend()} device(s)"
+        )
+
+        # Restore
+        state, position = _restored(run, state, checkpoints)
+        if position is not None:
+            batches.set_state(position)
+            log(f"going on from step {int(state.step)} in {workdir}")
+        _check_steps(config, int(state.step), steps, workdir)
+
+        # Train and evaluate
+        report = Report(workdir, config, source, start=int(state.step), steps=steps)
+        loop = _Loop(run, batches, held_out, checkpoints, best, report, stop)
+        with contextlib.closing(batches), report:
+            state = loop.train(state, steps, command)
+            metrics = loop.evaluate(state)
+            loop.draw_results(state)
+        report.end()
+        return metrics
 
 
-def _run(
-    config: Config,
-    command: str,
-    workdir: Path,
-    stop: StopSignals,
-    checkpoints: Checkpoints,
-    stack: contextlib.ExitStack,
-) -> dict[str, float]:
-    # Devices
-    mesh = make_mesh(config.mesh)
-    check_batches(mesh, config)
+def _best_checkpoint(config: Config, workdir: Path, stack) -> BestCheckpoint | None:
+    if config.best is None:
+        return None
+    best = BestCheckpoint(workdir / "best", config.best, TASKS[config.task].metrics)
+    stack.callback(best.close)
+    return best
 
-    # Data
-    source, held_out = (open_data(config, split) for split in ("train", "test"))
-    batches = training_batches(config, source)
-    steps = config.steps or max(1, round(config.epochs * len(source) / config.batch_size))
 
-    # Model and optimiser
-    begins = not checkpoints.steps()
-    task = make_task(config, source).prepared(workdir, begins=begins)
-    metrics = TASKS[config.task].metrics
-    best = BestCheckpoint(workdir / "best", config.best, metrics) if config.best else None
-    if best is not None:
-        stack.callback(best.close)
+def _begun(
+    config: Config, mesh: jax.sharding.Mesh, task: Task, steps: int, *, from_pretrained: bool
+) -> tuple[Run, TrainState]:
+    """Return a run of so many steps, and its state before the first, on its devices."""
     model = make_model(config, task)
-    if begins:
-        load_start(config.start, model, task)
-    network, params, rest = split(model)
+    if from_pretrained:
+        load_pretrained(config.pretrained, model, task)
+    network, params, model_state = split(model)
     learning_rate = make_schedule(config.schedule, peak_learning_rate(config), steps)
-    tx = make_optimizer(config.optimizer, learning_rate, task.turns)
-
-    # State
-    state = make_state(config, params, rest, tx)
+    tx = make_optimizer(config.optimizer, learning_rate, task.players)
+    state = make_state(config, params, model_state, tx)
     state = jax.device_put(state, state_sharding(mesh, state, config.mesh.fsdp_min_size))
-    count = sum(leaf.size for leaf in params.values())
-    say(f"{config.model}: {count:,} parameters; {config.data.name}: {len(source)} examples")
-    say(f"{steps} steps of {config.batch_size} on {mesh.size} {jax.default_backend()} device(s)")
+    return Run(config, mesh, task, network, tx, learning_rate), state
 
-    # Restore
-    state, position = _restore(checkpoints, config, state)
-    if position is not None:
-        batches.set_state(position)
-        say(f"going on from step {int(state.step)} in {workdir}")
-    if int(state.step) > steps:
+
+def _check_steps(config: Config, done: int, steps: int, workdir: Path) -> None:
+    if done > steps:
         given = (
             f"--steps is {steps}" if config.steps else f"--epochs {config.epochs} are {steps} steps"
         )
         raise UserError(
-            f"{given}; the run in {workdir} has done {int(state.step)}: give more, or evaluate it "
+            f"{given}; the run in {workdir} has done {done}: give more, or evaluate it "
             f"by python -m train.evaluate --workdir {workdir}"
         )
 
-    # Steps
-    train_step = make_train_step(network, task, tx, learning_rate, mesh, state, config)
-    eval_step = make_eval_step(network, task, mesh)
-    start = int(state.step)
-    report = Report(workdir, config, source, start=start, steps=steps)
 
-    def evaluation(step: int, state: TrainState) -> dict[str, float]:
-        arrays = state.evaluated, state.rest
-        size = config.eval_batch_size
-        found = evaluate(eval_step, task, *arrays, held_out, size, mesh, config.data)
-        report.evaluation(step, found)
-        if best is not None:
-            best.offer(config, state, batches.get_state(), found)
-        return found
+class _Loop:
+    """The steps of a run, with what they read from and report to."""
 
-    with contextlib.closing(batches), report:
+    def __init__(
+        self,
+        run: Run,
+        batches: Batches,
+        held_out: Source,
+        checkpoints: Checkpoints,
+        best: BestCheckpoint | None,
+        report: Report,
+        stop: StopSignals,
+    ):
+        self.run, self.config, self.batches, self.held_out = run, run.config, batches, held_out
+        self.checkpoints, self.best, self.report, self.stop = checkpoints, best, report, stop
+        self.eval_step = make_eval_step(run.network, run.task, run.mesh)
+
+    def train(self, state: TrainState, steps: int, command: str) -> TrainState:
+        """Take the steps that are left; evaluate and save in between, and save at the end."""
+        config, train_step = self.config, make_train_step(self.run, state)
         pending = None
-        for step in range(start + 1, steps + 1):
-            batch = place_batch(mesh, report.take(batches))
+        for step in range(int(state.step) + 1, steps + 1):
+            batch = shard_batch(self.run.mesh, self.report.take(self.batches))
             state, scalars = train_step(state, batch)
             # Scalars of the step before are read while this one computes.
-            _finish(config, report, pending)
+            self._report(pending)
             pending = step, scalars
-            stopped = stop.agreed(step % config.log_every == 0)
+            stopped = self.stop.agreed(step % config.log_every == 0)
             evaluates = config.eval_every and step % config.eval_every == 0 and step < steps
             saves = step % config.save_every == 0 or step == steps or stopped
             if evaluates or saves:  # not with a loss that nobody has looked at
-                pending = _finish(config, report, pending)
+                pending = self._report(pending)
             if evaluates:
-                evaluation(step, state)
+                self.evaluate(state)
             if saves:
-                checkpoints.save(config, state, batches.get_state())
+                self.checkpoints.save(config, state, self.batches.get_state())
             if stopped and step < steps:
-                checkpoints.wait()
+                self.checkpoints.wait()
                 raise InterruptedRunError(
-                    f"{NAMES[stopped]} at step {step} of {steps}; saved in {workdir}. "
+                    f"{NAMES[stopped]} at step {step} of {steps}; saved in {self.report.workdir}. "
                     f"To go on:\n  {command}",
                     EXIT_CODES[stopped],
                 )
+        self.checkpoints.wait()
+        return state
 
-        # Evaluate
-        checkpoints.wait()
-        result = evaluation(int(state.step), state)
-        titles = TASKS[config.task].results
-        if titles:
-            arrays = to_host(mesh, (state.evaluated, state.rest))
-            if leads():
-                with report.drawing("results.png") as path:
-                    model = evaluated(network.merge(*arrays))
-                    columns = task.results(model, held_out, min(6, len(held_out)))
-                    write_sheet(dict(zip(titles, columns, strict=True)), path)
-    report.end()
-    return result
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Return and report the metrics on the held-out examples; keep the state if it is best."""
+        metrics = evaluate(
+            self.run, self.eval_step, state.eval_params, state.model_state, self.held_out
+        )
+        self.report.evaluation(int(state.step), metrics)
+        if self.best is not None:
+            self.best.offer(self.config, state, self.batches.get_state(), metrics)
+        return metrics
 
+    def draw_results(self, state: TrainState) -> None:
+        """Draw what the task shows of its results on a few held-out examples, if anything."""
+        titles = TASKS[self.config.task].results
+        if not titles:
+            return
+        arrays = to_host(self.run.mesh, (state.eval_params, state.model_state))
+        if is_main_process():
+            with self.report.drawing("results.png") as path:
+                model = evaluated(self.run.network.merge(*arrays))
+                count = min(6, len(self.held_out))
+                columns = self.run.task.results(model, self.held_out, count)
+                write_image_grid(dict(zip(titles, columns, strict=True)), path)
 
-def _restore(checkpoints: Checkpoints, config: Config, state: TrainState):
-    place, groups = checkpoints.directory.parent, like_state(state)
+    def _report(self, pending: tuple[int, dict] | None) -> None:
+        """Report the scalars of a step that is done.
 
-    def like(record: Record):
-        unlike = differences(*map(identity, (record.config, config)))
-        if unlike:
-            raise UserError(
-                f"{place} holds another run; give another --workdir:\n  " + "\n  ".join(unlike)
+        Raises:
+          NonFiniteLossError: they are not finite, and the config says to stop then.
+        """
+        if pending is None:
+            return
+        step, scalars = pending
+        scalars = {name: float(value) for name, value in jax.device_get(scalars).items()}
+        finite = math.isfinite(scalars["loss"]) and math.isfinite(scalars["gradient_norm"])
+        if not finite and self.config.non_finite == "stop":
+            raise NonFiniteLossError(
+                f"step {step}: loss {scalars['loss']}, gradient norm {scalars['gradient_norm']}; "
+                "try a lower --optimizer.learning-rate or, in another --workdir, "
+                "--optimizer.clip-norm 1"
             )
-        faults = checkpoints.unlike(record, groups)
+        self.report.step(step, {"loss": scalars["loss"]} | scalars)
+
+
+def _restored(
+    run: Run, state: TrainState, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, int] | None]:
+    """Return the newest saved state and its position in the data; ``state`` and None without one.
+
+    Raises:
+      UserError: the checkpoints are those of another run.
+    """
+    config, workdir, groups = run.config, checkpoints.directory.parent, state_groups(state)
+
+    def template(record: Record):
+        changed = differences(*map(identity, (record.config, config)))
+        if changed:
+            raise UserError(
+                f"{workdir} holds another run; give another --workdir:\n  " + "\n  ".join(changed)
+            )
+        faults = checkpoints.mismatches(record, groups)
         if faults:
             changed = differences(*map(identity, (record.config, config)), SHAPING)
             changed = changed or ["no option of model, data and optimiser: their code has changed"]
             raise UserError(
-                f"{place} holds a run of another model or optimiser; give another --workdir, or "
+                f"{workdir} holds a run of another model or optimiser; give another --workdir, or "
                 "undo what changed:\n  " + "\n  ".join([*changed, shown("; ".join(faults))])
             )
         return groups
 
-    found = checkpoints.newest(like)
+    found = checkpoints.newest(template)
     if found is None:
         return state, None
     record, restored = found
-    return to_state(state, restored), record.position
-
-
-def _finish(config: Config, report: Report, pending: tuple[int, dict] | None) -> None:
-    if pending is None:
-        return
-    step, scalars = pending[0], {name: float(v) for name, v in jax.device_get(pending[1]).items()}
-    finite = math.isfinite(scalars["loss"]) and math.isfinite(scalars["gradient_norm"])
-    if not finite and config.non_finite == "stop":
-        raise NonFiniteLossError(
-            f"step {step}: loss {scalars['loss']}, gradient norm {scalars['gradient_norm']}; "
-            "try a lower --optimizer.learning-rate or, in another --workdir, "
-            "--optimizer.clip-norm 1"
-        )
-    report.step(step, {"loss": scalars["loss"]} | scalars)
+    return state_of_groups(state, restored), record.position

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which device holds what."""
+"""Device mesh and shardings."""
 
 from typing import Any
 
@@ -83,7 +83,7 @@ def check_batches(mesh: jax.sharding.Mesh, config: Config) -> None:
             )
 
 
-def place_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def shard_batch(mesh: jax.sharding.Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Put this process's part of a batch on its devices, as part of the global batch."""
     sharding = batch_sharding(mesh)
     return {

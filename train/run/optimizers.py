@@ -43,12 +43,12 @@ def make_schedule(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
 
 
 def make_optimizer(
-    optimizer: Optimizer, learning_rate: optax.Schedule, turns: Sequence[str] = ()
+    optimizer: Optimizer, learning_rate: optax.Schedule, players: Sequence[str] = ()
 ) -> optax.GradientTransformation:
     """Return the gradient transformation that ``optimizer`` describes.
 
-    Of adversaries (``turns``) each is clipped by itself, so that neither's step depends on the
-    other's gradient.
+    Each of the ``players`` of an adversarial model is clipped by itself, so that its step does not
+    depend on the gradients of the others.
     """
     o = optimizer
     decayed = optax.add_decayed_weights(
@@ -63,7 +63,7 @@ def make_optimizer(
         "muon": lambda: [_muon(o)],
     }[o.name]()
     if o.clip_norm is not None:
-        rules.insert(0, clip_parts(o.clip_norm, tuple(dict.fromkeys((*turns, *o.factors)))))
+        rules.insert(0, clip_parts(o.clip_norm, tuple(dict.fromkeys((*players, *o.factors)))))
     if o.factors:
         rules.append(scale_parts(o.factors))
     if o.bias_factor != 1:
@@ -113,7 +113,7 @@ def part_of(name: str, parts: Iterable[str]) -> str:
 
 
 def clip_parts(norm: float, parts: Sequence[str]) -> optax.GradientTransformation:
-    """Clip the gradient of each of the parts by itself, and that of all the rest together."""
+    """Clip the gradient of each of the parts by itself, and that of all others together."""
     return _by_part({part: optax.clip_by_global_norm(norm) for part in (*parts, "")})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The step: a pure function from state and batch to the next state and the scalars to log."""
+"""The training step: a pure function from state and batch to the next state and scalars."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,28 +14,24 @@ from jax.sharding import PartitionSpec
 from spectral_flax.kernels.cpu import compiler_options
 from train.checkpoints.state import Leaves, Network, TrainState
 from train.config import Config
-from train.run.adversarial import in_turn
+from train.run.adversarial import alternating_gradients
 from train.run.mesh import BATCH_AXES, batch_sharding, replicated, state_sharding
+from train.run.record import Run
 from train.task import Batch, Scalars, Task
 
-# From parameters, the rest of the state, a batch and a key to scalars, the rest and gradients.
+# From parameters, model state, a batch and a key to scalars, model state and gradients.
 Gradient = Callable[[Leaves, Leaves, Batch, jax.Array], tuple[Scalars, Leaves, Leaves]]
 
 
 def make_train_step(
-    network: Network,
-    task: Task,
-    tx: optax.GradientTransformation,
-    learning_rate: optax.Schedule,
-    mesh: jax.sharding.Mesh,
-    state: TrainState,
-    config: Config,
+    run: Run, state: TrainState
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Scalars]]:
     """Compile the step for states like ``state``, which it consumes (the buffers are reused).
 
     The global view (pjit) is one program over the whole batch, which XLA splits; per device (pmap)
     it is one program a device over its part, whose gradients and statistics are averaged.
     """
+    config, mesh, task, network, tx, learning_rate = run
     everywhere = state_sharding(mesh, state, config.mesh.fsdp_min_size)
     whole = replicated(mesh)
     per_device = config.parallel == "pmap"
@@ -49,27 +45,30 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         # Shared parameters are gathered here, all of them, lest XLA gather activations instead.
         params = lax.with_sharding_constraint(state.params, whole)
-        compute, move = gradient, lambda grads: tx.update(grads, state.opt_state, state.params)[0]
-        if task.turns:
-            compute = in_turn(gradient, task.turns, move)
-        scalars, rest, grads = compute(params, state.rest, batch, key)
+        compute = gradient
+        if task.players:
+            update = lambda grads: tx.update(grads, state.opt_state, state.params)[0]
+            compute = alternating_gradients(gradient, task.players, update)
+        scalars, model_state, grads = compute(params, state.model_state, batch, key)
         norm = optax.tree.norm(grads)
         grads = lax.with_sharding_constraint(grads, everywhere.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = _averaged(state.average, params, config.average, state.step)
-        new = (params, rest, opt_state, average)
+        ema_params = _update_ema(state.ema_params, params, config.ema_decay, state.step)
+        new = (params, model_state, opt_state, ema_params)
         skipped = state.skipped
         if config.non_finite == "skip":
             finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm)
-            old = (state.params, state.rest, state.opt_state, state.average)
+            old = (state.params, state.model_state, state.opt_state, state.ema_params)
             new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
             skipped += 1 - finite.astype(skipped.dtype)
             scalars = scalars | {"skipped": skipped}
-        params, rest, opt_state, average = new
+        params, model_state, opt_state, ema_params = new
         scalars = scalars | {"gradient_norm": norm, "learning_rate": learning_rate(state.step)}
         step = state.step + 1
-        return TrainState(step, params, rest, opt_state, state.key, average, skipped), scalars
+        return TrainState(
+            step, params, model_state, opt_state, state.key, ema_params, skipped
+        ), scalars
 
     return jax.jit(
         train_step,
@@ -88,15 +87,17 @@ def _gradient(network: Network, task: Task, config: Config, axes: Any) -> Gradie
     if config.remat:
         mode["remat"] = True
 
-    def objective(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
-        model = network.merge(params, rest)
+    def objective(params: Leaves, model_state: Leaves, batch: Batch, key: jax.Array):
+        model = network.merge(params, model_state)
         viewed = nnx.view(model, raise_if_not_found=False, **mode) if mode else model
         loss, scalars = task.loss(viewed, batch, key)
-        return loss, ({"loss": loss} | scalars, network.rest(model))
+        return loss, ({"loss": loss} | scalars, network.model_state(model))
 
-    def gradient(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
-        grads, (scalars, rest) = jax.grad(objective, has_aux=True)(params, rest, batch, key)
-        return scalars, rest, grads
+    def gradient(params: Leaves, model_state: Leaves, batch: Batch, key: jax.Array):
+        grads, (scalars, model_state) = jax.grad(objective, has_aux=True)(
+            params, model_state, batch, key
+        )
+        return scalars, model_state, grads
 
     return gradient
 
@@ -108,28 +109,28 @@ def _accumulated(gradient: Gradient, parts: int) -> Gradient:
     the ``i``-th on, so that each device keeps those it has.
     """
 
-    def accumulated(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
-        def part(rest: Leaves, given: tuple[Batch, jax.Array]):
+    def accumulated(params: Leaves, model_state: Leaves, batch: Batch, key: jax.Array):
+        def part(model_state: Leaves, given: tuple[Batch, jax.Array]):
             batch, key = given
-            scalars, rest, grads = gradient(params, rest, batch, key)
-            return rest, (scalars, grads)
+            scalars, model_state, grads = gradient(params, model_state, batch, key)
+            return model_state, (scalars, grads)
 
         def split(a: jax.Array) -> jax.Array:
             return jnp.moveaxis(a.reshape(-1, parts, *a.shape[1:]), 1, 0)
 
         def add(carried, given):
-            rest, sums = carried
-            rest, new = part(rest, given)
-            return (rest, jax.tree.map(jnp.add, sums, new)), None
+            model_state, sums = carried
+            model_state, new = part(model_state, given)
+            return (model_state, jax.tree.map(jnp.add, sums, new)), None
 
         given = jax.tree.map(split, batch), jax.random.split(key, parts)
         first = jax.tree.map(lambda a: a[0], given)
         zeros = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(part, rest, first)[1]
+            lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(part, model_state, first)[1]
         )
-        (rest, sums), _ = lax.scan(add, (rest, zeros), given)
+        (model_state, sums), _ = lax.scan(add, (model_state, zeros), given)
         scalars, grads = jax.tree.map(lambda a: a / parts, sums)
-        return scalars, rest, grads
+        return scalars, model_state, grads
 
     return accumulated
 
@@ -141,13 +142,13 @@ def _per_device(gradient: Gradient, network: Network, mesh: jax.sharding.Mesh) -
     devices end with the same, whether or not batch normalisation looked at the whole batch.
     """
 
-    def local(params: Leaves, rest: Leaves, batch: Batch, key: jax.Array):
+    def local(params: Leaves, model_state: Leaves, batch: Batch, key: jax.Array):
         index = lax.axis_index(BATCH_AXES)
-        own = rest | {name: _folded(rest[name], index) for name in network.keys}
+        own = model_state | {name: _folded(model_state[name], index) for name in network.keys}
         scalars, new, grads = gradient(params, own, batch, jax.random.fold_in(key, index))
         statistics = {n: a for n, a in new.items() if jnp.issubdtype(a.dtype, jnp.floating)}
         means = lax.pmean((scalars, statistics, grads), BATCH_AXES)
-        kept = {name: rest[name] for name in network.keys}
+        kept = {name: model_state[name] for name in network.keys}
         return means[0], new | means[1] | kept, means[2]
 
     whole, split = PartitionSpec(), PartitionSpec(BATCH_AXES)
@@ -160,11 +161,14 @@ def _folded(key: jax.Array, index: jax.Array) -> jax.Array:
     return jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), index))
 
 
-def _averaged(average: Leaves, params: Leaves, decay: float, step: jax.Array) -> Leaves:
-    """Move the averages towards the parameters; at first faster, lest the start weigh for long."""
+def _update_ema(ema_params: Leaves, params: Leaves, decay: float, step: jax.Array) -> Leaves:
+    """Update the moving average of the parameters: ``ema = d * ema + (1 - d) * params``.
+
+    The decay is warmed up: ``d = min(decay, (1 + t) / (10 + t))`` at step t.
+    """
     step = step.astype(jnp.float32)
     kept = jnp.minimum(decay, (1 + step) / (10 + step))
-    return {n: kept * a + (1 - kept) * params[n].astype(a.dtype) for n, a in average.items()}
+    return {n: kept * a + (1 - kept) * params[n].astype(a.dtype) for n, a in ema_params.items()}
 
 
 def evaluated(model: nnx.Module) -> nnx.Module:
@@ -178,9 +182,9 @@ def make_eval_step(
 ) -> Callable[[Leaves, Leaves, Batch], Scalars]:
     """Compile the sums of the task's metrics over a batch, with the model in evaluation mode."""
 
-    def eval_step(params: Leaves, rest: Leaves, batch: Batch) -> Scalars:
+    def eval_step(params: Leaves, model_state: Leaves, batch: Batch) -> Scalars:
         params = lax.with_sharding_constraint(params, replicated(mesh))
-        return task.metric_sums(evaluated(network.merge(params, rest)), batch)
+        return task.metric_sums(evaluated(network.merge(params, model_state)), batch)
 
     options = compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(eval_step, out_shardings=replicated(mesh), compiler_options=options)

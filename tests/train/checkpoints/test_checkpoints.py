@@ -13,10 +13,10 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from train.checkpoints import file_list
+from train.checkpoints import manifest
 from train.checkpoints.best import BestCheckpoint
 from train.checkpoints.checkpoints import Checkpoints, DamagedCheckpointError
-from train.checkpoints.state import like_state, make_state
+from train.checkpoints.state import make_state, state_groups
 from train.config import Config, to_text
 from train.errors import SaveFailedError, UserError
 
@@ -40,7 +40,7 @@ def saved(folder, steps, keep=5):
 
 def newest(folder):
     checkpoints = Checkpoints(folder, keep=5)
-    record, groups = checkpoints.newest(lambda record: like_state(state()))
+    record, groups = checkpoints.newest(lambda record: state_groups(state()))
     checkpoints.close()
     return record.step, groups
 
@@ -53,7 +53,7 @@ def folder(tmp_path):
 def test_what_is_restored_is_what_was_saved(folder):
     saved(folder, [4]).close()
     step, groups = newest(folder)
-    expected = like_state(state(4, 4.0))
+    expected = state_groups(state(4, 4.0))
     assert step == 4
     jax.tree.map(np.testing.assert_array_equal, groups, expected)
 
@@ -68,7 +68,7 @@ def test_a_copy_under_a_higher_number_is_damaged_and_the_run_goes_on_and_saves(f
     saved(folder, [4, 8]).close()
     shutil.copytree(folder / "4", folder / "100")
     checkpoints = Checkpoints(folder, keep=5)
-    record, _ = checkpoints.newest(lambda record: like_state(state()))
+    record, _ = checkpoints.newest(lambda record: state_groups(state()))
     checkpoints.save(CONFIG, state(12), None)
     checkpoints.wait()
     checkpoints.close()
@@ -106,7 +106,7 @@ def test_a_directory_that_is_removed_meanwhile_is_said(folder):
 
 def test_a_checkpoint_without_its_list_of_files_is_damaged(folder):
     saved(folder, [4, 8]).close()
-    (folder / "8" / file_list.NAME).unlink()
+    (folder / "8" / manifest.NAME).unlink()
     assert newest(folder)[0] == 4
 
 
@@ -117,13 +117,13 @@ def test_what_was_set_aside_before_is_never_overwritten(folder):
         (damaged / name).mkdir()
         (damaged / name / "old").write_text(name)
     saved(folder, [4, 8]).close()
-    (folder / "8" / file_list.NAME).unlink()
+    (folder / "8" / manifest.NAME).unlink()
     newest(folder)
     assert sorted(p.name for p in damaged.iterdir()) == ["0_step_8", "1_step_8", "3_step_8"]
     assert [(damaged / n / "old").read_text() for n in ("1_step_8", "3_step_8")]
     for number in (2, 4):  # the next free names
         checkpoints = saved(folder, [8])
-        (folder / "8" / file_list.NAME).unlink()
+        (folder / "8" / manifest.NAME).unlink()
         checkpoints.close()
         newest(folder)
         assert (damaged / f"{number}_step_8" / "_CHECKPOINT_METADATA").exists()
@@ -135,7 +135,7 @@ def digest(array):
 
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_checkpoints_of_format_2_are_restored_and_verified_by_their_digests(folder, wrong):
-    groups = like_state(state(4, 4.0))
+    groups = state_groups(state(4, 4.0))
     digests = {g: {n: digest(a) for n, a in leaves.items()} for g, leaves in groups.items()}
     digests["params"]["head.kernel"] += wrong
     record = {"format": 2, "step": 4, "config": to_text(CONFIG), "position": None}
@@ -157,7 +157,7 @@ def test_a_record_of_another_version_is_refused_and_nothing_is_moved(folder):
     items = {"record": ocp.args.JsonSave({"text": text, "crc32": zlib.crc32(text.encode())})}
     with ocp.CheckpointManager(folder) as manager:
         manager.save(4, args=ocp.args.Composite(**items))
-    file_list.write(folder / "4")
+    manifest.write(folder / "4")
     with pytest.raises(UserError, match="another version"):
         newest(folder)
     assert (folder / "4").exists()
@@ -167,7 +167,7 @@ def test_arrays_of_other_shapes_are_another_model_and_no_damage(folder):
     saved(folder, [4]).close()
     checkpoints = Checkpoints(folder)
     record = checkpoints.record(4)
-    like = like_state(state(shape=(2, 5)))
+    like = state_groups(state(shape=(2, 5)))
     with pytest.raises(UserError, match=r"head.kernel is float32\[2, 3\], expected float32\[2, 5"):
         checkpoints.restore(4, record, like)
     checkpoints.close()

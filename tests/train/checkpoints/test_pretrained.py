@@ -9,9 +9,9 @@ from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import Weights, variables
 from spectral_flax.models.inpainting import PatchDiscriminator
-from train.checkpoints.pretrained import load_start
+from train.checkpoints.pretrained import load_pretrained
 from train.checkpoints.state import make_model
-from train.config import Config, Start
+from train.config import Config, Pretrained
 from train.data.arrays import Arrays
 from train.errors import UserError
 from train.tasks import make_task
@@ -38,14 +38,14 @@ def begun(config, shape=(32, 32, 1)):
     task = make_task(config, source(shape))
     model = make_model(config, task)
     before = jax.tree.map(np.asarray, model.stem.conv.kernel[...])
-    load_start(config.start, model, task)
+    load_pretrained(config.pretrained, model, task)
     return model, before
 
 
 def config(path, model="resnet18", **start):
     options = {"width": 8, "depths": (1, 1)}
     options |= {"input_size": (4, 32, 32)} if model != "resnet18" else {}
-    return Config(model=model, options=options, start=Start(weights=str(path), **start))
+    return Config(model=model, options=options, pretrained=Pretrained(weights=str(path), **start))
 
 
 def test_a_run_begins_from_weights_without_their_head(weights, capsys):
@@ -98,7 +98,7 @@ def rivals():
 
 
 def fill(start, model):
-    load_start(start, model, Inpainting(image_shape=(32, 32, 3)))
+    load_pretrained(start, model, Inpainting(image_shape=(32, 32, 3)))
     return variables(model)
 
 
@@ -128,7 +128,7 @@ def files_of(kind, model, folder):
 @pytest.mark.parametrize("kind", ["training.ckpt", "both.safetensors"])
 def test_both_adversaries_begin_from_a_file_of_both(kind, rivals, tmp_path, capsys):
     given, model = rivals
-    found = fill(Start(weights=files_of(kind, given, tmp_path)), model)
+    found = fill(Pretrained(weights=files_of(kind, given, tmp_path)), model)
     for name, array in variables(given).items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
     assert "all arrays\n" in capsys.readouterr().out
@@ -140,7 +140,7 @@ def test_both_adversaries_begin_from_a_file_of_both(kind, rivals, tmp_path, caps
 def test_a_generator_alone_leaves_its_discriminator_as_it_is(kind, rivals, tmp_path, capsys):
     given, model = rivals[0], adversaries()
     before = variables(model)
-    found = fill(Start(weights=files_of(kind, given, tmp_path)), model)
+    found = fill(Pretrained(weights=files_of(kind, given, tmp_path)), model)
     for name, array in variables(given).items():
         wanted = array if name.startswith("generator.") else before[name]
         np.testing.assert_array_equal(found[name], wanted, err_msg=name)

@@ -171,8 +171,8 @@ WRONG = [
         "--task-options.boxes is 'a.*null character",
     ),
     (
-        Config(start=configs.Start(weights="https://x/y.pth")),
-        "--start.weights is 'https://x/y.pth'",
+        Config(pretrained=configs.Pretrained(weights="https://x/y.pth")),
+        "--pretrained.weights is 'https://x/y.pth'",
     ),
     (Config(steps=2**40), "--steps is 1099511627776; expected below"),
     (Config(model="m" * 999, steps=0), "--steps is 0"),
@@ -188,14 +188,16 @@ def test_values_of_a_wrong_type_or_place_are_named_with_what_was_expected(config
 def test_lists_are_taken_for_tuples_and_homes_are_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     data, options = Data(size=[32, 48], path="~/data"), {"boxes": "~/b.json"}
-    start = configs.Start(weights="~/w.pth")
+    pretrained = configs.Pretrained(weights="~/w.pth")
     found = check(
-        Config(task="pose", task_options=options, data=data, workdir="~/runs", start=start)
+        Config(
+            task="pose", task_options=options, data=data, workdir="~/runs", pretrained=pretrained
+        )
     )
     assert found.data.size == (32, 48)
     paths = found.data.path, found.task_options["boxes"]
     assert paths == ("/home/me/data", "/home/me/b.json")
-    assert (found.workdir, found.start.weights) == ("/home/me/runs", "/home/me/w.pth")
+    assert (found.workdir, found.pretrained.weights) == ("/home/me/runs", "/home/me/w.pth")
 
 
 def test_what_shapes_a_run_is_named_when_it_differs():

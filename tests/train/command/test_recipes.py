@@ -43,8 +43,8 @@ def built(model, options):
 def test_a_config_makes_sense_and_names_a_model_with_its_options(name):
     config = check(load(name))
     built(config.model, repr(config.options))
-    if config.start.inflate:
-        built(config.start.inflate, repr(config.start.inflate_options))
+    if config.pretrained.inflate:
+        built(config.pretrained.inflate, repr(config.pretrained.inflate_options))
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name.endswith("_smoke")])

@@ -13,7 +13,7 @@ import spectral_flax as sf
 from spectral_flax.models.registry import MODELS
 from train import data
 from train.command.line import load
-from train.config import Mesh
+from train.config import Config, Mesh
 from train.data import Arrays
 from train.errors import UserError
 from train.evaluate.__main__ import main
@@ -22,6 +22,7 @@ from train.evaluate.runs_and_weights import evaluate_run
 from train.run import loop
 from train.run.evaluate import evaluate
 from train.run.mesh import make_mesh
+from train.run.record import Run
 from train.tasks.classification.task import Classification
 
 TOY_CONFIG = Path(__file__).parents[1] / "toy_config.py"
@@ -59,6 +60,10 @@ def batch_of(shape, classes, count=6, seed=0):
     }
 
 
+def run_of(batch_size, mesh):
+    return Run(Config(eval_batch_size=batch_size), mesh, TASK, None, None, None)
+
+
 def source_of(shown, labels, classes=3):
     images = np.broadcast_to(shown[:, None, None, None], (len(shown), 2, 2, 1))
     return Arrays("few", images, labels, classes, mean=(0.0,), std=(1.0,))
@@ -68,7 +73,7 @@ def source_of(shown, labels, classes=3):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_figures_are_those_of_the_examples_whatever_the_batch(batch_size, devices):
     mesh = make_mesh(Mesh(devices=devices))
-    figures = evaluate(STEP, TASK, {}, {}, source_of(SHOWN, LABELS), batch_size, mesh)
+    figures = evaluate(run_of(batch_size, mesh), STEP, {}, {}, source_of(SHOWN, LABELS))
     assert figures["accuracy"] == pytest.approx(0.8)
     assert figures["mean_class_accuracy"] == pytest.approx((5 / 6 + 2 / 3 + 1) / 3)
     assert figures["loss"] == pytest.approx(2 * 50 / 10, rel=1e-5)
@@ -84,7 +89,7 @@ def test_what_the_source_calls_invalid_does_not_count():
     whole = source_of(SHOWN, LABELS)
     source = Broken(*(getattr(whole, name) for name in vars(whole)))
     mesh = make_mesh(Mesh(devices=1))
-    figures = evaluate(STEP, TASK, {}, {}, source, 8, mesh)
+    figures = evaluate(run_of(8, mesh), STEP, {}, {}, source)
     assert figures["accuracy"] == pytest.approx(7 / 8)
     assert figures["mean_class_accuracy"] == pytest.approx((1 + 2 / 3 + 1) / 3)
 
@@ -177,7 +182,9 @@ def test_accuracies_of_the_classes_average_to_the_mean_class_accuracy(tmp_path):
 def test_labels_that_the_model_has_no_class_for_are_refused():
     mesh = make_mesh(Mesh(devices=1))
     with pytest.raises(UserError, match="2 of the examples have labels outside 0 to 2"):
-        evaluate(STEP, TASK, {}, {}, source_of(SHOWN[::2], np.minimum(LABELS * 4, 4)[::2]), 8, mesh)
+        evaluate(
+            run_of(8, mesh), STEP, {}, {}, source_of(SHOWN[::2], np.minimum(LABELS * 4, 4)[::2])
+        )
 
 
 # The command line
@@ -236,11 +243,11 @@ def test_options_of_the_data_override_those_of_the_run(words, monkeypatch):
 
 
 def test_averaged_parameters_and_the_best_checkpoint_can_be_evaluated(toy, tmp_path):
-    figures = loop.run(toy(average=0.5, best="accuracy", eval_every=4))
+    figures = loop.run(toy(ema_decay=0.5, best="accuracy", eval_every=4))
     with (tmp_path / "run" / "metrics.jsonl").open() as file:
         tested = [e for e in map(json.loads, file) if e["split"] == "test"]
     assert evaluate_run(tmp_path / "run").metrics == figures
-    raw = evaluate_run(tmp_path / "run", average=False).metrics
+    raw = evaluate_run(tmp_path / "run", ema=False).metrics
     assert raw["loss"] != pytest.approx(figures["loss"])
     best = evaluate_run(tmp_path / "run", best=True)
     assert best.metrics["accuracy"] == max(e["accuracy"] for e in tested)

@@ -14,7 +14,7 @@ import pytest
 import spectral_flax as sf
 from train.config import Mesh, Processes
 from train.errors import UserError
-from train.processes.distributed import any_process, join, leads
+from train.processes.distributed import any_process, is_main_process, join
 from train.run import loop
 
 
@@ -71,7 +71,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(toy_path, tmp_path):
 
 def test_a_process_alone_leads_and_agrees_with_itself():
     join(Processes())
-    assert leads() and any_process(15) == 15 and jax.process_count() == 1
+    assert is_main_process() and any_process(15) == 15 and jax.process_count() == 1
 
 
 @pytest.mark.parametrize("given", [dict(coordinator="localhost:1"), dict(count=2, index=0)])

@@ -1,13 +1,13 @@
 import numpy as np
 from PIL import Image
 
-from train.report.image_grid import MARGIN, SIDE, write_sheet
+from train.report.image_grid import MARGIN, SIDE, write_image_grid
 
 
 def test_every_image_stands_in_its_column_enlarged(tmp_path):
     rng = np.random.default_rng(0)
     columns = {name: rng.integers(0, 255, (3, 20, 30, 3), np.uint8) for name in ("a", "b")}
-    write_sheet(columns, tmp_path / "sheet.png")
+    write_image_grid(columns, tmp_path / "sheet.png")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     scale = -(-SIDE // 20)
     height, width = 20 * scale, 30 * scale

@@ -38,7 +38,7 @@ def steps(watch, clock, numbers, *, wait, work):
 
 
 def test_the_pace_is_that_of_the_steps_after_the_first(clock):
-    watch = pace.Pace(10)
+    watch = pace.StepTimer(10)
     steps(watch, clock, [11], wait=50.0, work=100.0)  # the start of workers, compilation
     assert watch.window(100, 32) == {"seconds": 150.0}
     steps(watch, clock, range(12, 15), wait=0.1, work=0.3)
@@ -51,7 +51,7 @@ def test_the_pace_is_that_of_the_steps_after_the_first(clock):
 
 
 def test_a_pause_counts_in_no_window(clock):
-    watch = pace.Pace(0)
+    watch = pace.StepTimer(0)
     steps(watch, clock, range(1, 4), wait=0.2, work=0.2)
     watch.pause()
     before = watch.window(10, 8)
@@ -66,7 +66,7 @@ def test_a_pause_counts_in_no_window(clock):
 
 @pytest.mark.parametrize(("wait", "work", "share"), [(0.0, 1.0, 0.0), (1.0, 0.0, 1.0)])
 def test_the_share_of_waiting_goes_from_none_to_all(clock, wait, work, share):
-    watch = pace.Pace(0)
+    watch = pace.StepTimer(0)
     steps(watch, clock, range(1, 5), wait=wait, work=work)
     assert watch.window(10, 8)["data_wait_share"] == share
 

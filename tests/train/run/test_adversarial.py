@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from train.config import Optimizer
-from train.run.adversarial import in_turn
+from train.run.adversarial import alternating_gradients
 from train.run.optimizers import make_optimizer
 
 PARTS = ("generator", "discriminator")
@@ -30,7 +30,7 @@ def test_the_second_part_learns_from_the_first_as_it_has_moved(name, clip_norm):
     ours, our_state = dict(STATE), tx.init(STATE)
     for _ in range(3):
         move = lambda grads, s=our_state, p=ours: tx.update(grads, s, p)[0]
-        compute = in_turn(gradient, PARTS, move)
+        compute = alternating_gradients(gradient, PARTS, move)
         scalars, rest, grads = compute(ours, {"calls": 0}, 2.0, None)
         assert rest["calls"] == 2
         np.testing.assert_allclose(scalars["product"], np.vdot(*ours.values()), rtol=1e-6)
@@ -48,7 +48,7 @@ def test_the_second_part_learns_from_the_first_as_it_has_moved(name, clip_norm):
             np.testing.assert_allclose(ours[part], params[part], rtol=1e-6)
     at_once = gradient(STATE, {"calls": 0}, 2.0, None)[2]
     move = lambda grads: tx.update(grads, tx.init(STATE), STATE)[0]
-    in_turns = in_turn(gradient, PARTS, move)(STATE, {"calls": 0}, 2.0, None)[2]
+    in_turns = alternating_gradients(gradient, PARTS, move)(STATE, {"calls": 0}, 2.0, None)[2]
     np.testing.assert_array_equal(in_turns["generator.a"], at_once["generator.a"])
     assert not np.allclose(in_turns["discriminator.b"], at_once["discriminator.b"])
 
@@ -57,7 +57,7 @@ def test_the_inpainting_task_names_the_parts_of_its_model():
     from train.tasks.inpainting.task import Adversaries, Inpainting
 
     task = Inpainting(image_shape=(16, 16, 3))
-    assert task.turns == PARTS
+    assert task.players == PARTS
     assert set(vars(Adversaries(None, None))) >= set(PARTS)
 
 

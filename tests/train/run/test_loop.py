@@ -17,9 +17,11 @@ from train.checkpoints.state import make_model, make_state, split
 from train.config import Config, Mesh, Optimizer, Schedule
 from train.data import open_source
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
+from train.report.report import Report
 from train.run import loop
-from train.run.mesh import make_mesh, place_batch, state_sharding
+from train.run.mesh import make_mesh, shard_batch, state_sharding
 from train.run.optimizers import kernels, make_optimizer, make_schedule, peak_learning_rate
+from train.run.record import Run
 from train.run.step import make_train_step
 from train.tasks import make_task
 
@@ -42,9 +44,9 @@ def built(config):
         for name, array in task.batch_shape(config.batch_size).items()
     }
     return (
-        make_train_step(network, task, tx, rate, mesh, state, config),
+        make_train_step(Run(config, mesh, task, network, tx, rate), state),
         state,
-        place_batch(mesh, batch),
+        shard_batch(mesh, batch),
     )
 
 
@@ -86,7 +88,7 @@ def test_a_step_changes_every_parameter_and_statistic(toy):
     step, state, batch = built(toy())
     before = jax.device_get(state)
     after = jax.device_get(step(state, batch)[0])
-    for group in ("params", "rest"):
+    for group in ("params", "model_state"):
         old, new = getattr(before, group), getattr(after, group)
         same = {name for name in old if np.array_equal(old[name], new[name])}
         # A bias before batch normalisation has no gradient; a dropout key only ever counts.
@@ -99,7 +101,7 @@ def test_eight_devices_and_one_take_the_same_steps(toy):
         step, state, batch = built(toy(mesh=mesh, options={"dropout": 0.0}))
         for _ in range(3):
             state, scalars = step(state, batch)
-        results.append(jax.device_get((state.params, state.rest, scalars)))
+        results.append(jax.device_get((state.params, state.model_state, scalars)))
     for a, b in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -202,10 +204,10 @@ def test_a_workdir_that_cannot_be_written_is_refused(toy, tmp_path):
 
 
 def test_a_workdir_in_use_is_refused(toy):
-    from train.processes.workdir import hold
+    from train.processes.workdir import lock
 
     config = toy()
-    with hold(config.workdir), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
+    with lock(config.workdir), pytest.raises(UserError, match=f"in use by process {os.getpid()}"):
         loop.run(config)
 
 
@@ -218,14 +220,14 @@ def test_a_finished_run_is_only_evaluated_again(toy, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_signal_saves_and_says_how_to_go_on(toy, monkeypatch, tmp_path, number, code):
-    finish = loop._finish
+    step = Report.step
 
-    def interrupting(config, report, pending):
-        if pending and pending[0] == 5:
+    def interrupting(report, done, scalars):
+        if done == 5:
             signal.raise_signal(number)
-        return finish(config, report, pending)
+        step(report, done, scalars)
 
-    monkeypatch.setattr(loop, "_finish", interrupting)
+    monkeypatch.setattr(Report, "step", interrupting)
     handler = signal.getsignal(number)
     with pytest.raises(InterruptedRunError, match=r"of 12; saved.*\n  python -m train x") as error:
         loop.run(toy(save_every=100), "python -m train x")
@@ -236,10 +238,10 @@ def test_a_signal_saves_and_says_how_to_go_on(toy, monkeypatch, tmp_path, number
 
 
 def test_a_second_signal_acts_at_once(toy, monkeypatch):
-    def interrupted(config, report, pending):
+    def interrupted(report, step, scalars):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(loop, "_finish", interrupted)
+    monkeypatch.setattr(Report, "step", interrupted)
     # A shell starts what runs in its background with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

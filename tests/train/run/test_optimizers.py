@@ -6,7 +6,7 @@ import pytest
 
 from train.config import Optimizer
 from train.errors import UserError
-from train.run.adversarial import in_turn
+from train.run.adversarial import alternating_gradients
 from train.run.optimizers import clip_parts, make_optimizer, part_of, scale_parts
 
 GRADIENT = {
@@ -60,7 +60,7 @@ def test_a_factor_of_no_part_is_an_error_before_the_first_step(clip_norm):
 
 def test_turns_move_no_part_whose_name_begins_alike():
     gradient = lambda params, rest, batch, key: ({}, rest, params)
-    compute = in_turn(gradient, ("head", "head2"), lambda grads: grads)
+    compute = alternating_gradients(gradient, ("head", "head2"), lambda grads: grads)
     params = {"head.a": jnp.ones(1), "head2.a": jnp.ones(1)}
     grads = compute(params, {}, None, None)[2]
     np.testing.assert_allclose([grads["head.a"][0], grads["head2.a"][0]], [1.0, 1.0])

@@ -15,7 +15,7 @@ import pytest
 from spectral_flax.checkpoints.orbax import read_orbax
 from spectral_flax.models.registry import MODELS
 from train.__main__ import main
-from train.checkpoints import file_list
+from train.checkpoints import manifest
 from train.checkpoints.checkpoints import Checkpoints
 from train.command.line import load
 from train.config import Mesh
@@ -46,7 +46,7 @@ def arrays(workdir: Path, step: int = 12):
 
 def stop_at(monkeypatch, step):
     """Let the run die without a word just before it dispatches a step."""
-    take = loop.place_batch
+    take = loop.shard_batch
     count = iter(range(10**6))
 
     def dying(mesh, batch):
@@ -54,7 +54,7 @@ def stop_at(monkeypatch, step):
             raise SystemExit
         return take(mesh, batch)
 
-    monkeypatch.setattr(loop, "place_batch", dying)
+    monkeypatch.setattr(loop, "shard_batch", dying)
 
 
 @pytest.fixture(scope="module")
@@ -233,10 +233,10 @@ def test_a_disk_that_is_full_is_said_and_leaves_what_was_saved(
 
 def test_a_checkpoint_lists_its_files(toy, unbroken):
     step = unbroken / "checkpoints" / "12"
-    assert file_list.fault(step) is None
+    assert manifest.fault(step) is None
     damage_missing(step)
-    assert "is missing" in file_list.fault(step)
-    (step / file_list.NAME).write_text("{")
-    assert "list of files" in file_list.fault(step)
-    (step / file_list.NAME).unlink()
-    assert file_list.fault(step) is None
+    assert "is missing" in manifest.fault(step)
+    (step / manifest.NAME).write_text("{")
+    assert "list of files" in manifest.fault(step)
+    (step / manifest.NAME).unlink()
+    assert manifest.fault(step) is None

@@ -12,8 +12,9 @@ from flax import nnx
 from spectral_flax.models.registry import MODELS
 from train.checkpoints.state import make_model, make_state, split
 from train.config import Config, Mesh, Optimizer
-from train.run.mesh import make_mesh, place_batch, state_sharding
+from train.run.mesh import make_mesh, shard_batch, state_sharding
 from train.run.optimizers import make_optimizer, make_schedule, peak_learning_rate
+from train.run.record import Run
 from train.run.step import make_train_step
 from train.tasks.classification.task import Classification
 
@@ -71,8 +72,8 @@ def built(config):
         "image": rng.integers(0, 255, (config.batch_size, 8, 8, 3)).astype(np.uint8),
         "label": rng.integers(0, 10, config.batch_size).astype(np.int32),
     }
-    step = make_train_step(network, task, tx, rate, mesh, state, config)
-    return step, state, place_batch(mesh, batch)
+    step = make_train_step(Run(config, mesh, task, network, tx, rate), state)
+    return step, state, shard_batch(mesh, batch)
 
 
 def trained(config, steps=2):
@@ -113,12 +114,12 @@ def test_local_statistics_are_those_of_a_device(reference):
     whole = trained(config(mesh=EIGHT, parallel="pmap"), steps=1)
     differs = {
         name
-        for name, value in local[0].rest.items()
-        if not np.allclose(value, whole[0].rest[name], rtol=1e-5)
+        for name, value in local[0].model_state.items()
+        if not np.allclose(value, whole[0].model_state[name], rtol=1e-5)
     }
     # The mean over devices of their means is the mean of all; variances inside devices are less.
     assert "stem.norm.var" in differs and "stem.norm.mean" not in differs
-    assert np.all(np.isfinite(local[0].rest["stem.norm.var"]))
+    assert np.all(np.isfinite(local[0].model_state["stem.norm.var"]))
 
 
 def collectives(config):
@@ -204,38 +205,38 @@ def test_rematerialisation_keeps_less():
 def test_bfloat16_leaves_parameters_and_statistics_in_float32():
     state, scalars = trained(config(mesh=ONE, dtype="bfloat16"))
     assert {a.dtype for a in state.params.values()} == {np.dtype("float32")}
-    assert {a.dtype for n, a in state.rest.items() if "norm" in n} == {np.dtype("float32")}
+    assert {a.dtype for n, a in state.model_state.items() if "norm" in n} == {np.dtype("float32")}
     assert np.isfinite(scalars["loss"])
     assert "bf16" in collectives(config(mesh=ONE, dtype="bfloat16"))
 
 
 def test_the_average_follows_the_parameters():
-    step, state, batch = built(config(mesh=ONE, average=0.5))
-    expected = jax.device_get(state.average)
+    step, state, batch = built(config(mesh=ONE, ema_decay=0.5))
+    expected = jax.device_get(state.ema_params)
     for count in range(3):
         state, _ = step(state, batch)
         kept = min(0.5, (1 + count) / (10 + count))
         params = jax.device_get(state.params)
         expected = {n: kept * a + (1 - kept) * params[n] for n, a in expected.items()}
     for name, value in expected.items():
-        np.testing.assert_allclose(state.average[name], value, rtol=1e-5, atol=1e-6)
-    assert state.evaluated is state.average
+        np.testing.assert_allclose(state.ema_params[name], value, rtol=1e-5, atol=1e-6)
+    assert state.eval_params is state.ema_params
 
 
 def test_without_an_average_the_parameters_are_evaluated():
     _, state, _ = built(config(mesh=ONE))
-    assert state.average == {} and state.evaluated is state.params
+    assert state.ema_params == {} and state.eval_params is state.params
 
 
 def test_a_step_that_is_not_finite_is_undone_and_counted():
-    step, state, batch = built(config(mesh=ONE, non_finite="skip", average=0.9))
+    step, state, batch = built(config(mesh=ONE, non_finite="skip", ema_decay=0.9))
     state = state._replace(params=state.params | {"head.bias": jnp.full(10, jnp.inf)})
     before = jax.device_get(state)
     state, scalars = step(state, batch)
     after = jax.device_get(state)
     assert not np.isfinite(scalars["loss"]) and int(scalars["skipped"]) == 1
     assert int(after.step) == int(before.step) + 1
-    for group in ("params", "rest", "opt_state", "average"):
+    for group in ("params", "model_state", "opt_state", "ema_params"):
         jax.tree.map(np.testing.assert_array_equal, getattr(before, group), getattr(after, group))
     state = state._replace(params=state.params | {"head.bias": jnp.zeros(10)})
     state, scalars = step(state, batch)

@@ -14,8 +14,9 @@ from train.checkpoints.state import make_model, make_state, split
 from train.command.line import parse
 from train.config import Config, Data, Mesh, Optimizer
 from train.errors import UserError
-from train.run.mesh import make_mesh, place_batch, state_sharding
+from train.run.mesh import make_mesh, shard_batch, state_sharding
 from train.run.optimizers import clip_parts, make_optimizer, scale_parts
+from train.run.record import Run
 from train.run.step import make_train_step
 from train.tasks import make_task, open_data
 from train.tasks.inpainting import distortions, losses
@@ -111,8 +112,8 @@ def test_a_step_moves_the_generator_and_then_its_judge_against_what_it_has_becom
     state, mesh = make_state(CONFIG, leaves, rest, tx), make_mesh(CONFIG.mesh)
     state = jax.tree.map(jnp.copy, state)  # what the step consumes
     state = jax.device_put(state, state_sharding(mesh, state, CONFIG.mesh.fsdp_min_size))
-    step = make_train_step(network, task, tx, rate, mesh, state, CONFIG)
-    after = network.merge(*step(state, place_batch(mesh, batch))[0][1:3])
+    step = make_train_step(Run(CONFIG, mesh, task, network, tx, rate), state)
+    after = network.merge(*step(state, shard_batch(mesh, batch))[0][1:3])
 
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
     jax.tree.map(close, nnx.state(after.generator, nnx.Param), moved)

@@ -55,7 +55,7 @@ class Inpainting(Task):
     options: Options = dataclasses.field(default_factory=Options)
     maps: Any = None  # the encoder's, once it is read
 
-    turns = ("generator", "discriminator")
+    players = ("generator", "discriminator")
 
     @property
     def model_options(self) -> dict[str, Any]:

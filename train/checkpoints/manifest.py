@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list of a checkpoint's files, by which damage to any of them shows."""
+"""CRC-32 manifest of the files of a checkpoint."""
 
 import json
 import zlib
