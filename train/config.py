@@ -14,10 +14,9 @@ import tyro
 from annotated_types import Ge, Interval, Le, Lt
 
 from spectral_flax.messages import shown
-from train.fields import BelowOne, Count, Natural, NonNegative, Path, Positive
+from train.fields import BelowOne, Count, Natural, NonNegative, Path, Positive, Size
 
-Size = tuple[Count, Count]
-Hue = Annotated[float, Interval(ge=0, le=0.5)]
+Hue = Annotated[float, Ge(0), Le(0.5)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
