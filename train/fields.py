@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of dataclasses: kinds of numbers and paths, and a check of values against them."""
+"""Bounded types of dataclass fields, and the check of values against types and bounds."""
 
 import dataclasses
 import math
