@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What defines a run: frozen dataclasses that hold every default.
+"""The config of a run: frozen dataclasses with every default.
 
 The text under each field is what ``--help`` prints. Nothing here is computed from anything else:
 the loop derives steps and learning rates after the command line has had its say.
@@ -14,20 +14,19 @@ import tyro
 from annotated_types import Ge, Interval, Le, Lt
 
 from spectral_flax.messages import shown
-from train.fields import BelowOne, Count, Natural, NonNegative, Path, Positive
+from train.fields import BelowOne, Count, Natural, NonNegative, Path, Positive, Size
 
-Size = tuple[Count, Count]
-Hue = Annotated[float, Interval(ge=0, le=0.5)]
+Hue = Annotated[float, Ge(0), Le(0.5)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-    """Where examples come from and how they are varied."""
+    """The data set and its augmentation."""
 
     name: str = "mnist5k"
-    """Data set, one of those in docs/guides/data.md."""
+    """Data set of the task, one of those in docs/guides/data.md and dense.md."""
     path: Path | None = None
-    """Folder of the data set, for those that are neither made nor kept in the repository."""
+    """Folder of the data set, if it is neither synthetic nor in the repository."""
     num_classes: Count | None = None
     """Number of classes, checked against the data; None: as many as the data have."""
     size: Size | None = None
@@ -37,7 +36,7 @@ class Data:
     std: tuple[Positive, ...] | None = None
     """Deviation of each channel; None: the data set's own, or ImageNet's."""
     channels: Literal["rgb", "bgr"] = "rgb"
-    """Order of the channels; bgr: as models expect that were trained on what OpenCV reads."""
+    """Order of the channels; bgr: for models that were trained on images read by OpenCV."""
     frames: Count = 8
     """Frames of a clip (videos)."""
     stride: Count = 8
@@ -45,7 +44,7 @@ class Data:
     segments: Count = 1
     """Clips spread over the video that make one example (videos)."""
     crop: Literal["random_resized", "multi_scale", "short_side", "centre"] = "random_resized"
-    """Part of a training image to look at (image and video files). random_resized: any area and
+    """Crop of a training image (image and video files). random_resized: any area and
     shape; multi_scale: one of four scales and 13 places; short_side: resized at random, then
     cropped; centre: as in the test."""
     scale: tuple[Positive, Annotated[Positive, Le(1)]] = (0.08, 1.0)
@@ -70,7 +69,7 @@ class Data:
     test_size: Size | None = None
     """Height and width of test crops; None: as in training."""
     views: Literal["single", "ten_crops", "multi"] = "single"
-    """What the test looks at. single: the centre, of one clip; ten_crops: corners, centre and
+    """Views of a test example. single: the centre, of one clip; ten_crops: corners, centre and
     their mirror images; multi: ``test_clips`` x ``test_crops`` of a video."""
     test_clips: Count = 10
     """Clips of a video, spread over it (views multi and ten_crops)."""
@@ -179,7 +178,7 @@ class Config:
     options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the model; on the command line --options.NAME VALUE, for any option it has."""
     task: Literal["classification", "segmentation", "inpainting", "pose"] = "classification"
-    """What is learnt: decides loss, metrics and the shape of a batch."""
+    """Task: decides loss, metrics and the shape of a batch."""
     task_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the task; on the command line --task-options.NAME VALUE, for any that it has."""
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of dataclasses: kinds of numbers and paths, and a check of values against them."""
+"""Bounded types of dataclass fields, and the check of values against types and bounds."""
 
 import dataclasses
 import math
@@ -12,10 +12,11 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 from spectral_flax.messages import shown
 
 LOCAL_PATH = "local path"
-"""Marks text that names a file or folder of this machine."""
+"""Mark of text that names a file or folder of this machine."""
 
 Path = Annotated[str, LOCAL_PATH]
 Count = Annotated[int, Ge(1)]
+Size = tuple[Annotated[int, Gt(0)], Annotated[int, Gt(0)]]
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -68,8 +69,13 @@ def _unmet(value: Any, hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return _unmet(value, next(each for each in inner if _fits(value, each)))
     if origin is tuple:
-        each = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
-        return next(filter(None, map(_unmet, value, each)), "")
+        count, alike = len(value), inner[-1] is Ellipsis
+        words = list(map(_unmet, value, inner[:1] * count if alike else inner))
+        place = next((i for i, word in enumerate(words) if word), None)
+        if place is None:
+            return ""
+        differ = not alike and len(set(inner)) > 1
+        return words[place] + (f" (value {place + 1} of {count})" if differ else "")
     return ""
 
 

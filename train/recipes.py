@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Variants of published recipes: of today, finetuned, and small enough for a laptop."""
+"""Variants of published recipes: modern, finetuned, and small enough for a laptop."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ from train.config import Config, Data, Pretrained, Schedule
 
 
 def modern(config: Config) -> Config:
-    """Return the recipe of today: cosine, label smoothing, mixup and CutMix, EMA, bfloat16.
+    """Return a modern recipe: cosine, label smoothing, mixup and CutMix, EMA, bfloat16.
 
     Wightman et al., "ResNet strikes back", 2021, names the ingredients; this mild mix of them, for
     the same number of epochs, is our choice.

@@ -35,7 +35,7 @@ def check(config: Config) -> Config:
 
 
 def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
-    """Return rules that no field says by itself: name, value, whether it holds, what it expects."""
+    """Return rules over several fields: name, value, whether it holds, what is expected."""
     pretrained, data = config.pretrained, config.data
     ranges = ((name, getattr(data, name)) for name in ("scale", "ratio", "short_side"))
     literals = {

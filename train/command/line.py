@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the words of the command line to a checked config."""
+"""The command line of a run: its arguments as a checked config."""
 
 import ast
 import dataclasses

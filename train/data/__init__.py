@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Examples: sources with random access, and the Grain pipelines that turn them into batches."""
+"""Data sets with random access, and the Grain pipelines that batch their examples."""
 
 from train.data.arrays import Arrays, mnist5k
 from train.data.pipeline import RandomShift, evaluation_batches, training_batches

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets that are held in memory: digits of the repository, packed files, made-up images."""
+"""Data sets in memory: digits of the repository, packed files, synthetic images."""
 
 import dataclasses
 from pathlib import Path
@@ -40,7 +40,7 @@ class Arrays(Source):
 
 
 def mnist5k(split: Split, data: Data | None = None) -> Arrays:
-    """Handwritten digits that live in the repository: 4000 to train on, 1000 to test."""
+    """Handwritten digits of the repository: 4000 to train on, 1000 to test."""
     with np.load(Path(__file__).parents[1] / "embedded" / "mnist5k.npz") as file:
         images, labels = file["images"][..., None], file["labels"]
     part = slice(0, 4000) if split == "train" else slice(4000, 5000)

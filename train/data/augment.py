@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From decoded frames to arrays: one random view to train on, fixed ones to evaluate."""
+"""Decoded frames to arrays: a random view in training, fixed views in evaluation."""
 
 import dataclasses
 from typing import Literal
@@ -17,13 +17,13 @@ Frames = list[Image.Image]
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What varies a training example; the frames of a clip get one crop and one change."""
+    """Random variation of a training example, the same for all frames of a clip."""
 
     size: crops.Size
     data: Data
 
     def box(self, width: int, height: int, rng: np.random.Generator) -> crops.Box:
-        """Draw the part of the image to look at."""
+        """Draw the crop of an image."""
         data = self.data
         match data.crop:
             case "random_resized":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which part of an image is looked at: boxes in its own coordinates, before any resizing.
+"""Crops as boxes in the coordinates of the original image, before any resizing.
 
 A box is (left, top, right, bottom) as Pillow has it. Sizes of crops are (height, width). "Resize
 to a short side, then crop" is one box too, so that no pixel is computed to be thrown away.

@@ -18,14 +18,14 @@ class Items(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What a person finds the file by."""
+        """Return the name that users know the file by."""
 
     def load(self, index: int) -> tuple[Any, int]:
-        """A path or an open binary file for the reader, and the label."""
+        """Return a path or an open binary file for the reader, and the label."""
 
 
 class Reader(Protocol):
-    """What decodes a file."""
+    """Decodes a file."""
 
     shape: tuple[int, ...]
     view_count: int
@@ -35,10 +35,10 @@ class Reader(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files(Source):
-    """Files and how they are read. In training an item is an index: reading is random there.
+    """Files and their reader. In training an item is an index, since reading is random there.
 
     A file that cannot be read is reported once. Another takes its place in training, always the
-    same one; in a test the example counts for nothing (``valid`` 0).
+    same one; in a test the example does not count (``valid`` 0).
     """
 
     name: str

@@ -15,9 +15,9 @@ from train.errors import UserError
 from train.processes import distributed as processes
 
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]*)?([eE][+-]?[0-9]+)?")
-# No data set has as many classes; such labels are names made of digits.
+# No data set has more classes; larger labels are names made of digits.
 MOST_CLASSES = 10**6
-# The longer marks first: that of UTF-16 begins that of UTF-32.
+# Longer marks first: the mark of UTF-16 is the beginning of that of UTF-32.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -30,7 +30,7 @@ _MARKS = {
 def read_list(file: Path, *, log: bool = True) -> tuple[list[str], list[str]]:
     """Return paths and labels of a ``.csv`` or ``.txt``; spaces around them do not count.
 
-    ``log``: say on the standard error which labels that makes one.
+    ``log`` names labels that this makes equal on the standard error.
 
     Raises:
       UserError: the file is no such list; the line is named.

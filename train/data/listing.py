@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files a data set has and what their labels are: folders per class, and lists."""
+"""Files and labels of a data set, from a folder per class or from lists."""
 
 import dataclasses
 import os
@@ -80,7 +80,7 @@ def class_folders(
     if not paths:
         raise UserError(f"{str(folder)!r} holds {_what_else(folder, suffixes)}; {layout}")
     paths = np.array([os.fsencode(path) for path in paths])
-    order = np.lexsort((paths, labels))  # the order of a directory is its file system's affair
+    order = np.lexsort((paths, labels))  # file systems list a directory in any order
     return Listing(str(folder), paths[order], np.array(labels, np.int32)[order], len(classes))
 
 
@@ -110,7 +110,7 @@ def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listi
 
 
 def is_file(path: Path) -> bool:
-    """Say whether there is such a file; a name that no file can have is no error."""
+    """Return whether the file exists; False too for a name that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -126,7 +126,7 @@ def _find_list(root: Path, split: Split, layout: str) -> Path:
 
 
 def _files_below(folder: Path, root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Yield the files of a class, below ``root/CLASS`` and what links there lead to.
+    """Yield the files below ``root/CLASS``, links followed.
 
     Each folder is looked into once. A link to a folder that the link itself or ``root`` is in leads
     round in a circle, or into other classes, and is left out.
@@ -151,7 +151,7 @@ def _files_below(folder: Path, root: Path, suffixes: tuple[str, ...]) -> Iterato
 
 
 def _leads_round(entry: os.DirEntry, *places: str | Path) -> bool:
-    """Say whether a link leads to a folder that one of ``places`` is, or is in."""
+    """Return whether a link leads to one of ``places`` or to a folder above one."""
     if not entry.is_symlink():
         return False
     target = os.path.realpath(entry.path)
@@ -163,14 +163,14 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _is_regular(entry: os.DirEntry) -> bool:
-    """Leave pipes and devices out, which never end; a link to nothing is found broken later."""
+    """Tell files from pipes and devices, which never end; a dangling link fails when it is read."""
     if not entry.is_symlink():  # a directory tells without a look at each file
         return entry.is_file()
     return os.path.isfile(entry.path) or not os.path.exists(entry.path)
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry]:
-    """Return what a person has put into a folder, by name."""
+    """Return the entries of a folder that users made, sorted by name."""
     try:
         found = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -179,7 +179,7 @@ def _entries(folder: str | Path) -> list[os.DirEntry]:
 
 
 def left_behind(name: str) -> bool:
-    """Say whether a folder or file is hidden, or made by a system for itself."""
+    """Return whether a folder or file is hidden, or one that operating systems make."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
@@ -189,7 +189,7 @@ def _folders_in(folder: Path) -> list[str]:
 
 
 def _what_else(folder: Path, suffixes: Sequence[str]) -> str:
-    """Say what a folder holds in place of classes with files."""
+    """Describe what a folder holds instead of classes with files."""
     flat = [e.name for e in _entries(folder) if e.name.lower().endswith(tuple(suffixes))]
     if not flat:
         return f"no files that end in {', '.join(suffixes)}"

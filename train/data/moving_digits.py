@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handwritten digits that move: a video data set that only the order of frames can solve."""
+"""Moving handwritten digits: videos whose label depends on the order of the frames."""
 
 import dataclasses
 
@@ -21,10 +21,10 @@ SPEEDS = (1, 2, 3)
 class MovingDigits(Source):
     """Clips ``uint8 [T, H, W, 1]`` with label ``4 * digit + direction``: 4000, and 1000 to test.
 
-    The frame is a torus: what leaves it on one side comes in on the other, and a clip starts
-    anywhere. So a clip played backwards is a clip of the opposite direction, equally likely: who
-    sees single frames, or all of them without their order, is right about the direction at most
-    every second time (the axis of the motion shows in the set of frames, its sense does not).
+    The frame is a torus: a digit that leaves it on one side enters on the other, and a clip starts
+    anywhere. A clip played backwards is thus a clip of the opposite direction, equally likely. A
+    model that ignores the order of frames gets the direction right at most half of the time: the
+    set of frames shows the axis of the motion, not its sense.
     """
 
     split: Split

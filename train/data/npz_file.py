@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays of ``.npz`` files, which take no more memory than a file of their size may need."""
+"""Arrays of ``.npz`` files, in memory that is limited by the size of the file."""
 
 import math
 import zipfile
@@ -11,13 +11,13 @@ import numpy as np
 from spectral_flax.messages import reason
 from train.errors import UserError
 
-# So much may an array take whatever the file's size; beyond, so many times that size.
+# Bytes that arrays may take whatever the file's size; above, a multiple of that size.
 FREE = 200 * 2**20
 _GROWTH = 64
 
 
 def read_npz(file: Path, names: Sequence[str], layout: str) -> list[np.ndarray]:
-    """Return the arrays ``names`` of a file; ``layout`` says what is expected of its folder.
+    """Return the arrays ``names`` of a file; ``layout`` describes the expected folder.
 
     Raises:
       UserError: the file is not there or not whole, or lacks an array, or one is of objects or far
@@ -41,12 +41,12 @@ def read_npz(file: Path, names: Sequence[str], layout: str) -> list[np.ndarray]:
         raise
     except FileNotFoundError as error:
         raise UserError(f"there is no file {str(file)!r}; {layout}") from error
-    except Exception as error:  # whatever the readers of zip files and of arrays trip over
+    except Exception as error:  # of the readers of zip files and of arrays
         raise UserError(f"{str(file)!r} cannot be read ({reason(error)}); {layout}") from error
 
 
 def _array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
-    """Read one array after a look at what its header promises."""
+    """Read one array whose header agrees with the size of the entry."""
     about = archive.getinfo(name)
     if about.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that NumPy does not use")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Grain pipelines: shuffled and augmented batches to train on, ordered ones to evaluate.
+"""The Grain pipelines: shuffled, augmented batches in training, ordered ones in evaluation.
 
 Training is one infinite, seeded sequence of batches: batch ``k`` holds the same examples, varied
 in the same way, whatever the number of processes, worker processes and threads. Its position is
@@ -67,13 +67,13 @@ def _own(examples: grain.MapDataset) -> grain.MapDataset:
 
 
 def _ahead(batch_size: int, source: Source) -> int:
-    """How many batches fit into `PREFETCH_BYTES`: at least 2, at most 64."""
+    """Return how many batches fit into `PREFETCH_BYTES`: at least 2, at most 64."""
     size = batch_size * source.views * int(np.prod(source.image_shape))
     return min(max(PREFETCH_BYTES // size, 2), 64)
 
 
 class Batches:
-    """An iterator over batches that threads, or worker processes with threads, make ready.
+    """Iterator over batches that threads, or worker processes with threads, prepare.
 
     A position is the number of batches taken. Grain's own position also holds that of every
     worker; this one can go on with another number of them.
@@ -137,9 +137,9 @@ class Batches:
 
 
 def leave_signals(index: int, count: int) -> None:
-    """Let a worker process ignore Ctrl-C and SIGTERM, which terminals and schedulers send to all.
+    """Make a worker process ignore Ctrl-C and SIGTERM, which all processes of a run receive.
 
-    The main process obeys them after its step, for which it needs the workers, and ends them.
+    The main process stops after its step, for which it needs the workers, and then ends them.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance, ImageOps
 Operation = Callable[[Image.Image, float], Image.Image]
 
 MAXIMUM = 30
-"""The largest magnitude; the strengths below are what it stands for."""
+"""Magnitude at which the operations below have their full strength."""
 
 
 def rand_augment(
@@ -17,8 +17,7 @@ def rand_augment(
 ) -> list[Image.Image]:
     """Apply ``operations`` randomly chosen operations of one ``magnitude`` in [0, 30].
 
-    Operations that have a direction take it at random. What is empty after a shear, a shift or a
-    rotation is black.
+    Operations with a direction draw its sign. Pixels from outside the image are black.
     """
     names = list(OPERATIONS)
     for name in rng.choice(names, size=operations):

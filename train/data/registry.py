@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled data sets by name, and what opening any data set needs."""
+"""Labelled data sets by name, and helpers to open data sets of any task."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from train.data.tensorflow_datasets import records
 from train.errors import UserError
 
 TFDS = "tfds:"
-"""What precedes the name of a set of TensorFlow Datasets: ``tfds:cifar10``."""
+"""Prefix of the name of a set of TensorFlow Datasets: ``tfds:cifar10``."""
 
 
 def image_folder_classes(split: Split, data: Data) -> Files:
@@ -67,10 +67,10 @@ SOURCES: dict[str, Callable[[Split, Data], Source]] = {
 
 
 def open_source(name: str, split: Split, data: Data | None = None) -> Source:
-    """Open the labelled data set ``name``; ``data`` holds what else a config says of it.
+    """Open the labelled data set ``name``; ``data`` holds its settings.
 
     Raises:
-      UserError: there is no such data set, or it is not where or what ``data`` says.
+      UserError: there is no such data set, or ``data`` does not fit it.
     """
     data = data or Data(name=name)
     if name.startswith(TFDS):
@@ -83,14 +83,14 @@ def open_source(name: str, split: Split, data: Data | None = None) -> Source:
 
 
 def opener(data: Data, sources: Mapping[str, Callable]) -> Callable:
-    """Return what opens the data set that ``data`` names, one of a task other than classification.
+    """Return the function that opens the data set ``data.name``, one without labels.
 
     Raises:
-      UserError: there is no such data set, or ``data`` asks for what only classification has.
+      UserError: there is no such data set, or ``data`` has settings of labelled data sets.
     """
     if data.name not in sources:
         raise UserError(f"there is no data set {data.name!r}; {closest(data.name, sources)}")
-    _require_pillow(data)  # for results.png at the end, if not before
+    _require_pillow(data)  # needed for results.png at the latest
     _refuse(data, views="single", channels="rgb", mean=None, std=None)
     return sources[data.name]
 
@@ -110,7 +110,7 @@ def sized_folder(data: Data) -> tuple[Path, tuple[int, int]]:
 
 
 def _checked(source: Source, data: Data) -> Source:
-    """Apply what a config may say of any source, and refuse what this one cannot do."""
+    """Apply the settings that all sources have, and refuse those that this one has not."""
     channels = source.image_shape[-1]
     for field in ("mean", "std"):
         values = getattr(data, field)
@@ -130,7 +130,7 @@ def _checked(source: Source, data: Data) -> Source:
 
 
 def _refuse(data: Data, **plain) -> None:
-    """Refuse what has no effect on a data set: fields that are not as in ``plain``."""
+    """Refuse settings without effect on a data set: fields that differ from ``plain``."""
     for field, value in plain.items():
         if getattr(data, field) != value:
             raise UserError(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image classification sets of TensorFlow Datasets, read without TensorFlow from ArrayRecord."""
+"""Image classification sets of TensorFlow Datasets, read from ArrayRecord without TensorFlow."""
 
 import dataclasses
 import io
@@ -30,7 +30,7 @@ class Records:
     def load(self, index: int) -> tuple[io.BytesIO, int]:
         record = self.records[index]
         label = int(record[self.target])
-        if not 0 <= label < self.num_classes:  # -1: kept secret by the makers
+        if not 0 <= label < self.num_classes:  # -1: labels that the authors withhold
             raise UserError(
                 f"{self.name(index)} has the label {label}; expected 0 ... {self.num_classes - 1}"
             )

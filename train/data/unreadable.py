@@ -14,7 +14,7 @@ import numpy as np
 
 from train.errors import UserError
 
-# So many unreadable files, drawn at random, mean that something else is wrong.
+# After so many unreadable files, drawn at random, something else is wrong.
 TRIES = 1000
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class UnreadableFiles:
         raise UserError(f"{what}: none of {len(others)} files can be read; the last: {self.last}")
 
     def report(self, name: str, reason: Exception | str) -> None:
-        """Note ``name`` and say so on the standard error, unless it is noted already."""
+        """Note ``name`` and report it on the standard error, unless it is noted already."""
         line = name.replace("\n", " ")
         reason = getattr(reason, "reason", reason)
         self.last = f"{line} ({reason})"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of video files by their number, which is their place in a decode from the start."""
+"""Frames of video files by number, counted in a decode from the start."""
 
 from collections.abc import Iterator
 
@@ -60,7 +60,7 @@ class Video:
     def frames(self, indices: np.ndarray) -> dict[int, Image.Image]:
         """Decode the frames with these numbers, upright.
 
-        Frames at the end that the file announces but does not hold are the last one it does.
+        The last frame replaces those at the end that the file announces but does not hold.
         """
         wanted = sorted(set(int(i) for i in np.asarray(indices).flat))
         found = self._sought(wanted) if self.times else None
@@ -80,7 +80,7 @@ class Video:
         self.stream.codec_context.thread_count = 1
 
     def _index(self) -> None:
-        """Note the times of all frames in order, and which are key; none if they are in doubt."""
+        """Set the times of all frames in order and the key frames; none if they are uncertain."""
         codec = self.stream.codec_context.codec.canonical_name
         packets = [
             (p.pts, p.is_keyframe, _shown(codec, p))
@@ -95,7 +95,7 @@ class Video:
             and None not in times
             and len(set(times)) == len(times)
             and packets
-            and packets[0][1]  # of what precedes the first key frame, who knows what is shown
+            and packets[0][1]  # what precedes the first key frame may not be shown
             and times[:1] == [min(times)]
             and None not in [shown for *_, shown in packets]
         ):
@@ -146,7 +146,7 @@ class Video:
 
 
 def _shown(codec: str, packet) -> bool | None:
-    """Say whether a packet becomes a frame: VP8 has references never shown; None: in doubt."""
+    """Return whether a packet becomes a frame (VP8 has hidden references); None: uncertain."""
     if codec == "vp8":
         return bool(bytes(packet)[0] & 0x10)
     if codec == "mpeg4":  # a stand-in for a frame that is left out, or two frames in one packet

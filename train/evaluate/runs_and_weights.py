@@ -41,7 +41,7 @@ Watch = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 class Evaluation(NamedTuple):
-    """What was evaluated, on what, and what came out."""
+    """An evaluated model, its data and its metrics."""
 
     origin: dict[str, Any]
     config: Config

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of tasks, and from a config to its task, options and data."""
+"""The table of tasks; the task, options and data of a config."""
 
 import dataclasses
 from typing import Any

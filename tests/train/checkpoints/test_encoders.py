@@ -93,5 +93,5 @@ def test_the_copy_of_another_beginning_is_put_aside_and_an_equal_one_kept(task, 
 
 def test_a_loss_without_perceptual_weight_reads_nothing(task, weights, tmp_path):
     weights.unlink()
-    task = dataclasses.replace(task, perceptual=0.0)
+    task = dataclasses.replace(task, options=dataclasses.replace(task.options, perceptual=0.0))
     assert task.prepared(tmp_path, begins=True) is task

@@ -133,7 +133,7 @@ def test_a_batch_larger_than_the_data_is_refused():
         (dict(scale=(0.5, 0.1)), r"data.scale is \(0.5, 0.1\); expected least, greatest"),
         (dict(scale=(0.5, 1.5)), "expected at most 1"),
         (dict(crop="center"), "data.crop is 'center'; expected one of random_resized, multi_scale"),
-        (dict(colour_jitter=(0.4, 0.4, 0.4, 0.6)), "the last at most 0.5"),
+        (dict(colour_jitter=(0.4, 0.4, 0.4, 0.6)), r"at most 0.5 \(value 4 of 4\)"),
         (dict(size=(0, 32)), r"data.size is \(0, 32\); expected positive"),
         (dict(std=(0.2, 0.0, 0.2)), "data.std"),
         (dict(workers=-1), "data.workers is -1"),

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One label an image or clip."""
+"""Classification of images and videos."""

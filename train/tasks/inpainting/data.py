@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images with random masks: textures made on the spot, and folders of photographs."""
+"""Images with random masks: synthetic textures, and folders of photographs."""
 
 import dataclasses
 from pathlib import Path
@@ -44,7 +44,7 @@ SOURCES = {"textures": _textures, "image_folder": _image_folder}
 
 
 def _masks(split: Split, size: tuple[int, int], name: str | None) -> Mixed:
-    """Return what draws the masks of a split; ``name`` is checked in the training split too."""
+    """Return the distribution of a split's masks; ``name`` is checked in both splits."""
     if name is None:
         return scaled(min(size))
     title = f"--task-options.test-masks is {name!r}"
@@ -57,7 +57,7 @@ def _masks(split: Split, size: tuple[int, int], name: str | None) -> Mixed:
 
 
 class MaskedImages(Source):
-    """Images with a mask, drawn anew each time in training: what all these data sets share."""
+    """Images with a mask, which training draws anew each time: the base of these data sets."""
 
     num_classes = 0
     mean = (0.0, 0.0, 0.0)

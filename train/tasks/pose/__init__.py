@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Human pose: people in images, joints by heatmaps."""
+"""Human pose estimation."""

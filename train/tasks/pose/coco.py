@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in COCO's format: read, checked as a whole, and completed with what can be derived."""
+"""Files in COCO's format: read, checked, and completed by fields that follow from others."""
 
 import collections
 import contextlib
@@ -17,7 +17,7 @@ from train.errors import UserError
 
 JOINTS = 17
 PERSON = 1
-"""The category of people in what is returned here, whatever the file calls it."""
+"""Category of people in the results of this module, whatever the file calls it."""
 
 # No image has a place so far out; float32 holds it, and its square.
 _FAR = 1e6
@@ -41,7 +41,7 @@ class Annotations:
 
     @property
     def truth(self) -> dict[str, Any]:
-        """What COCO's evaluation needs."""
+        """The annotations as COCO's evaluation reads them."""
         images = [dict(id=number) for number in self.images]
         categories = [dict(id=PERSON, name="person")]
         return dict(images=images, annotations=self.people, categories=categories)

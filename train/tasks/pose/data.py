@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""People with joints in COCO's format: its own files, and stick figures made on the spot."""
+"""People with joints: files in COCO's format, and synthetic stick figures."""
 
 import dataclasses
 from pathlib import Path
@@ -52,7 +52,7 @@ class People(Source):
     """One example for each person: the region around the box, and the joints in it.
 
     Attributes:
-      annotations: what COCO's evaluation needs.
+      annotations: as COCO's evaluation reads them.
       people: of each example the image, the box and its score, and joints if it is annotated.
       pictures: image id to the file or the array of the image.
       sides: image id to the width and height that the annotations are of.
@@ -112,7 +112,7 @@ class People(Source):
         return None if picture is None else (index, picture)
 
     def augment(self, example: Example, rng: np.random.Generator) -> Example:
-        """Scale, turn and mirror as published, and cut out."""
+        """Scale, rotate, mirror as published, and crop."""
         image, joints, visible = (example[k] for k in ("image", "joints", "visible"))
         centre, extent = example["centre"].copy(), example["extent"]
         extent = extent * np.clip(rng.normal(1, 0.3), 0.7, 1.3)
@@ -151,7 +151,7 @@ def _in_frame(path: Path, sides: tuple[int, int]) -> np.ndarray:
 
 
 def mirrored_order() -> list[int]:
-    """Return which joint each one is in a mirror."""
+    """Return the index of each joint's mirror image."""
     partner = dict(COCO_FLIP_PAIRS) | {b: a for a, b in COCO_FLIP_PAIRS}
     return [partner.get(i, i) for i in range(17)]
 
@@ -221,8 +221,8 @@ def _clipped(box, size) -> tuple[float, ...] | None:
 def stick_figures(split: Split, size: tuple[int, int]) -> People:
     """Draw figures with 17 joints, some hidden behind grey boxes: 400 to train on, 100 to test.
 
-    Hidden joints are annotated (visibility 1), so what is seen has to tell where they are. Every
-    second figure is seen from behind: which of two knees is the left one, the head alone tells.
+    Hidden joints are annotated (visibility 1) and follow from the visible ones. Every
+    second figure is seen from behind: only the head tells which of two knees is the left one.
     """
     count, side = (400, 100)[split == "test"], 96
     people, pictures = [], {}

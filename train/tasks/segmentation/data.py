@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images with masks: ellipses made on the spot, and folders laid out as ISIC's."""
+"""Images with masks: synthetic ellipses, and folders laid out like ISIC's."""
 
 import dataclasses
 from pathlib import Path
@@ -100,7 +100,7 @@ class Folders(Segmented):
     As in ISIC's archives the stem of a mask may end in ``_segmentation``. A mask is 0 outside the
     lesion and one other value inside; `read_mask` says how it is read.
     A file that cannot be read, or a mask that does not fit its image, is named once; another pair
-    takes its place in training, and in a test it counts for nothing.
+    takes its place in training, and in a test it does not count.
     """
 
     folder: Path
@@ -172,7 +172,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def ellipses(split: Split, data: Data) -> Ellipses:
-    """Open the moles that are made on the spot."""
+    """Open the synthetic moles."""
     return Ellipses(split, data.size or (64, 64))
 
 
