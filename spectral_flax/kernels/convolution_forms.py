@@ -227,6 +227,14 @@ def _lowering(compute):
     return mlir.lower_fun(rule, multiple_results=False)
 
 
+def _lower_on_cpu(context, *args, form, result, jaxpr):
+    # In a program that XLA splits over devices, it would put a sum over them into the loop of a
+    # kernel gradient: many messages, for which XLA's CPU devices now and then wait for ever.
+    split = (getattr(context.module_context.axis_context, "num_devices", None) or 1) > 1
+    compute = by_jax if split and result == KERNEL else on_cpu
+    return _lowering(compute)(context, *args, form=form, result=result, jaxpr=jaxpr)
+
+
 def _jvp(primals, tangents, *, form, result, jaxpr):
     terms = []
     for i, tangent in enumerate(tangents):
@@ -251,7 +259,7 @@ def _vmap(args, dims, *, form, result, jaxpr):
 
 
 mlir.register_lowering(convolution_p, _lowering(by_jax))
-mlir.register_lowering(convolution_p, _lowering(on_cpu), platform="cpu")
+mlir.register_lowering(convolution_p, _lower_on_cpu, platform="cpu")
 ad.primitive_jvps[convolution_p] = _jvp
 ad.primitive_transposes[convolution_p] = _transpose
 batching.primitive_batchers[convolution_p] = _vmap

@@ -131,6 +131,7 @@ def collectives(config):
 def test_both_ways_exchange_gradients_and_statistics_alone(parallel):
     text = collectives(config(mesh=EIGHT, parallel=parallel))
     assert "all-reduce" in text and "all-gather" not in text and "all-to-all" not in text
+    assert " while(" not in text  # in which a message would be sent many times
 
 
 def test_shared_parameters_are_gathered_and_nothing_of_the_batch():
