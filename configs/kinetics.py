@@ -85,7 +85,7 @@ published = {
     "c2d_resnet50_bat3d": recipe(
         "c2d_resnet50_bat3d",
         "resnet50_bat",
-        "inserted.*.transform.frames",
+        "stage?.*.transform.frames",
         image_options=groups,
     ),
     "c2d_resnet50_srl_fft": recipe("c2d_resnet50_srl_fft", "resnet50", "inserted", **over_time),

@@ -9,7 +9,13 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.checkpoints.faults import CheckpointError
-from spectral_flax.checkpoints.parts import chosen
+from spectral_flax.checkpoints.parts import (
+    INSERTED,
+    as_parts,
+    chosen,
+    inserted_in,
+    without_inserted,
+)
 from spectral_flax.checkpoints.values import UnfitValueError, converted
 
 
@@ -41,8 +47,8 @@ def inflate(
     A kernel that has an axis of T frames more gets T copies, divided by T: on a clip that does not
     change it gives what the image kernel gives (Carreira and Zisserman, CVPR 2017). All else is
     copied, batch statistics included. ``skip`` names parts of the video model that keep their
-    values, by dotted paths or globs: ``"head"``, ``"inserted.*.transform.rows"``. Weights of the
-    image model that have no counterpart must be skipped too. Arrays get the dtype of the video
+    values, by dotted paths or globs: ``"head"``, ``"*.transform.rows"``, ``"inserted"``. Weights of
+    the image model that have no counterpart must be skipped too. Arrays get the dtype of the video
     model's.
 
     Raises:
@@ -52,7 +58,16 @@ def inflate(
       ValueError: ``skip`` names nothing.
     """
     source, target = _arrays(image_model), _arrays(video_model)
-    skipped = chosen(source | target, skip, of="either model")
+    theirs, ours = ({path: path for path in arrays} for arrays in (source, target))
+    parts = as_parts(skip)
+    if INSERTED in parts and (inserted_in(source) or inserted_in(target)):
+        parts = tuple(part for part in parts if part != INSERTED)
+        theirs, ours = without_inserted(theirs), without_inserted(ours)
+    left = [path for path in source if path not in theirs.values()]
+    kept = [path for path in target if path not in ours.values()]
+    source = {name: source[path] for name, path in theirs.items()}
+    target = {name: target[path] for name, path in ours.items()}
+    skipped = chosen(source | target, parts, of="either model")
     faults, values, inflated = [], {}, []
     for path, variable in target.items():
         if path in skipped:
@@ -78,9 +93,10 @@ def inflate(
         raise CheckpointError(f"the image model {names}:", faults)
     for path, value in values.items():
         target[path].set_value(jnp.asarray(value))
-    copied = tuple(path for path in values if path not in inflated)
-    kept = tuple(path for path in target if path in skipped)
-    return Inflation(copied, tuple(inflated), kept, tuple(unused))
+    copied = tuple(ours[path] for path in values if path not in inflated)
+    kept += [ours[path] for path in target if path in skipped]
+    left += [theirs[path] for path in unused]
+    return Inflation(copied, tuple(ours[path] for path in inflated), tuple(kept), tuple(left))
 
 
 def _arrays(model: nnx.Module) -> dict[str, nnx.Variable]:

@@ -179,7 +179,6 @@ class ResNet(Rematerialisable):
             **numerics,
         )
         features, dilation, ratio_in = width, 1, 0.0
-        self.inserted = nnx.Dict()
         for stage, depth in enumerate(depths, start=1):
             planes = width * 2 ** (stage - 1)
             inner = planes * width_per_group // 64 * groups if bottleneck else planes
@@ -216,7 +215,7 @@ class ResNet(Rematerialisable):
                 if i in places.get(stage, ()):
                     size = {} if sizes is None else {"size": sizes[stage - 1]}
                     inserted = block(features, rank=rank, rngs=rngs, **size, **numerics)
-                    self.inserted[f"stage{stage}_{i}"] = inserted
+                    blocks.append(inserted)
             setattr(self, f"stage{stage}", nnx.List(blocks))
         self.num_features = features
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
@@ -238,12 +237,9 @@ class ResNet(Rematerialisable):
         if self.pooled:
             margins = [(p, p) for p in _window(self.rank, self.stem_margin, 0)]
             x = nnx.max_pool(x, _window(self.rank, 3), _window(self.rank, 2), margins)
-        for stage, depth in enumerate(self.depths, start=1):
-            blocks = getattr(self, f"stage{stage}")
-            for i in range(depth):
-                x = self._run(blocks[i], x)
-                if f"stage{stage}_{i}" in self.inserted:
-                    x = self._run(self.inserted[f"stage{stage}_{i}"], x)
+        for stage, blocks in enumerate(self.stages, start=1):
+            for block in blocks:
+                x = self._run(block, x)
             maps[f"stage{stage}"] = x
             if stage == 1 and self.frame_pooling > 1:
                 window = _window(self.rank, 1, self.frame_pooling)
@@ -261,6 +257,11 @@ class ResNet(Rematerialisable):
         if self.head is not None:
             x = self.head(x)
         return x.mean(tuple(range(1, x.ndim - 1)))
+
+    @property
+    def stages(self) -> tuple[nnx.List, ...]:
+        """The stages: residual blocks and, each behind its own, inserted blocks."""
+        return tuple(getattr(self, f"stage{n}") for n in range(1, len(self.depths) + 1))
 
     def map_sizes(self, input_size: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the size of each stage's map, (T,) H, W, for an input of that size.

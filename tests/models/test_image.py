@@ -14,7 +14,9 @@ from parity_checks import check_parity
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.load import CheckpointError
+from spectral_flax.layers.bilinear import BilinearAttention
 from spectral_flax.layers.blocks import BLOCKS
+from spectral_flax.layers.non_local import NonLocal
 from spectral_flax.models.placement import published_places
 
 NARROW = dict(width=8, num_classes=5)
@@ -100,23 +102,29 @@ def test_a_suffix_is_the_block_option():
 def test_places_that_went_through_json_are_understood():
     places = json.loads(json.dumps({2: (0,), 3: (1,)}))
     model = sf.abstract_model("resnet18_nl", blocks_after=places, **NARROW)
-    assert set(model.inserted) == {"stage2_0", "stage3_1"}
+    assert [len(stage) for stage in model.stages] == [2, 3, 3, 2]
+    assert isinstance(model.stage2[1], NonLocal) and isinstance(model.stage3[2], NonLocal)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("resnet34_bat", 0.0), ("resnet50_bat", 0.2)])
 def test_dropout_of_bilinear_blocks_is_for_networks_deeper_than_34(name, rate):
     model = sf.abstract_model(name, **NARROW)
-    assert {block.dropout.rate for block in model.inserted.values()} == {rate}
+    assert {
+        block.dropout.rate
+        for stage in model.stages
+        for block in stage
+        if isinstance(block, BilinearAttention)
+    } == {rate}
 
 
 def test_blocks_of_fixed_size_are_built_for_the_map_they_stand_on():
     options = dict(input_size=(64, 96), blocks_after={1: (0,), 3: (1,)}, **NARROW)
     orthogonal = sf.abstract_model("resnet18_srl_lo", **options)
-    assert orthogonal.inserted["stage1_0"].pair.sizes == (16, 24)
-    assert orthogonal.inserted["stage3_1"].pair.sizes == (4, 6)
+    assert orthogonal.stage1[1].pair.sizes == (16, 24)
+    assert orthogonal.stage3[2].pair.sizes == (4, 6)
     relu = dict(block_options=dict(spectrum_relu=True))
     fourier = sf.abstract_model("resnet18_srl_fft", **options, **relu)
-    assert fourier.inserted["stage3_1"].spectrum_relu.scale.shape == (4, 4)
+    assert fourier.stage3[2].spectrum_relu.scale.shape == (4, 4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from spectral_flax.models.resnet import ResNet
+from spectral_flax.models.resnet import ResidualBlock, ResNet
 
 SHALLOW = dict(depths=(1, 1, 1, 1), width=8, num_classes=5)
 
@@ -66,9 +66,11 @@ def test_map_sizes_know_of_dilation():
 def test_a_block_stands_after_each_named_residual_block_and_knows_its_map():
     places = {2: (0,), 3: (0,)}
     model = build(block=Marker, blocks_after=places, input_size=(96, 64), bottleneck=False)
-    assert set(model.inserted) == {"stage2_0", "stage3_0"}
-    assert model.inserted["stage2_0"].size == (12, 8)
-    assert model.inserted["stage3_0"].features == 32
+    kinds = [[type(block) for block in stage] for stage in model.stages]
+    plain, marked = [ResidualBlock], [ResidualBlock, Marker]
+    assert kinds == [plain, marked, marked, plain]
+    assert model.stage2[1].size == (12, 8)
+    assert model.stage3[1].features == 32
     x = clip(1, 32, 32, 3)
     marked, unmarked = (run(m, x, "features") for m in (model, build(bottleneck=False)))
     np.testing.assert_allclose(marked["stage1"], unmarked["stage1"])
@@ -152,4 +154,4 @@ def test_integers_are_refused():
 
 def test_a_partial_of_a_layer_may_be_the_block():
     block = functools.partial(Marker)
-    assert len(build(block=block, blocks_after={1: (0,)}).inserted) == 1
+    assert isinstance(build(block=block, blocks_after={1: (0,)}).stage1[1], Marker)
