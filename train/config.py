@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import tyro
 
+from spectral_flax.checkpoints.earlier import current_options
 from spectral_flax.messages import shown
 
 
@@ -298,6 +299,7 @@ def to_text(config: Config) -> str:
 def from_text(text: str) -> Config:
     """Read what `to_text` wrote."""
     values = ast.literal_eval(text)
+    values["options"] = current_options(values.get("options", {}))
     groups = {
         field.name: type(field.default)
         for field in dataclasses.fields(Config)

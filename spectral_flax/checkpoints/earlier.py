@@ -13,6 +13,31 @@ _INSERTED = re.compile(r"(|.*\.)inserted\.(stage\d)_(0|[1-9]\d{0,3})((?:\..*)?)"
 _RESIDUAL = re.compile(r"(|.*\.)(stage\d)\.(0|[1-9]\d{0,3})((?:\..*)?)")
 
 
+# Options of models, and what they are called now.
+OPTIONS = {
+    "blocks_after": "blocks_at",
+    "places": "blocks_at",
+    "head_window": "head_pool_size",
+    "stem_margin": "stem_pool_padding",
+}
+
+
+def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a model in a file under the names that they have now.
+
+    Pose networks had ``decoder_blocks`` beside ``blocks_after``.
+    """
+    current = {OPTIONS.get(name, name): value for name, value in options.items()}
+    decoder = current.pop("decoder_blocks", None)
+    if decoder is not None:
+        encoder = current.get("blocks_at")
+        current["blocks_at"] = {
+            **(encoder if isinstance(encoder, Mapping) else {}),
+            "decoder": decoder,
+        }
+    return current
+
+
 def current_names(names: Iterable[str]) -> dict[str, str]:
     """Return the current name of each name in a file; its own where the file is current.
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax.checkpoints.earlier import current_options
 from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits
 from spectral_flax.checkpoints.json_text import parse_json
 from spectral_flax.checkpoints.parts import (
@@ -162,7 +163,7 @@ def _options(found: Any) -> dict[str, Any]:
     for name in found:
         if not (name.isidentifier() and len(name) < 100):
             raise ValueError(f"an option is called {quoted(name)}")
-    return {name: _rich(value) for name, value in found.items()}
+    return current_options({name: _rich(value) for name, value in found.items()})
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -108,7 +108,7 @@ def test_objects_left_unbuilt_are_reported():
 
 
 def test_options_of_another_model_are_not_taken(tmp_path):
-    options = OPTIONS | dict(blocks_after={1: (0,)})
+    options = OPTIONS | dict(blocks_at={1: (0,)})
     other = create_model("resnet18_nl", rngs=nnx.Rngs(5), **options)
     save(other, tmp_path / "x.safetensors", name="resnet18_nl", options=options)
     model = sf.create_model(

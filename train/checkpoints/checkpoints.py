@@ -39,15 +39,12 @@ _UNFINISHED = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")  # as Orbax names a st
 
 
 class Record(NamedTuple):
-    """What a checkpoint says about itself; ``digests`` of its arrays are in format 2 only.
-
-    ``names`` are those of the arrays of each group, each with the name under which it is stored.
-    """
+    """What a checkpoint says about itself; ``digests`` of its arrays are in format 2 only."""
 
     step: int
     config: Config
     position: Any
-    names: dict[str, dict[str, str]]
+    names: dict[str, dict[str, str]]  # of the arrays of each group: current -> stored
     digests: dict[str, dict[str, int]] | None
     figures: dict[str, float]
 
@@ -184,17 +181,11 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
         )
-        items = {
-            group: ocp.args.StandardRestore({record.names[group][n]: a for n, a in leaves.items()})
-            for group, leaves in abstract.items()
-            if leaves
-        }
+        stored = {g: {record.names[g][n]: a for n, a in t.items()} for g, t in abstract.items()}
+        items = {name: ocp.args.StandardRestore(t) for name, t in stored.items() if t}
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
-            groups = {
-                group: {name: found[group][record.names[group][name]] for name in leaves}
-                for group, leaves in like.items()
-            }
+            groups = {g: {n: found[g][record.names[g][n]] for n in t} for g, t in like.items()}
         except Exception as error:
             raise DamagedCheckpointError(_first_line(error)) from error
         for group, leaves in groups.items() if record.digests else ():

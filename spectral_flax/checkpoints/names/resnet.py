@@ -19,7 +19,8 @@ from spectral_flax.checkpoints.names.layouts import (
 from spectral_flax.checkpoints.names.tables import Rule, nested, register_rules, tables_for
 from spectral_flax.layers.basic import ConvNormAct
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
-from spectral_flax.models.resnet import ResidualBlock, ResNet
+from spectral_flax.models.residual import ResidualBlock
+from spectral_flax.models.resnet import ResNet
 
 
 def _input_sizes(ffc: FFC) -> tuple[int, int]:

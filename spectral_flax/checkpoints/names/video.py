@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of video networks in PyTorchVideo and in PySlowFast; those of BAT video are ResNet's.
 
-Both pad the pooling after the stem: load their weights into models with ``stem_margin=1``.
+Both pad the pooling after the stem: load their weights into models with ``stem_pool_padding=1``.
 """
 
 import dataclasses
