@@ -156,17 +156,10 @@ def pose_resnet(
         deconvolutions = 3 if encoder == "strided" else 1
     if blocks_at is None:
         blocks_at = {} if block is None else {DECODER: tuple(range(deconvolutions))}
-    if block is None and blocks_at:
-        raise ValueError(f"blocks_at={blocks_at!r} but block=None: no block to insert")
-    if not isinstance(blocks_at, Mapping):
-        raise ValueError(
-            f"blocks_at={blocks_at!r}; expected deconvolutions and residual blocks, as "
-            f"{{{DECODER!r}: (0, 1), 2: (1, 3)}}"
-        )
+    in_encoder, in_decoder = _by_network(block, blocks_at)
     published_depths, kind = BACKBONES[backbone]
     depths = published_depths if depths is None else depths
     residual = Residual(**kind)
-    in_encoder = {stage: places for stage, places in blocks_at.items() if stage != DECODER}
     inserted = inserted_blocks(
         block, in_encoder, block_options, depths, residual.bottleneck, rank=2
     )
@@ -188,10 +181,24 @@ def pose_resnet(
         kernels=deconvolution_kernels,
         width=decoder_width,
         block=inserted.get("block"),
-        blocks_at=tuple(blocks_at.get(DECODER, ())),
+        blocks_at=in_decoder,
         input_size=input_size,
         **numerics,
     )
+
+
+def _by_network(block: str | None, blocks_at: Any) -> tuple[dict[int, Any], tuple[int, ...]]:
+    """Return what blocks follow in the encoder, by stage, and in the decoder."""
+    if block is None and blocks_at:
+        raise ValueError(f"blocks_at={blocks_at!r} but block=None: no block to insert")
+    in_decoder = blocks_at.get(DECODER, ()) if isinstance(blocks_at, Mapping) else None
+    if not isinstance(in_decoder, Sequence):
+        raise ValueError(
+            f"blocks_at={blocks_at!r}; expected deconvolutions and residual blocks, as "
+            f"{{{DECODER!r}: (0, 1), 2: (1, 3)}}"
+        )
+    in_encoder = {stage: blocks for stage, blocks in blocks_at.items() if stage != DECODER}
+    return in_encoder, tuple(in_decoder)
 
 
 _PAPER = "Xiao et al., Simple Baselines for Human Pose Estimation and Tracking, ECCV 2018"

@@ -205,7 +205,7 @@ _STAR = {
     "a2": "skin lesions: 91.36, 95.09, 86.03, 90.78",
 }
 _UNKNOWN = (
-    "Data set, recipe and what stands in the place of the doubling at up4 are not published; "
+    "Data set, recipe and what replaces the doubling at up4 are not published; "
     "here it is a pointwise convolution."
 )
 

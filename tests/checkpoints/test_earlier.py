@@ -1,6 +1,13 @@
 """Names of earlier files, and parts of networks with blocks at other places."""
 
-from spectral_flax.checkpoints.earlier import current_names
+import pathlib
+
+import numpy as np
+import pytest
+
+import spectral_flax as sf
+from spectral_flax.checkpoints import hub, orbax, safetensors, weights
+from spectral_flax.checkpoints.earlier import current_names, current_options
 from spectral_flax.checkpoints.parts import inserted_in, without_inserted
 
 
@@ -45,3 +52,36 @@ def test_inserted_blocks_are_told_from_residual_ones():
         "stage1.1.conv1.k": 2,
         "stage1.1.se.k": 3,
     }
+
+
+@pytest.mark.parametrize("kind", ["resnet", "pose"])
+def test_orbax_and_hub_folders_of_earlier_versions_load(kind, tmp_path, monkeypatch):
+    source = pathlib.Path(__file__).parents[1] / "earlier" / f"{kind}.safetensors"
+    with monkeypatch.context() as patch:  # to read names and options as they are in the file
+        patch.setattr(safetensors, "with_current_names", dict)
+        patch.setattr(weights, "current_options", dict)
+        stored = safetensors.read_safetensors(source)
+    assert any("inserted." in name or "blocks." in name for name in stored.tensors)
+    orbax.write_orbax(tmp_path / "model.orbax", stored)
+    hub.write_folder(tmp_path / "folder", stored)
+    expected = weights.variables(sf.load(source))
+    for path in ("model.orbax", "folder"):
+        found = weights.variables(sf.load(tmp_path / path))
+        assert found.keys() == expected.keys()
+        for name, array in found.items():
+            np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def test_options_have_the_names_of_today():
+    options = dict(blocks_after={2: (0,)}, head_window=None, stem_margin=1, width=8)
+    current = dict(blocks_at={2: (0,)}, head_pool_size=None, stem_pool_padding=1, width=8)
+    assert current_options(options) == current
+    assert current_options(current) == current
+    assert current_options(dict(places=("a/up1",))) == dict(blocks_at=("a/up1",))
+
+
+def test_blocks_of_a_decoder_are_in_the_mapping_of_all_blocks():
+    places = dict(blocks_after={2: (0,)}, decoder_blocks=(1,))
+    assert current_options(places) == dict(blocks_at={2: (0,), "decoder": (1,)})
+    assert current_options(dict(decoder_blocks=())) == dict(blocks_at={"decoder": ()})
+    assert current_options(places | dict(decoder_blocks=None)) == dict(blocks_at={2: (0,)})

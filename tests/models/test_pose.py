@@ -171,6 +171,9 @@ def test_a_generator_file_does_not_fit():
     [
         ("pose_resnet50", dict(encoder="caffe"), ValueError, "encoder='caffe'"),
         ("pose_resnet50", dict(blocks_at={"decoder": (0,)}), ValueError, "block=None"),
+        ("pose_resnet50_nl", dict(blocks_at=(0,)), ValueError, "expected deconvolutions"),
+        ("pose_resnet50_nl", dict(blocks_at={"decoder": 0}), ValueError, "expected deconvolutions"),
+        ("pose_resnet50_nl", dict(blocks_at={"decodr": (0,)}), ValueError, "decodr"),
         ("pose_resnet50", dict(num_joints=0), ValueError, "num_joints=0"),
         ("pose_resnet50", dict(deconvolutions=-1), ValueError, "deconvolutions=-1"),
         ("pose_resnet50", dict(deconvolution_kernels=5), ValueError, "kernels=5; .* 2, 3, 4"),

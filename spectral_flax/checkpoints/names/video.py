@@ -44,7 +44,7 @@ class VideoNames:
     Attributes:
       stem: the stem, in which the normalisation is called ``stem_norm``.
       residual_block: the rules of a residual block.
-      stages: what stands in the place of ``{stage}`` for each stage.
+      stages: ``{stage}`` of each stage.
       residual: a residual block, by ``{stage}`` and its number ``{block}``.
       inserted: an inserted block, by those of the residual block before it.
       head: the linear layer.
