@@ -9,7 +9,7 @@ human-pose-estimation.pytorch, 1820366459/SRL-Pose-Estimation). Here: not run ye
     pose_resnet152          72.0 / 77.8    72.1 / 78.0
 
 Other blocks after each deconvolution, ResNet-50: _nl 70.6, _a2 70.5, _cgnl_rbf 70.6, _rcca 70.6;
-also _srl_lo. After some of them only: --options.decoder_blocks "(0,)".
+also _srl_lo. After some of them only: --options.blocks_at "{'decoder': (0,)}".
 The folder holds annotations/, train2017/ and val2017/. Published training starts from ImageNet
 weights: --task-options.encoder-weights FILE.
 Run: python -m train configs/coco_pose.py --data.path COCO

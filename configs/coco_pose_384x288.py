@@ -11,7 +11,7 @@ Encoders compared in the same work, ResNet-50: dilated, 72.3 / 77.6, is --option
 "baseline*", 66.3 / 72.0, most likely --options.encoder unstrided, and blocks in that
 encoder gave 72.7 / 77.9 (three non-local), 73.4 / 78.8 (three SRL-FFT) and 73.7 / 78.9 (four).
 Where those stood is not published; after the blocks of stage 4, and one of stage 3 for the fourth:
---model pose_resnet50_srl_fft --options.encoder unstrided --options.blocks_after "{4: (0, 1, 2)}"
+--model pose_resnet50_srl_fft --options.encoder unstrided --options.blocks_at "{4: (0, 1, 2)}"
 Run: python -m train configs/coco_pose_384x288.py --data.path COCO
   --task-options.boxes DETECTIONS.json
 """

@@ -50,7 +50,7 @@ published = {
     "resnet18_bat": recipe("resnet18_bat", block_options={"dropout": 0.0}),
 }
 # The 7x7 grid of bilinear attention needs a map as large, which digits have in the first stage.
-where_maps_are_large = {"blocks_after": {1: (0,)}}
+where_maps_are_large = {"blocks_at": {1: (0,)}}
 variants = {
     **published,
     **{f"{name}_modern": modern(config) for name, config in published.items()},

@@ -6,7 +6,7 @@ Which edition of ISIC, its split, the input size, the losses and the optimisatio
 published: those below are our choice. The folder holds train/ and test/, each with images/
 (JPEG) and masks/ (PNG).
 Run: python -m train configs/isic_unet_star.py --data.path FOLDER
-Other places: --options.places "('a/up2',)"; without the block: --model unet_star
+Other places: --options.blocks_at "('a/up2',)"; without the block: --model unet_star
 """
 
 from train.config import Config, Data, Optimizer, Schedule
@@ -14,7 +14,7 @@ from train.config import Config, Data, Optimizer, Schedule
 config = Config(
     task="segmentation",
     model="unet_star_srl_fft",
-    options=dict(places=("b/up4",)),
+    options=dict(blocks_at=("b/up4",)),
     task_options=dict(cross_entropy=1.0, dice=1.0),
     data=Data(name="image_mask_folders", size=(256, 256)),
     epochs=100,

@@ -85,7 +85,7 @@ published = {
     "c2d_resnet50_bat3d": recipe(
         "c2d_resnet50_bat3d",
         "resnet50_bat",
-        "inserted.*.transform.frames",
+        "stage?.*.transform.frames",
         image_options=groups,
     ),
     "c2d_resnet50_srl_fft": recipe("c2d_resnet50_srl_fft", "resnet50", "inserted", **over_time),
@@ -113,7 +113,7 @@ def small(name: str) -> Config:
         "c2d_resnet50_bat3d": {"grid": 1},
     }.get(name)
     options = {} if options is None else {"block_options": options}
-    return smoke(published[name], blocks_after={1: (0,), 2: (0,)}, **options)
+    return smoke(published[name], blocks_at={1: (0,), 2: (0,)}, **options)
 
 
 finetuned = ("c2d_resnet50_bat3d", "ffc_i3d_resnet50_nl")

@@ -26,7 +26,7 @@ class Trial:
     without: tuple[str, ...]
 
 
-PLAIN = ("--options.blocks-after", "None", "--options.block-options", "None")
+PLAIN = ("--options.blocks-at", "None", "--options.block-options", "None")
 TRIALS = {
     "pose": Trial("stick_figures_pose", "AP", ("--model", "pose_resnet18", *PLAIN)),
     "segmentation": Trial("ellipses_unet_star", "mean_iou", ("--model", "unet_star")),

@@ -48,7 +48,7 @@ def test_a_run_goes_on(tmp_path):
             "width": 4,
             "depths": (1, 2, 2),
             "stem": "small",
-            "blocks_after": {2: (0,), 3: (1,)},
+            "blocks_at": {2: (0,), 3: (1,)},
         },
         batch_size=64,
         steps=6,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from annotated_types import Ge, Interval, Le, Lt
 
+from spectral_flax.checkpoints.earlier import current_options
 from spectral_flax.messages import shown
 from train.fields import BelowOne, Count, Natural, NonNegative, Path, Positive, Size
 
@@ -288,6 +289,7 @@ def to_text(config: Config) -> str:
 def from_text(text: str) -> Config:
     """Read what `to_text` wrote."""
     values = _moved(ast.literal_eval(text))
+    values["options"] = current_options(values.get("options", {}))
     groups = {
         field.name: type(field.default)
         for field in dataclasses.fields(Config)

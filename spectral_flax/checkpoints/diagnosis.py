@@ -65,7 +65,7 @@ _OPTIONS = {
     "width": ("has width {}", str),
     "in_features": ("is for {} input channels", str),
     "num_classes": ("has {}", lambda n: f"a head of {n} classes" if n else "no head"),
-    "blocks_after": ("has blocks after {}", str),
+    "blocks_at": ("has blocks after {}", str),
     "block_options": ("has blocks with {}", str),
 }
 
@@ -137,7 +137,7 @@ def describe(shapes: Shapes) -> dict[str, Any]:
         "se": any(".se.fc." in name or ".se_block." in name for name in shapes),
         "depths": depths,
         "project_first": projects_first(shapes),
-        "blocks_after": blocks,
+        "blocks_at": blocks,
         "block_options": _bilinear_options(shapes),
     }
     if ffc:

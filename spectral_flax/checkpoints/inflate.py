@@ -9,7 +9,13 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.checkpoints.faults import CheckpointError
-from spectral_flax.checkpoints.parts import chosen
+from spectral_flax.checkpoints.parts import (
+    INSERTED,
+    as_parts,
+    chosen,
+    inserted_in,
+    without_inserted,
+)
 from spectral_flax.checkpoints.values import UnfitValueError, converted
 
 
@@ -41,9 +47,8 @@ def inflate(
     A kernel that has an axis of T frames more gets T copies, divided by T: on a clip that does not
     change it gives what the image kernel gives (Carreira and Zisserman, CVPR 2017). All else is
     copied, batch statistics included. ``skip`` names parts of the video model that keep their
-    values, by dotted paths or globs: ``"head"``, ``"inserted.*.transform.rows"``. Weights of the
-    image model that have no counterpart must be skipped too. Arrays get the dtype of the video
-    model's.
+    values, by dotted paths or globs: ``"head"``, ``"*.transform.rows"``, ``"inserted"``. Weights of
+    the image model without a counterpart must be skipped too. Dtypes are the video model's.
 
     Raises:
       CheckpointError: an array of the video model has no counterpart in the image model, or one of
@@ -52,7 +57,16 @@ def inflate(
       ValueError: ``skip`` names nothing.
     """
     source, target = _arrays(image_model), _arrays(video_model)
-    skipped = chosen(source | target, skip, of="either model")
+    theirs, ours = ({path: path for path in arrays} for arrays in (source, target))
+    parts = as_parts(skip)
+    if INSERTED in parts and (inserted_in(source) or inserted_in(target)):
+        parts = tuple(part for part in parts if part != INSERTED)
+        theirs, ours = without_inserted(theirs), without_inserted(ours)
+    left = [path for path in source if path not in theirs.values()]
+    kept = [path for path in target if path not in ours.values()]
+    source = {name: source[path] for name, path in theirs.items()}
+    target = {name: target[path] for name, path in ours.items()}
+    skipped = chosen(source | target, parts, of="either model")
     faults, values, inflated = [], {}, []
     for path, variable in target.items():
         if path in skipped:
@@ -62,8 +76,7 @@ def inflate(
             continue
         value, shape = np.asarray(source[path][...]), tuple(variable.shape)
         if value.ndim >= 3 and value.shape == shape[1:]:
-            exact = np.promote_types(value.dtype, np.float32)
-            value = np.broadcast_to(np.true_divide(value, shape[0], dtype=exact), shape)
+            value = _copies(value, shape)
             inflated.append(path)
         if value.shape != shape:
             faults.append(f"shape: {path} is {list(value.shape)}; the video needs {list(shape)}")
@@ -74,13 +87,20 @@ def inflate(
     unused = [path for path in source if path not in target]
     faults += [f"no place in the video model: {path}" for path in unused if path not in skipped]
     if faults:
-        names = f"{type(image_model).__name__} does not fit this {type(video_model).__name__}"
-        raise CheckpointError(f"the image model {names}:", faults)
+        image, video = type(image_model).__name__, type(video_model).__name__
+        raise CheckpointError(f"the image model {image} does not fit this {video}:", faults)
     for path, value in values.items():
         target[path].set_value(jnp.asarray(value))
-    copied = tuple(path for path in values if path not in inflated)
-    kept = tuple(path for path in target if path in skipped)
-    return Inflation(copied, tuple(inflated), kept, tuple(unused))
+    copied = tuple(ours[path] for path in values if path not in inflated)
+    kept += [ours[path] for path in target if path in skipped]
+    enlarged = tuple(ours[path] for path in inflated)
+    return Inflation(copied, enlarged, (*kept,), (*left, *(theirs[path] for path in unused)))
+
+
+def _copies(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return copies of a kernel along a first axis, which sum to it."""
+    exact = np.promote_types(kernel.dtype, np.float32)
+    return np.broadcast_to(np.true_divide(kernel, shape[0], dtype=exact), shape)
 
 
 def _arrays(model: nnx.Module) -> dict[str, nnx.Variable]:

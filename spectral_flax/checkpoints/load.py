@@ -16,7 +16,7 @@ from spectral_flax.checkpoints.entries import weights_in
 from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits, shape_of
 from spectral_flax.checkpoints.names.layouts import LEAF_NAMES, Layout, each, usual
 from spectral_flax.checkpoints.names.tables import Rule, ignored_by, tables_for
-from spectral_flax.checkpoints.parts import as_parts, chosen, covers
+from spectral_flax.checkpoints.parts import INSERTED, as_parts, chosen, covers, inserted_in
 from spectral_flax.checkpoints.prefixes import weights_below
 from spectral_flax.checkpoints.torch.reader import read_torch
 from spectral_flax.checkpoints.values import UnfitValueError, converted
@@ -255,7 +255,8 @@ def _without(skip, table: _Table, mapping, model: str) -> tuple[list[Entry], set
     A model may have been built without the part (num_classes=None) that the file has: its rule
     tells its names then. Names of the file serve where they are none of ours.
     """
-    parts, entries = as_parts(skip), table.entries
+    entries = table.entries
+    parts = _with_inserted(as_parts(skip), [e.path for e in entries])
     rules = {re.sub(r"\\(?=\.)", "", rule.path): rule for rule in table.rules}
     paths = rules.keys() | {e.path for e in entries}
     theirs = [part for part in parts if not any(covers(part, path) for path in paths)]
@@ -267,6 +268,14 @@ def _without(skip, table: _Table, mapping, model: str) -> tuple[list[Entry], set
     names = [n for path, rule in rules.items() for n in rule.names if _any_covers(parts, path)]
     left |= {name for name in mapping if _any_covers(names, name)}
     return [e for e in entries if e.path not in skipped], left
+
+
+def _with_inserted(parts: tuple[str, ...], paths: list[str]) -> tuple[str, ...]:
+    """Return the parts with each inserted block in place of the name for all, if there are any."""
+    inserted = inserted_in(paths)
+    if INSERTED not in parts or not inserted:
+        return parts
+    return (*(part for part in parts if part != INSERTED), *inserted)
 
 
 def _any_covers(parts: Iterable[str], path: str) -> bool:

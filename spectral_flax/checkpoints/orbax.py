@@ -15,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from spectral_flax.checkpoints.earlier import with_current_names
 from spectral_flax.checkpoints.torch.budget import Budget
 from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
 from spectral_flax.files import read_small
@@ -78,6 +79,8 @@ def read_orbax(path: str | os.PathLike) -> Weights:
     for name, checksum in about.crc32.items():
         if name not in tensors or _checksum(tensors[name]) != checksum:
             raise ValueError(f"{path} is damaged: {quoted(name)} is not what was written")
+    if about.names == "flax":
+        tensors = with_current_names(tensors)
     return Weights(tensors=tensors, names=about.names, model=about.model, options=about.options)
 
 

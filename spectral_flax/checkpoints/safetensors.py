@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from spectral_flax.checkpoints.earlier import with_current_names
 from spectral_flax.checkpoints.json_text import parse_json
 from spectral_flax.checkpoints.torch.budget import Budget, size_of
 from spectral_flax.checkpoints.weights import (
@@ -106,7 +107,10 @@ def _read(file, size: int) -> Weights:
         tensors[name] = array if np.little_endian else array.byteswap()
     if 8 + length + position != size:
         raise ValueError(f"{size - 8 - length - position} bytes follow its last array")
-    return Weights({name: tensors[name] for name in header}, **model)
+    tensors = {name: tensors[name] for name in header}
+    if model["names"] == "flax":
+        tensors = with_current_names(tensors)
+    return Weights(tensors, **model)
 
 
 def _model(metadata: Any) -> dict[str, Any]:

@@ -12,9 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax.checkpoints.earlier import current_options
 from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits
 from spectral_flax.checkpoints.json_text import parse_json
-from spectral_flax.checkpoints.parts import chosen
+from spectral_flax.checkpoints.parts import (
+    INSERTED,
+    as_parts,
+    chosen,
+    inserted_in,
+    without_inserted,
+)
 from spectral_flax.checkpoints.prefixes import entries_below, weights_below
 from spectral_flax.checkpoints.values import UnfitValueError, converted
 from spectral_flax.messages import quoted, shown
@@ -82,9 +89,13 @@ def assign(
     wanted = {".".join(map(str, path)): (path, variable) for path, variable in graph}
     generators = nnx.to_flat_state(nnx.state(model, nnx.RngState))
     drawn = {".".join(map(str, path)) for path, _ in generators}
+    parts = as_parts(skip)
+    if INSERTED in parts and (inserted_in(wanted) or inserted_in(tensors)):
+        parts = tuple(part for part in parts if part != INSERTED)
+        wanted, tensors = without_inserted(wanted), without_inserted(tensors)
     below = weights_below(tensors, [wanted.keys()])
     found = {name: array for name, array in below.tensors.items() if name not in drawn}
-    left = chosen(wanted.keys() | found.keys(), skip, of=type(model).__name__)
+    left = chosen(wanted.keys() | found.keys(), parts, of=type(model).__name__)
     expected = {name: v.shape for name, (_, v) in wanted.items() if name not in left}
     faults = misfits(expected, found, left, shapes=False)
     title = f"the weights do not fit this {type(model).__name__}:"
@@ -152,7 +163,7 @@ def _options(found: Any) -> dict[str, Any]:
     for name in found:
         if not (name.isidentifier() and len(name) < 100):
             raise ValueError(f"an option is called {quoted(name)}")
-    return {name: _rich(value) for name, value in found.items()}
+    return current_options({name: _rich(value) for name, value in found.items()})
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model options on the command line: ``-O ratio=0.5 -O blocks_after={2:(1,)}``."""
+"""Model options on the command line: ``-O ratio=0.5 -O blocks_at={2:(1,)}``."""
 
 import argparse
 import ast

@@ -11,11 +11,15 @@ from spectral_flax.models.registry import (
     list_models,
     register,
 )
-from spectral_flax.models.resnet import ResNet
+from spectral_flax.models.residual import Residual
+from spectral_flax.models.resnet import Head, ResNet, Stem
 
 __all__ = [
     "Card",
+    "Head",
     "ResNet",
+    "Residual",
+    "Stem",
     "abstract_model",
     "card",
     "create_model",

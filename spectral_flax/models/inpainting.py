@@ -6,12 +6,11 @@ Suvorov et al., "Resolution-robust Large Mask Inpainting with Fourier Convolutio
 
 import functools
 import itertools
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating
 from spectral_flax.functional.fourier import Implementation
@@ -19,9 +18,10 @@ from spectral_flax.layers.activations import LeakyReLU
 from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.checks import as_channels_last
 from spectral_flax.layers.ffc import FFC
+from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
-from spectral_flax.models.registry import Card, register
+from spectral_flax.models.registry import Card
 from spectral_flax.models.variants import define
 
 _ACTIVATIONS = {"sigmoid": nnx.sigmoid, "tanh": jnp.tanh, None: lambda x: x}
@@ -39,8 +39,9 @@ class ResidualFFC(nnx.Module):
 
 
 class Lama(Rematerialisable):
-    """Generator of LaMa: ``[N, H, W, in_features] -> [N, H, W, out_features]``, H and W in eights.
+    """Generator of LaMa: ``[N, H, W, in_features] -> [N, H, W, out_features]``.
 
+    H and W are multiples of ``2**downsampling``.
     A 7x7 convolution, ``downsampling`` halvings, residual blocks of FFCs, as many doublings, a 7x7
     convolution. The input is the image (values in [0, 1]) times (1 - mask), then the mask (1 where
     the image is missing). Convolutions pad by reflection.
@@ -70,10 +71,7 @@ class Lama(Rematerialisable):
         out_features: int = 3,
         output_activation: str | None = "sigmoid",
         implementation: Implementation = "auto",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         if output_activation not in _ACTIVATIONS:
             raise ValueError(
@@ -82,7 +80,6 @@ class Lama(Rematerialisable):
         for name, value, least in (("blocks", blocks, 0), ("downsampling", downsampling, 1)):
             if value < least:
                 raise ValueError(f"{name}={value}; expected at least {least}")
-        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
         plain = functools.partial(FFC, ratio_in=0, ratio_out=0, padding_mode="reflect")
 
         def spectral(ratio_in):
@@ -146,7 +143,7 @@ class Lama(Rematerialisable):
 
 
 class PatchDiscriminator(nnx.Module):
-    """Judge of patches: ``[N, H, W, in_features] -> [N, H', W', 1]``, a logit for each.
+    """PatchGAN discriminator: ``[N, H, W, in_features] -> [N, H', W', 1]``, a logit per patch.
 
     4x4 convolutions, the first ``layers`` of stride 2, with leaky ReLU and, but for the first and
     the last, batch normalisation. Isola et al., CVPR 2017; Wang et al., pix2pixHD, CVPR 2018.
@@ -159,14 +156,10 @@ class PatchDiscriminator(nnx.Module):
         width: int = 64,
         layers: int = 4,
         max_features: int = 512,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         if layers < 1:
             raise ValueError(f"layers={layers}; expected at least 1")
-        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
         window = dict(padding=2, use_bias=True)
         leaky = LeakyReLU(0.2)
         widths = [min(width * 2**i, max_features) for i in range(layers + 1)]
@@ -204,38 +197,10 @@ _CARD = Card(
 )
 
 
-@register(_CARD)
-def lama(
-    *,
-    blocks: int = 9,
-    ratio: float = 0.75,
-    lfu: bool = False,
-    width: int = 64,
-    output_activation: str | None = "sigmoid",
-    implementation: Implementation = "auto",
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    precision: lax.PrecisionLike = None,
-    rngs: nnx.Rngs,
-) -> Lama:
-    """LaMa-Fourier: ``[N, H, W, 4] -> [N, H, W, 3]``. Options as in `Lama`."""
-    return Lama(
-        blocks=blocks,
-        ratio=ratio,
-        lfu=lfu,
-        width=width,
-        output_activation=output_activation,
-        implementation=implementation,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        precision=precision,
-        rngs=rngs,
-    )
-
-
+define("lama", Lama, _CARD, "LaMa-Fourier: ``[N, H, W, 4] -> [N, H, W, 3]``.")
 define(
     "lama_big",
-    lama,
+    Lama,
     _CARD,
     "Big LaMa, of 18 residual blocks: ``[N, H, W, 4] -> [N, H, W, 3]``.",
     defaults=dict(blocks=18),

@@ -25,7 +25,7 @@ def published_places(block: str, depths: Sequence[int], rank: int) -> dict[int, 
     stage they concern for any other.
     """
     if len(depths) < 3:
-        raise ValueError(f"depths={tuple(depths)} has no stage 3; name blocks_after")
+        raise ValueError(f"depths={tuple(depths)} has no stage 3; name blocks_at")
     if block.startswith("cgnl"):  # Yue et al., NeurIPS 2018: one, before the last residual block
         return {3: (max(depths[2] - 2, 0),)}
     runs = {2: max(2, depths[1] // 2), 3: max(2, depths[2] // 3)}
@@ -38,14 +38,14 @@ def published_places(block: str, depths: Sequence[int], rank: int) -> dict[int, 
 
 def inserted_blocks(
     block: str | None,
-    blocks_after: Mapping[int, Sequence[int]] | None,
+    blocks_at: Mapping[int, Sequence[int]] | None,
     options: Mapping[str, Any] | None,
     depths: Sequence[int],
     bottleneck: bool,
     *,
     rank: int,
 ) -> dict[str, Any]:
-    """Return the arguments ``block`` and ``blocks_after`` of a `ResNet`, given those of a model.
+    """Return the arguments ``block`` and ``blocks_at`` of a `ResNet`, given those of a model.
 
     ``options`` are those of the block; where they are silent, the published network's. A block
     that depends on the size of its map gets it from the network.
@@ -55,7 +55,7 @@ def inserted_blocks(
       TypeError: no such option.
     """
     if block is None:
-        for name, value in ("blocks_after", blocks_after), ("block_options", options):
+        for name, value in ("blocks_at", blocks_at), ("block_options", options):
             if value:
                 raise ValueError(f"{name}={value!r} but block=None: no block to insert")
         return {}
@@ -67,10 +67,10 @@ def inserted_blocks(
             raise TypeError(f"block {block!r} has no option {option!r}; {closest(option, known)}")
     layers = (3 if bottleneck else 2) * sum(depths) + 2
     options = _published_options(block, layers, rank) | dict(options or {})
-    if blocks_after is None:
-        blocks_after = published_places(block, depths, rank)
+    if blocks_at is None:
+        blocks_at = published_places(block, depths, rank)
     build = functools.partial(_build, block, options)
-    return dict(block=build, blocks_after=_as_places(blocks_after))
+    return dict(block=build, blocks_at=_as_places(blocks_at))
 
 
 def block_options(block: str) -> list[str]:
@@ -79,12 +79,12 @@ def block_options(block: str) -> list[str]:
     return [*known, "spectrum_relu"] if block == "srl_fft" else known
 
 
-def _as_places(blocks_after: Mapping) -> dict[int, tuple[int, ...]]:
+def _as_places(blocks_at: Mapping) -> dict[int, tuple[int, ...]]:
     try:  # keys that went through JSON are text
-        return {int(stage): tuple(indices) for stage, indices in blocks_after.items()}
+        return {int(stage): tuple(indices) for stage, indices in blocks_at.items()}
     except (AttributeError, TypeError, ValueError):
         raise ValueError(
-            f"blocks_after={blocks_after!r}; expected residual blocks by stage, as {{2: (1, 3)}}"
+            f"blocks_at={blocks_at!r}; expected residual blocks by stage, as {{2: (1, 3)}}"
         ) from None
 
 

@@ -6,26 +6,26 @@ residual blocks: Chi et al., "Spectral Residual Learning".
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jax.typing import DTypeLike
 
 from spectral_flax.layers.basic import conv, normal
+from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
-from spectral_flax.models.image import BACKBONES
+from spectral_flax.models.classifier import BACKBONES
 from spectral_flax.models.placement import inserted_blocks
 from spectral_flax.models.registry import Card
-from spectral_flax.models.resnet import ResNet
+from spectral_flax.models.residual import Residual
+from spectral_flax.models.resnet import Head, ResNet, Stem
 from spectral_flax.models.variants import BLOCK_PAPERS, BLOCK_TITLES, define
 
 # Padding and output padding with which a transposed convolution of stride 2 doubles a map.
 _PADDINGS = {2: (0, 0), 3: (1, 1), 4: (1, 0)}
 
+DECODER = "decoder"  # names the deconvolutions in ``blocks_at``
 _ENCODERS = {"strided": {}, "dilated": dict(dilated=(3, 4)), "unstrided": dict(unstrided=(3, 4))}
 
 
@@ -40,7 +40,7 @@ class PoseResNet(Rematerialisable):
       deconvolutions: transposed convolutions of stride 2, with normalisation and ReLU.
       kernels: their sides, 2, 3 or 4: one for all, or one for each.
       width: their features.
-      blocks_after: zero-based deconvolutions after which ``block(width, size=…)`` stands.
+      blocks_at: zero-based deconvolutions that a ``block(width, size=…)`` follows.
       input_size: H, W of the images that blocks of fixed map size are built for.
     """
 
@@ -53,27 +53,23 @@ class PoseResNet(Rematerialisable):
         kernels: int | Sequence[int] = 4,
         width: int = 256,
         block: Callable[..., nnx.Module] | None = None,
-        blocks_after: Sequence[int] = (),
+        blocks_at: Sequence[int] = (),
         input_size: Sequence[int] = (256, 192),
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         for name, value in (("num_joints", num_joints), ("width", width)):
             if value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1")
         if deconvolutions < 0:
             raise ValueError(f"deconvolutions={deconvolutions}; expected at least 0")
-        if blocks_after and block is None:
-            raise ValueError(f"blocks_after={tuple(blocks_after)} but no block was given")
-        for i in blocks_after:
+        if blocks_at and block is None:
+            raise ValueError(f"blocks_at={tuple(blocks_at)} but no block was given")
+        for i in blocks_at:
             if not 0 <= i < deconvolutions:
                 raise ValueError(
-                    f"blocks_after={tuple(blocks_after)}; expected numbers of the "
+                    f"blocks_at={tuple(blocks_at)}; expected numbers of the "
                     f"{deconvolutions} deconvolutions, from 0"
                 )
-        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
         initial = dict(kernel_init=normal(0.001))
         height, width_ = encoder.map_sizes(input_size)[-1]
         features = encoder.num_features
@@ -84,7 +80,7 @@ class PoseResNet(Rematerialisable):
             options = dict(padding=padding, output_padding=output_padding, **initial, **numerics)
             layers.append(TransposedConvNormAct(features, width, kernel, **options))
             features, height, width_ = width, 2 * height, 2 * width_
-            if i in blocks_after:
+            if i in blocks_at:
                 self.blocks[str(i)] = block(features, rank=2, size=(height, width_), **numerics)
         self.deconvolutions = nnx.List(layers)
         self.head = conv(features, num_joints, use_bias=True, **initial, **numerics)
@@ -122,8 +118,7 @@ def pose_resnet(
     *,
     backbone: str,
     block: str | None = None,
-    decoder_blocks: Sequence[int] | None = None,
-    blocks_after: Mapping[int, Sequence[int]] | None = None,
+    blocks_at: Mapping[int | Literal["decoder"], Sequence[int]] | None = None,
     block_options: Mapping[str, Any] | None = None,
     input_size: Sequence[int] = (256, 192),
     encoder: Literal["strided", "dilated", "unstrided"] = "strided",
@@ -134,20 +129,16 @@ def pose_resnet(
     encoder_width: int = 64,
     decoder_width: int = 256,
     depths: Sequence[int] | None = None,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    precision: lax.PrecisionLike = None,
-    rngs: nnx.Rngs,
+    **numerics: Unpack[Numerics],
 ) -> PoseResNet:
     """Build a pose network: ``[N, H, W, in_features] -> [N, H/4, W/4, num_joints]``.
 
     Args:
       backbone: a key of `image.BACKBONES`.
       block: the name of a block of `layers.blocks.BLOCKS`, or None.
-      decoder_blocks: zero-based deconvolutions after which it stands; None: all of them, unless
-        ``blocks_after`` puts it into the encoder.
-      blocks_after: the encoder's residual blocks (stage → zero-based) after which it stands.
-      block_options: options of the block; None is as published.
+      blocks_at: what one follows: zero-based deconvolutions under "decoder", residual blocks of
+        the encoder under their stage; None: every deconvolution.
+      block_options: options of the block; None: the published ones.
       input_size: H, W of the images that blocks of fixed map size are built for.
       encoder: "strided"; "dilated": the strides of stages 3 and 4 are replaced by dilation;
         "unstrided": they are left out.
@@ -156,32 +147,31 @@ def pose_resnet(
       depths: residual blocks of each stage; None is that of the backbone.
 
     Raises:
-      ValueError: an option has no such value, or places are named without a block.
+      ValueError: an option has no such value, or ``blocks_at`` is given without a block.
       TypeError: the block has no such option.
     """
     if encoder not in _ENCODERS:
         raise ValueError(f"encoder={encoder!r}; expected one of {', '.join(map(repr, _ENCODERS))}")
-    if block is None and decoder_blocks:
-        raise ValueError(f"decoder_blocks={tuple(decoder_blocks)} but block=None")
-    published_depths, kind = BACKBONES[backbone]
-    depths = published_depths if depths is None else depths
-    bottleneck = kind.get("bottleneck", True)
-    places = {} if block is not None and blocks_after is None else blocks_after
-    inserted = inserted_blocks(block, places, block_options, depths, bottleneck, rank=2)
     if deconvolutions is None:
         deconvolutions = 3 if encoder == "strided" else 1
-    if decoder_blocks is None:
-        decoder_blocks = range(deconvolutions) if block is not None and not blocks_after else ()
-    numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
+    if blocks_at is None:
+        blocks_at = {} if block is None else {DECODER: tuple(range(deconvolutions))}
+    in_encoder, in_decoder = _by_network(block, blocks_at)
+    published_depths, kind = BACKBONES[backbone]
+    depths = published_depths if depths is None else depths
+    residual = Residual(**kind)
+    inserted = inserted_blocks(
+        block, in_encoder, block_options, depths, residual.bottleneck, rank=2
+    )
     resnet = ResNet(
         depths,
-        **inserted,
-        input_size=input_size,
-        in_features=in_features,
+        residual=residual,
+        stem=Stem(in_features=in_features),
+        head=Head(num_classes=None),
         width=encoder_width,
-        num_classes=None,
+        input_size=input_size,
+        **inserted,
         **_ENCODERS[encoder],
-        **kind,
         **numerics,
     )
     return PoseResNet(
@@ -191,10 +181,24 @@ def pose_resnet(
         kernels=deconvolution_kernels,
         width=decoder_width,
         block=inserted.get("block"),
-        blocks_after=tuple(decoder_blocks),
+        blocks_at=in_decoder,
         input_size=input_size,
         **numerics,
     )
+
+
+def _by_network(block: str | None, blocks_at: Any) -> tuple[dict[int, Any], tuple[int, ...]]:
+    """Return what blocks follow in the encoder, by stage, and in the decoder."""
+    if block is None and blocks_at:
+        raise ValueError(f"blocks_at={blocks_at!r} but block=None: no block to insert")
+    in_decoder = blocks_at.get(DECODER, ()) if isinstance(blocks_at, Mapping) else None
+    if not isinstance(in_decoder, Sequence):
+        raise ValueError(
+            f"blocks_at={blocks_at!r}; expected deconvolutions and residual blocks, as "
+            f"{{{DECODER!r}: (0, 1), 2: (1, 3)}}"
+        )
+    in_encoder = {stage: blocks for stage, blocks in blocks_at.items() if stage != DECODER}
+    return in_encoder, tuple(in_decoder)
 
 
 _PAPER = "Xiao et al., Simple Baselines for Human Pose Estimation and Tracking, ECCV 2018"

@@ -3,13 +3,13 @@
 
 import dataclasses
 import fnmatch
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import nnx
 
+from spectral_flax.layers.numerics import parameters_of
 from spectral_flax.messages import closest
 
 MODELS: dict[str, Callable[..., nnx.Module]] = {}
@@ -65,7 +65,7 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
       TypeError: no such option (likewise).
     """
     function = _function(name)
-    known = [option for option in inspect.signature(function).parameters if option != "rngs"]
+    known = [option for option in parameters_of(function) if option != "rngs"]
     for option in options:
         if option not in known:
             raise TypeError(f"{name} has no option {option!r}; {closest(option, known)}")

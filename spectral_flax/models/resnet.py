@@ -5,114 +5,100 @@ He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with the s
 convolution; Xie et al., "Aggregated Residual Transformations", CVPR 2017 (ResNeXt).
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating, wide
-from spectral_flax.layers.basic import ConvNormAct, SqueezeExcite, conv, linear
+from spectral_flax.layers.basic import ConvNormAct, linear
+from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
+from spectral_flax.models.residual import (
+    BOTTLENECKS,
+    Convolution,
+    Residual,
+    ResidualBlock,
+    block_shapes,
+    spatial_window,
+)
 
-Convolution = Callable[..., nnx.Module]
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stem:
+    """The first convolution of a network, and the 3x3 maximum pooling of stride 2 behind it.
 
-class ResidualBlock(nnx.Module):
-    """Two 3x3 convolutions, or 1x1, 3x3, 1x1 (bottleneck), beside a shortcut.
-
-    ``[N, *spatial, in_features] -> [N, *spatial', out_features]``. The first 3x3 convolution
-    carries the stride; the first convolution of all also looks ``temporal`` frames wide. With a
-    two-path convolution (FFC), ``ratio_in`` and ``ratio_out`` are the shares of the global path
-    in the block's input and output; inside it is already ``ratio_out``.
+    Attributes:
+      in_features: channels of the input.
+      kernel: height and width of the convolution.
+      stride: along height and width.
+      temporal_kernel: frames that the convolution sees (video).
+      pool: whether it is followed by the pooling.
+      pool_padding: padding of the pooling.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        width: int,
-        out_features: int,
-        *,
-        bottleneck: bool = True,
-        convolution: Convolution = conv,
-        ratio_in: float = 0.0,
-        ratio_out: float = 0.0,
-        projection: bool = False,
-        rank: int = 2,
-        temporal: int = 1,
-        strides: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        se: bool = False,
-        rngs: nnx.Rngs,
-        **numerics,
-    ):
-        first = dict(layer=_with_ratios(convolution, ratio_in, ratio_out), rank=rank, rngs=rngs)
-        rest = dict(layer=_with_ratios(convolution, ratio_out, ratio_out), rank=rank, rngs=rngs)
-        first, rest, last = first | numerics, rest | numerics, dict(activation=None)
-        strided = dict(strides=_window(rank, strides), dilation=_window(rank, dilation))
-        point, square = _window(rank, 1), _window(rank, 3)
-        if bottleneck:
-            kernel = _window(rank, 1, temporal)
-            self.conv1 = ConvNormAct(in_features, width, kernel, **first)
-            self.conv2 = ConvNormAct(width, width, square, groups=groups, **strided, **rest)
-            self.conv3 = ConvNormAct(width, out_features, point, **rest, **last)
-        else:
-            kernel = _window(rank, 3, temporal)
-            self.conv1 = ConvNormAct(in_features, width, kernel, **strided, **first)
-            self.conv2 = ConvNormAct(width, out_features, square, **rest, **last)
-            self.conv3 = None
-        self.se = SqueezeExcite(out_features, rngs=rngs, **numerics) if se else None
-        stride = dict(strides=strided["strides"])
-        self.shortcut = (
-            ConvNormAct(in_features, out_features, point, **stride, **first, **last)
-            if projection or strides != 1 or in_features != out_features
-            else None
-        )
+    in_features: int = 3
+    kernel: int = 7
+    stride: int = 2
+    temporal_kernel: int = 1
+    pool: bool = True
+    pool_padding: int = 1
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.conv2(self.conv1(x))
-        if self.conv3 is not None:
-            y = self.conv3(y)
-        if self.se is not None:
-            y = self.se(y)
-        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Head:
+    """Pooling, dropout and the linear layer at the end of a network.
+
+    Attributes:
+      num_classes: None leaves the linear layer out: the result is the pooled features.
+      dropout: rate of dropout before the linear layer.
+      pool_size: None averages the whole last map. A number averages windows of that height and
+        width (and all frames) at every position; the linear layer's results are averaged.
+
+    Raises:
+      ValueError: no such number of classes, or rate.
+    """
+
+    num_classes: int | None = 1000
+    dropout: float = 0.0
+    pool_size: int | None = None
+
+    def __post_init__(self):
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(
+                f"num_classes={self.num_classes}; expected at least 1, or None for no head"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"dropout={self.dropout}; expected a rate from 0 up to, not including, 1"
+            )
 
 
 class ResNet(Rematerialisable):
     """Residual network: ``[N, *spatial, in_features] -> [N, num_classes]``.
 
+    ``stage1``, ``stage2``, … are lists of residual blocks in which each inserted block follows the
+    residual block that it is placed after.
+
     Args:
       depths: residual blocks of each stage.
-      bottleneck: blocks of three convolutions, four times as wide at the end.
-      groups: of the 3x3 convolutions of bottlenecks (ResNeXt).
-      width_per_group: of the same.
-      convolution: that of all blocks.
-      ratio: share of its global channels. With a ratio, the map is split from the first block on
-        and joined by the first block of the last stage; ``ratio=0`` is the plain network.
-      project_first: the first block of all has a projection in its shortcut even where it keeps the
-        shape, as in published FFC networks of basic blocks with ratio 0.
-      se: squeeze and excitation in every block.
+      residual: options of the residual blocks.
+      stem: the first convolution.
+      head: pooling and the linear layer.
+      width: features of the first stage's narrow convolutions; each stage doubles it.
+      rank: 2 for images, 3 for video.
+      temporal_kernels: for video, frames that the first convolution of each residual block sees, by
+        stage and block.
+      temporal_pool_stride: for video, every so many frames become one (their maximum) after
+        stage 1.
       block: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape.
-      blocks_after: one stands after each residual block named here (stage → zero-based ones).
+      blocks_at: residual blocks that one follows (stage → zero-based ones).
       input_size: (T,) H, W of the input that the blocks are built for: each is then also given
         ``size``, that of its map. None: they are not.
       dilated: stages (3, 4) whose stride is replaced by dilation.
       unstrided: stages whose stride is left out, without dilation.
-      stem: "imagenet" (7x7 stride 2, pooling) or "small" (3x3 stride 1, for small images).
-      width: features of the first stage's narrow convolutions; each stage doubles it.
-      stem_margin: padding of the pooling after the stem.
-      rank: 2 for images, 3 for video.
-      temporal: for video, frames that the first convolution of each block sees, by stage and block.
-      stem_frames: for video, frames that the stem's convolution sees.
-      frame_pooling: for video, every so many frames become one (their maximum) after stage 1.
-      head_window: None averages the whole last map. A number averages windows of that height and
-        width (and all frames) at every position; the head's results are averaged.
-      dropout: rate, between average and head.
-      num_classes: None leaves the head out: the result is the pooled features.
 
     Raises:
       ValueError: an option names a stage or block that does not exist, or has no such value.
@@ -122,140 +108,92 @@ class ResNet(Rematerialisable):
         self,
         depths: Sequence[int],
         *,
-        bottleneck: bool = True,
-        groups: int = 1,
-        width_per_group: int = 64,
-        convolution: Convolution = conv,
-        ratio: float = 0.0,
-        project_first: bool = False,
-        se: bool = False,
+        residual: Residual = BOTTLENECKS,
+        stem: Stem = Stem(),
+        head: Head = Head(),
+        width: int = 64,
+        rank: int = 2,
+        temporal_kernels: Sequence[Sequence[int]] | None = None,
+        temporal_pool_stride: int = 1,
         block: Convolution | None = None,
-        blocks_after: Mapping[int, Sequence[int]] | None = None,
+        blocks_at: Mapping[int, Sequence[int]] | None = None,
         input_size: Sequence[int] | None = None,
         dilated: Sequence[int] = (),
         unstrided: Sequence[int] = (),
-        stem: str = "imagenet",
-        stem_margin: int = 1,
-        width: int = 64,
-        rank: int = 2,
-        temporal: Sequence[Sequence[int]] | None = None,
-        stem_frames: int = 1,
-        frame_pooling: int = 1,
-        head_window: int | None = None,
-        dropout: float = 0.0,
-        in_features: int = 3,
-        num_classes: int | None = 1000,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
-        if not 0 <= ratio <= 1:
-            raise ValueError(f"ratio={ratio} lies outside [0, 1]")
-        if stem not in ("imagenet", "small"):
-            raise ValueError(f"stem={stem!r}; expected 'imagenet' or 'small'")
-        if num_classes is not None and num_classes < 1:
-            raise ValueError(f"num_classes={num_classes}; expected at least 1, or None for no head")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}; expected a rate from 0 up to, not including, 1")
         if not depths or min(depths) < 1:
             raise ValueError(f"depths={tuple(depths)}; expected at least one block in each stage")
-        places = _check_places(blocks_after or {}, depths, block)
-        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision)
-        self.rank, self.in_features = rank, in_features
-        self.pooled, self.stem_margin = stem == "imagenet", stem_margin
-        self.frame_pooling, self.head_window = frame_pooling, head_window
+        blocks_at = _check_blocks_at(blocks_at or {}, depths, block)
+        self.rank = rank
         self.depths = tuple(depths)
-        self.dilated, self.unstrided = tuple(dilated), tuple(unstrided)
-        sizes = self.map_sizes(input_size) if places and input_size is not None else None
-        kernel, stride = (7, 2) if self.pooled else (3, 1)
+        self.dilated = tuple(dilated)
+        self.unstrided = tuple(unstrided)
+        self.temporal_pool_stride = temporal_pool_stride
+        self.stem_options = stem
+        self.head_pool_size = head.pool_size
+        sizes = self.map_sizes(input_size) if blocks_at and input_size is not None else None
         self.stem = ConvNormAct(
-            in_features,
+            stem.in_features,
             width,
-            _window(rank, kernel, stem_frames),
-            strides=_window(rank, stride),
+            spatial_window(rank, stem.kernel, stem.temporal_kernel),
+            strides=spatial_window(rank, stem.stride),
             rank=rank,
-            rngs=rngs,
             **numerics,
         )
-        features, dilation, ratio_in = width, 1, 0.0
-        self.inserted = nnx.Dict()
+        shapes = list(block_shapes(depths, width, residual, dilated, unstrided))
         for stage, depth in enumerate(depths, start=1):
-            planes = width * 2 ** (stage - 1)
-            inner = planes * width_per_group // 64 * groups if bottleneck else planes
-            out_features = planes * (4 if bottleneck else 1)
-            ratio_out = ratio if stage < len(depths) else 0.0
-            stride = 1 if stage == 1 or stage in unstrided else 2
             blocks = []
             for i in range(depth):
-                first_dilation = dilation  # the first block of a dilated stage keeps the one before
-                if i == 0 and stage in dilated:
-                    dilation, stride = dilation * stride, 1
-                blocks.append(
-                    ResidualBlock(
-                        features,
-                        inner,
-                        out_features,
-                        bottleneck=bottleneck,
-                        convolution=convolution,
-                        ratio_in=ratio_in,
-                        ratio_out=ratio_out,
-                        projection=ratio_in != ratio_out
-                        or (project_first and stage == 1 and i == 0),
-                        rank=rank,
-                        temporal=temporal[stage - 1][i] if temporal else 1,
-                        strides=stride if i == 0 else 1,
-                        dilation=first_dilation if i == 0 else dilation,
-                        groups=groups if bottleneck else 1,
-                        se=se,
-                        rngs=rngs,
-                        **numerics,
-                    )
-                )
-                features, ratio_in = out_features, ratio_out
-                if i in places.get(stage, ()):
+                shape = shapes.pop(0)
+                kernel = temporal_kernels[stage - 1][i] if temporal_kernels else 1
+                options = dict(rank=rank, temporal_kernel=kernel)
+                blocks.append(ResidualBlock(shape, residual, **options, **numerics))
+                if i in blocks_at.get(stage, ()):
                     size = {} if sizes is None else {"size": sizes[stage - 1]}
-                    inserted = block(features, rank=rank, rngs=rngs, **size, **numerics)
-                    self.inserted[f"stage{stage}_{i}"] = inserted
+                    blocks.append(block(shape.out_features, rank=rank, **size, **numerics))
             setattr(self, f"stage{stage}", nnx.List(blocks))
-        self.num_features = features
-        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
-        head = functools.partial(linear, features, rngs=rngs, **numerics)
-        self.head = None if num_classes is None else head(num_classes)
+        features = self.num_features = shape.out_features
+        self.dropout = nnx.Dropout(head.dropout, rngs=numerics["rngs"]) if head.dropout else None
+        classes = head.num_classes
+        self.head = None if classes is None else linear(features, classes, **numerics)
+
+    @property
+    def stages(self) -> tuple[nnx.List, ...]:
+        """The stages: residual blocks and, each behind its own, inserted blocks."""
+        return tuple(getattr(self, f"stage{n}") for n in range(1, len(self.depths) + 1))
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Return the feature maps by name: ``stem``, ``stage1`` and so on."""
         x = as_floating(x=x)
-        if x.ndim != self.rank + 2 or x.shape[-1] != self.in_features:
+        in_features = self.stem_options.in_features
+        if x.ndim != self.rank + 2 or x.shape[-1] != in_features:
             axes = ["N", "T", "H", "W"] if self.rank == 3 else ["N", "H", "W"]
-            expected = ", ".join([*axes, str(self.in_features)])
+            expected = ", ".join([*axes, str(in_features)])
             raise ValueError(f"x has shape {x.shape}; expected [{expected}]")
         if 0 in x.shape[1:]:
             raise ValueError(f"x has shape {x.shape}; expected no empty spatial axis")
         self.map_sizes(x.shape[1:-1])
         x = self.stem(x)
         maps = {"stem": x}
-        if self.pooled:
-            margins = [(p, p) for p in _window(self.rank, self.stem_margin, 0)]
-            x = nnx.max_pool(x, _window(self.rank, 3), _window(self.rank, 2), margins)
-        for stage, depth in enumerate(self.depths, start=1):
-            blocks = getattr(self, f"stage{stage}")
-            for i in range(depth):
-                x = self._run(blocks[i], x)
-                if f"stage{stage}_{i}" in self.inserted:
-                    x = self._run(self.inserted[f"stage{stage}_{i}"], x)
+        if self.stem_options.pool:
+            padding = [(p, p) for p in spatial_window(self.rank, self.stem_options.pool_padding, 0)]
+            x = nnx.max_pool(x, spatial_window(self.rank, 3), spatial_window(self.rank, 2), padding)
+        for stage, blocks in enumerate(self.stages, start=1):
+            for block in blocks:
+                x = self._run(block, x)
             maps[f"stage{stage}"] = x
-            if stage == 1 and self.frame_pooling > 1:
-                window = _window(self.rank, 1, self.frame_pooling)
+            if stage == 1 and self.temporal_pool_stride > 1:
+                window = spatial_window(self.rank, 1, self.temporal_pool_stride)
                 x = nnx.max_pool(x, window, window)
         return maps
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.features(x)[f"stage{len(self.depths)}"]
-        if self.head_window is None:
+        if self.head_pool_size is None:
             x = x.mean(tuple(range(1, x.ndim - 1)))
         else:
-            x = _window_means(x, self.head_window)
+            x = _window_means(x, self.head_pool_size)
         if self.dropout is not None:
             x = self.dropout(x)
         if self.head is not None:
@@ -272,16 +210,16 @@ class ResNet(Rematerialisable):
             axes = "T, H, W" if self.rank == 3 else "H, W"
             raise ValueError(f"input_size={tuple(input_size)}; expected {axes}")
         *frames, height, width = input_size
-        size = [height, width]
-        if self.pooled:
-            margin = 2 * self.stem_margin - 3
-            size = [(_halved(n) + margin) // 2 + 1 for n in size]
+        stem = self.stem_options
+        size = [-(-n // stem.stride) for n in (height, width)]
+        if stem.pool:
+            size = [(n + 2 * stem.pool_padding - 3) // 2 + 1 for n in size]
         sizes = []
         for stage in range(1, len(self.depths) + 1):
             if stage > 1 and stage not in (*self.dilated, *self.unstrided):
-                size = [_halved(n) for n in size]
+                size = [-(-n // 2) for n in size]
             if stage == 2:
-                frames = [n // self.frame_pooling for n in frames]
+                frames = [n // self.temporal_pool_stride for n in frames]
             if min(*frames, *size) < 1:
                 raise ValueError(
                     f"the input of size {tuple(input_size)} is too small: nothing is left of it in "
@@ -289,16 +227,6 @@ class ResNet(Rematerialisable):
                 )
             sizes.append((*frames, *size))
         return sizes
-
-
-def _window(rank: int, size: int, temporal: int = 1) -> tuple[int, ...]:
-    """Return ``size`` for the axes of space and, for video, ``temporal`` for that of time."""
-    return (temporal,) * (rank - 2) + (size, size)
-
-
-def _halved(size: int) -> int:
-    """Return what a convolution of stride 2, padded by half its window, leaves of a size."""
-    return (size + 1) // 2
 
 
 def _window_means(x: jax.Array, window: int) -> jax.Array:
@@ -312,22 +240,16 @@ def _window_means(x: jax.Array, window: int) -> jax.Array:
         return nnx.avg_pool(y, tuple(min(window, n) for n in y.shape[1:3])).astype(x.dtype)
 
 
-def _with_ratios(convolution: Convolution, ratio_in: float, ratio_out: float) -> Convolution:
-    if ratio_in == ratio_out == 0:
-        return conv
-    return functools.partial(convolution, ratio_in=ratio_in, ratio_out=ratio_out)
-
-
-def _check_places(places, depths, block) -> dict[int, tuple[int, ...]]:
-    if places and block is None:
-        raise ValueError(f"blocks_after={places} but no block to insert was given")
-    for stage, indices in places.items():
+def _check_blocks_at(blocks_at, depths, block) -> dict[int, tuple[int, ...]]:
+    if blocks_at and block is None:
+        raise ValueError(f"blocks_at={blocks_at} but no block to insert was given")
+    for stage, indices in blocks_at.items():
         if not 1 <= stage <= len(depths):
-            raise ValueError(f"blocks_after names stage {stage}; expected 1 to {len(depths)}")
+            raise ValueError(f"blocks_at names stage {stage}; expected 1 to {len(depths)}")
         for i in indices:
             if not 0 <= i < depths[stage - 1]:
                 raise ValueError(
-                    f"blocks_after places a block after number {i} of stage {stage}, "
+                    f"blocks_at places a block after number {i} of stage {stage}, "
                     f"which has {depths[stage - 1]} (from 0)"
                 )
-    return {stage: tuple(indices) for stage, indices in places.items()}
+    return {stage: tuple(indices) for stage, indices in blocks_at.items()}

@@ -7,16 +7,15 @@ normalisation. U-Net* lacks the last pooling.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating
 from spectral_flax.layers.basic import ConvNormAct, conv
+from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import transposed_conv
 from spectral_flax.models.placement import inserted_blocks
@@ -72,7 +71,7 @@ class UNet(Rematerialisable):
       last_pooling: whether the deepest level halves the map. U-Net* (False) has it as large as
         that above it, so that up4 joins without doubling; H, W ≥ 8 then.
       block: ``block(features, size=…)`` builds a module that keeps the shape.
-      places: where blocks stand, each "b/upN" (before stage N) or "a/upN" (after it).
+      blocks_at: where blocks are, each "b/upN" (before stage N) or "a/upN" (after it).
       input_size: H, W of the images that blocks of fixed map size are built for.
     """
 
@@ -84,19 +83,15 @@ class UNet(Rematerialisable):
         width: int = 64,
         last_pooling: bool = True,
         block: Callable[..., nnx.Module] | None = None,
-        places: Sequence[str] = (),
+        blocks_at: Sequence[str] = (),
         input_size: Sequence[int] = (256, 256),
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         for name, value in (("num_classes", num_classes), ("width", width)):
             if value < 1:
                 raise ValueError(f"{name}={value}; expected at least 1")
-        if places and block is None:
-            raise ValueError(f"places={tuple(places)} but no block was given")
-        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
+        if blocks_at and block is None:
+            raise ValueError(f"blocks_at={tuple(blocks_at)} but no block was given")
         widths = [width * 2**level for level in range(_POOLINGS + 1)]
         self.pooled = (True,) * (_POOLINGS - 1) + (last_pooling,)
         self.in_features = in_features
@@ -109,9 +104,9 @@ class UNet(Rematerialisable):
             for level in reversed(range(_POOLINGS))
         )
         self.head = conv(width, num_classes, use_bias=True, **numerics)
-        sizes = self.map_sizes(input_size) if places else []
+        sizes = self.map_sizes(input_size) if blocks_at else []
         self.blocks = nnx.Dict()
-        for place in places:
+        for place in blocks_at:
             side, stage = _parse(place)
             level = stage if side == "b" else stage - 1
             made = block(widths[level], rank=2, size=sizes[level], **numerics)
@@ -160,51 +155,45 @@ def unet(
     *,
     star: bool = False,
     block: str | None = None,
-    places: Sequence[str] | None = None,
+    blocks_at: Sequence[str] | None = None,
     block_options: Mapping[str, Any] | None = None,
     input_size: Sequence[int] = (256, 256),
     num_classes: int = 2,
     in_features: int = 3,
     width: int = 64,
-    dtype: DTypeLike | None = None,
-    param_dtype: DTypeLike = jnp.float32,
-    precision: lax.PrecisionLike = None,
-    rngs: nnx.Rngs,
+    **numerics: Unpack[Numerics],
 ) -> UNet:
     """Build a U-Net: ``[N, H, W, in_features] -> [N, H, W, num_classes]``.
 
     Args:
       star: without the last pooling.
       block: the name of a block of `layers.blocks.BLOCKS`, or None.
-      places: where it stands, of "b/up4" (before the up-sampling stage behind the deepest level)
-        to "a/up1"; None is "b/up4", where it served best.
-      block_options: options of the block; None is as published.
+      blocks_at: where one is, of "b/up4" (before the up-sampling stage behind the deepest level)
+        to "a/up1"; None: ("b/up4",), the best place in the published comparison.
+      block_options: options of the block; None: the published ones.
       input_size: H, W of the images that blocks of fixed map size are built for.
 
     Other options as in `UNet`.
     """
     inserted = inserted_blocks(block, {}, block_options, (3, 4, 6, 3), True, rank=2)
-    if places is None:
-        places = () if block is None else ("b/up4",)
+    if blocks_at is None:
+        blocks_at = () if block is None else ("b/up4",)
     return UNet(
         num_classes=num_classes,
         in_features=in_features,
         width=width,
         last_pooling=not star,
         block=inserted.get("block"),
-        places=places,
+        blocks_at=blocks_at,
         input_size=input_size,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        precision=precision,
-        rngs=rngs,
+        **numerics,
     )
 
 
 def _parse(place: str) -> tuple[str, int]:
     match = re.fullmatch(rf"([ab])/up([1-{_POOLINGS}])", place)
     if not match:
-        raise ValueError(f"places names {place!r}; expected a/up1 to a/up4 or b/up1 to b/up4")
+        raise ValueError(f"blocks_at names {place!r}; expected a/up1 to a/up4 or b/up1 to b/up4")
     return match[1], int(match[2])
 
 
@@ -216,7 +205,7 @@ _STAR = {
     "a2": "skin lesions: 91.36, 95.09, 86.03, 90.78",
 }
 _UNKNOWN = (
-    "Data set, recipe and what stands in the place of the doubling at up4 are not published; "
+    "Data set, recipe and what replaces the doubling at up4 are not published; "
     "here it is a pointwise convolution."
 )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 
+from spectral_flax.layers.numerics import parameters_of
 from spectral_flax.models.registry import Card, register
 
 # No option of a plain network: the FFC's.
@@ -73,10 +74,10 @@ def define(
 
 @functools.cache
 def _signature(function, fixed: frozenset[str], defaults: tuple[tuple[str, Any], ...]):
-    signature, new = inspect.signature(function), dict(defaults)
+    new = dict(defaults)
     open_ = [
         p.replace(default=new.get(name, p.default))
-        for name, p in signature.parameters.items()
+        for name, p in parameters_of(function).items()
         if name not in fixed
     ]
-    return signature.replace(parameters=open_)
+    return inspect.Signature(open_)

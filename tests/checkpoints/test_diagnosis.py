@@ -59,8 +59,8 @@ def test_names_and_shapes_tell_the_model(name):
         (("resnet18", {}), ("resnet18", dict(num_classes=7)), "7 classes, the model 5"),
         (
             ("resnet18_nl", {}),
-            ("resnet18_nl", dict(blocks_after={1: (0,)})),
-            r"blocks after \{1: \(0,\)\}, .*blocks_after=",
+            ("resnet18_nl", dict(blocks_at={1: (0,)})),
+            r"blocks after \{1: \(0,\)\}, .*blocks_at=",
         ),
         (
             ("c2d_resnet18_bat", {}),

@@ -14,7 +14,7 @@ from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import Weights
 
 TENSORS = {"head.kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}
-OURS = Weights(TENSORS, model="resnet50_bat", options={"blocks_after": {2: (1,)}, "ratio": 0.5})
+OURS = Weights(TENSORS, model="resnet50_bat", options={"blocks_at": {2: (1,)}, "ratio": 0.5})
 
 
 def assert_ours(weights: Weights) -> None:
@@ -26,7 +26,7 @@ def test_a_folder_keeps_weights_model_and_options(tmp_path):
     write_folder(tmp_path / "model", OURS)
     assert_ours(read_folder(tmp_path / "model"))
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["model"] == "resnet50_bat" and config["options"]["blocks_after"] == {"2": [1]}
+    assert config["model"] == "resnet50_bat" and config["options"]["blocks_at"] == {"2": [1]}
 
 
 def test_the_configuration_beside_the_weights_decides(tmp_path):

@@ -19,7 +19,7 @@ TENSORS = {
 
 
 def test_read_inverts_write(tmp_path):
-    weights = Weights(TENSORS, model="resnet50", options={"blocks_after": {2: (1, 3)}})
+    weights = Weights(TENSORS, model="resnet50", options={"blocks_at": {2: (1, 3)}})
     write_orbax(tmp_path / "model.orbax", weights)
     found = read_orbax(tmp_path / "model.orbax")
     assert (found.names, found.model, found.options) == ("flax", "resnet50", weights.options)

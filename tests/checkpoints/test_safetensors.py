@@ -37,7 +37,7 @@ def test_read_inverts_write(names, tmp_path):
 
 
 def test_the_model_and_its_options_are_kept(tmp_path):
-    options = {"blocks_after": {2: (1, 3)}, "ratio": 0.25, "lfu": True, "dtype": "bfloat16"}
+    options = {"blocks_at": {2: (1, 3)}, "ratio": 0.25, "lfu": True, "dtype": "bfloat16"}
     weights = Weights({"w": NUMBERS}, model="resnet50_bat", options=options)
     write_safetensors(tmp_path / "x.safetensors", weights)
     found = read_safetensors(tmp_path / "x.safetensors")

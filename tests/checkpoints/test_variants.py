@@ -89,7 +89,7 @@ def test_a_first_projection_is_published_under_the_names_of_two_paths():
 
 
 def test_gates_of_non_local_networks_have_their_published_names():
-    options = SMALL | dict(se=True, blocks_after={2: (0,)})
+    options = SMALL | dict(se=True, blocks_at={2: (0,)})
     del options["ratio"]
     model, other = (sf.abstract_model("resnet50_nl", **options) for _ in range(2))
     state = sf.save_torch(filled(model), family="NLNet")

@@ -14,7 +14,9 @@ from parity_checks import check_parity
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.load import CheckpointError
+from spectral_flax.layers.bilinear import BilinearAttention
 from spectral_flax.layers.blocks import BLOCKS
+from spectral_flax.layers.non_local import NonLocal
 from spectral_flax.models.placement import published_places
 
 NARROW = dict(width=8, num_classes=5)
@@ -99,24 +101,30 @@ def test_a_suffix_is_the_block_option():
 
 def test_places_that_went_through_json_are_understood():
     places = json.loads(json.dumps({2: (0,), 3: (1,)}))
-    model = sf.abstract_model("resnet18_nl", blocks_after=places, **NARROW)
-    assert set(model.inserted) == {"stage2_0", "stage3_1"}
+    model = sf.abstract_model("resnet18_nl", blocks_at=places, **NARROW)
+    assert [len(stage) for stage in model.stages] == [2, 3, 3, 2]
+    assert isinstance(model.stage2[1], NonLocal) and isinstance(model.stage3[2], NonLocal)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("resnet34_bat", 0.0), ("resnet50_bat", 0.2)])
 def test_dropout_of_bilinear_blocks_is_for_networks_deeper_than_34(name, rate):
     model = sf.abstract_model(name, **NARROW)
-    assert {block.dropout.rate for block in model.inserted.values()} == {rate}
+    assert {
+        block.dropout.rate
+        for stage in model.stages
+        for block in stage
+        if isinstance(block, BilinearAttention)
+    } == {rate}
 
 
 def test_blocks_of_fixed_size_are_built_for_the_map_they_stand_on():
-    options = dict(input_size=(64, 96), blocks_after={1: (0,), 3: (1,)}, **NARROW)
+    options = dict(input_size=(64, 96), blocks_at={1: (0,), 3: (1,)}, **NARROW)
     orthogonal = sf.abstract_model("resnet18_srl_lo", **options)
-    assert orthogonal.inserted["stage1_0"].pair.sizes == (16, 24)
-    assert orthogonal.inserted["stage3_1"].pair.sizes == (4, 6)
+    assert orthogonal.stage1[1].pair.sizes == (16, 24)
+    assert orthogonal.stage3[2].pair.sizes == (4, 6)
     relu = dict(block_options=dict(spectrum_relu=True))
     fourier = sf.abstract_model("resnet18_srl_fft", **options, **relu)
-    assert fourier.inserted["stage3_1"].spectrum_relu.scale.shape == (4, 4)
+    assert fourier.stage3[2].spectrum_relu.scale.shape == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -127,17 +135,21 @@ def test_blocks_of_fixed_size_are_built_for_the_map_they_stand_on():
         ("resnet18_bat", dict(block="nl"), TypeError, "no option 'block'"),
         ("resnet18", dict(ratio=0.5), TypeError, "no option 'ratio'"),
         ("resnet18", dict(block="bta"), ValueError, "closest: bat"),
+        ("resnet18", dict(stem="large"), ValueError, "stem='large'"),
+        ("resnet18", dict(num_classes=0), ValueError, "num_classes=0"),
+        ("resnet18", dict(dropout=1.0), ValueError, "dropout=1.0"),
+        ("ffc_resnet18", dict(ratio=1.5), ValueError, "ratio=1.5"),
         ("resnet18", dict(block="bat3d"), ValueError, "bat3d is for video"),
-        ("resnet18", dict(blocks_after={2: (0,)}), ValueError, "no block"),
+        ("resnet18", dict(blocks_at={2: (0,)}), ValueError, "no block"),
         ("resnet18", dict(block_options=dict(grid=7)), ValueError, "no block"),
         ("resnet18_bat", dict(block_options=dict(grit=7)), TypeError, "closest: grid"),
         ("resnet18_bat", dict(block_options=dict(dtype=None)), TypeError, "no option 'dtype'"),
-        ("resnet18_bat", dict(blocks_after={2: 1}), ValueError, "blocks_after=.2: 1."),
-        ("resnet18_bat", dict(blocks_after=(1, 3)), ValueError, "residual blocks by stage"),
+        ("resnet18_bat", dict(blocks_at={2: 1}), ValueError, "blocks_at=.2: 1."),
+        ("resnet18_bat", dict(blocks_at=(1, 3)), ValueError, "residual blocks by stage"),
         ("resnet18", dict(depths=(2, 0, 2)), ValueError, "at least one block"),
-        ("resnet18_bat", dict(blocks_after={2: (2,)}), ValueError, "number 2 of stage 2"),
+        ("resnet18_bat", dict(blocks_at={2: (2,)}), ValueError, "number 2 of stage 2"),
         ("resnet18_bat", dict(input_size=(8, 224, 224)), ValueError, "expected H, W"),
-        ("resnet18_nl", dict(depths=(1, 1)), ValueError, "blocks_after"),
+        ("resnet18_nl", dict(depths=(1, 1)), ValueError, "blocks_at"),
     ],
 )
 def test_impossible_options_are_named(name, options, error, message):
@@ -148,7 +160,7 @@ def test_impossible_options_are_named(name, options, error, message):
 @pytest.mark.parametrize("name", ["resnet18_bat", "ffc_resnet18_nl", "resnet18_srl_lo"])
 def test_no_activations_are_gathered_on_a_data_parallel_mesh(name, mesh):
     shallow = dict(depths=(1, 1), width=16, num_classes=5, input_size=(32, 32))
-    shallow["blocks_after"] = {1: (0,)}
+    shallow["blocks_at"] = {1: (0,)}
     ffc = dict(ratio=0.5) if name.startswith("ffc") else {}
     model = sf.create_model(name, **shallow, **ffc)
     model.set_attributes(deterministic=True, raise_if_not_found=False)

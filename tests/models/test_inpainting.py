@@ -44,30 +44,30 @@ def test_the_generator_computes_what_was_published(case, activation):
 def test_generators_and_discriminator_have_the_published_numbers_of_parameters():
     assert parameters(sf.abstract_model("lama")) == 27_048_835
     assert parameters(sf.abstract_model("lama_big")) == 50_975_875
-    judge = nnx.eval_shape(lambda: PatchDiscriminator(rngs=nnx.Rngs(0)))
-    assert parameters(judge) == 6_962_369
+    discriminator = nnx.eval_shape(lambda: PatchDiscriminator(rngs=nnx.Rngs(0)))
+    assert parameters(discriminator) == 6_962_369
 
 
 def test_a_training_file_gives_the_generator_and_reports_the_rest():
     state = save_torch(small())
-    judge = {f"discriminator.{k}": v for k, v in save_torch(_judge()).items()}
+    discriminator = {f"discriminator.{k}": v for k, v in save_torch(_discriminator()).items()}
     extra = {"loss_resnet_pl.impl.conv1.weight": np.zeros((2, 2), np.float32)}
-    file = {f"generator.{k}": v for k, v in state.items()} | judge | extra
+    file = {f"generator.{k}": v for k, v in state.items()} | discriminator | extra
     model = sf.create_model("lama", **SMALL, rngs=nnx.Rngs(1))
     report = load_torch(model, file)
     assert set(report.ignored) == {
-        name for name in judge | extra if not name.endswith("num_batches_tracked")
+        name for name in discriminator | extra if not name.endswith("num_batches_tracked")
     }
     for name, value in save_torch(model).items():
         np.testing.assert_array_equal(value, state[name])
-    again = _judge(seed=1)
+    again = _discriminator(seed=1)
     load_torch(again, file)
     ours = save_torch(again)
-    assert all(np.array_equal(ours[k.partition(".")[2]], v) for k, v in judge.items())
+    assert all(np.array_equal(ours[k.partition(".")[2]], v) for k, v in discriminator.items())
 
 
 def test_published_names_of_the_discriminator():
-    names = save_torch(_judge()).keys()
+    names = save_torch(_discriminator()).keys()
     assert {"model0.0.weight", "model1.1.running_var", "model5.0.bias"} <= names
 
 
@@ -123,7 +123,7 @@ def test_bfloat16_stays_bfloat16():
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])
 def test_a_batch_over_devices_needs_no_gather(mesh, network):
-    model, channels = (small(), 4) if network == "generator" else (_judge(), 3)
+    model, channels = (small(), 4) if network == "generator" else (_discriminator(), 3)
     graphdef, params, rest = nnx.split(nnx.view(model, use_running_average=False), nnx.Param, ...)
     x = split(mesh, jnp.ones((8, 32, 32, channels)))
 
@@ -134,8 +134,8 @@ def test_a_batch_over_devices_needs_no_gather(mesh, network):
 
 
 def test_the_discriminator_returns_every_layer():
-    judge = nnx.view(_judge(), use_running_average=True)
-    maps = jax.eval_shape(judge.features, jnp.zeros((1, 32, 32, 3)))
+    discriminator = nnx.view(_discriminator(), use_running_average=True)
+    maps = jax.eval_shape(discriminator.features, jnp.zeros((1, 32, 32, 3)))
     assert [y.shape[1] for y in maps] == [17, 9, 5, 3, 4, 5]
     assert maps[-1].shape == (1, 5, 5, 1)
 
@@ -287,5 +287,5 @@ def test_a_folder_is_filled_in_or_the_lonely_files_are_named(tmp_path):
 
 
 @functools.cache
-def _judge(seed: int = 0):
+def _discriminator(seed: int = 0):
     return PatchDiscriminator(width=8, layers=4, rngs=nnx.Rngs(seed))

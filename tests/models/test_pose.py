@@ -86,7 +86,7 @@ def test_encoders_without_stride_keep_the_parameters_and_add_no_dilation():
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_names_shift_by_one_for_each_block_before_them(block):
-    model = small(f"pose_resnet50_{block}", decoder_blocks=(0, 2))
+    model = sf.create_model(f"pose_resnet50_{block}", **SMALL, blocks_at={"decoder": (0, 2)})
     names = save_torch(model).keys()
     numbers = sorted({int(n.split(".")[1]) for n in names if n.startswith("deconv_layers")})
     assert numbers == [0, 1, 3, 4, 5, 7, 8, 10]
@@ -109,7 +109,7 @@ def test_a_deconvolution_of_any_published_side_spreads_each_position(side, margi
 
 @pytest.mark.parametrize("block", ["srl_fft", "srl_lo", "nl"])
 def test_saved_names_load_again(block):
-    options = dict(blocks_after={2: (0,)}, decoder_blocks=(1,))
+    options = dict(blocks_at={2: (0,), "decoder": (1,)})
     a, b = (
         sf.create_model(f"pose_resnet50_{block}", **SMALL, **options, rngs=nnx.Rngs(seed))
         for seed in (0, 1)
@@ -123,9 +123,9 @@ def test_saved_names_load_again(block):
 
 def test_a_block_stands_in_the_decoder_unless_the_encoder_is_named():
     assert list(small("pose_resnet50_nl").blocks) == ["0", "1", "2"]
-    model = sf.abstract_model("pose_resnet50_nl", **SMALL, blocks_after={3: (0,)})
+    model = sf.abstract_model("pose_resnet50_nl", **SMALL, blocks_at={3: (0,)})
     assert list(model.blocks) == []
-    assert list(model.encoder.inserted) == ["stage3_0"]
+    assert [len(stage) for stage in model.encoder.stages] == [1, 1, 2, 1]
 
 
 def test_a_new_spectral_block_changes_nothing():
@@ -170,13 +170,16 @@ def test_a_generator_file_does_not_fit():
     ("name", "options", "error", "message"),
     [
         ("pose_resnet50", dict(encoder="caffe"), ValueError, "encoder='caffe'"),
-        ("pose_resnet50", dict(decoder_blocks=(0,)), ValueError, "block=None"),
+        ("pose_resnet50", dict(blocks_at={"decoder": (0,)}), ValueError, "block=None"),
+        ("pose_resnet50_nl", dict(blocks_at=(0,)), ValueError, "expected deconvolutions"),
+        ("pose_resnet50_nl", dict(blocks_at={"decoder": 0}), ValueError, "expected deconvolutions"),
+        ("pose_resnet50_nl", dict(blocks_at={"decodr": (0,)}), ValueError, "decodr"),
         ("pose_resnet50", dict(num_joints=0), ValueError, "num_joints=0"),
         ("pose_resnet50", dict(deconvolutions=-1), ValueError, "deconvolutions=-1"),
         ("pose_resnet50", dict(deconvolution_kernels=5), ValueError, "kernels=5; .* 2, 3, 4"),
         ("pose_resnet50", dict(deconvolution_kernels=(4, 4)), ValueError, "or 3 of them"),
-        ("pose_resnet50_nl", dict(decoder_blocks=(3,)), ValueError, "3 deconvolutions"),
-        ("pose_resnet50_nl", dict(blocks_after={5: (0,)}), ValueError, "stage 5"),
+        ("pose_resnet50_nl", dict(blocks_at={"decoder": (3,)}), ValueError, "3 deconvolutions"),
+        ("pose_resnet50_nl", dict(blocks_at={5: (0,)}), ValueError, "stage 5"),
         ("pose_resnet50_nl", dict(block_options={"group": 2}), TypeError, "'group'"),
         ("pose_resnet50", dict(input_size=(64,)), ValueError, "input_size"),
     ],

@@ -9,7 +9,7 @@ from flax import nnx
 import spectral_flax as sf
 
 SMALL = dict(width=8, depths=(1, 1), stem="small", num_classes=3)
-BAT = dict(blocks_after={2: (0,)}, block_options={"dropout": 0.2})
+BAT = dict(blocks_at={2: (0,)}, block_options={"dropout": 0.2})
 POSE = dict(encoder_width=8, decoder_width=8, depths=(1, 1), deconvolutions=1)
 MODELS = {  # name: options, channels of the input, blocks
     "resnet18_bat": (SMALL | BAT, 3, 3),

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from spectral_flax.models.resnet import ResNet
+from spectral_flax.models.classifier import STEMS
+from spectral_flax.models.residual import Residual, ResidualBlock
+from spectral_flax.models.resnet import Head, ResNet, Stem
 
-SHALLOW = dict(depths=(1, 1, 1, 1), width=8, num_classes=5)
+SHALLOW = dict(depths=(1, 1, 1, 1), width=8, head=Head(num_classes=5))
+BASIC = Residual(bottleneck=False)
 
 
 class Marker(nnx.Module):
@@ -24,8 +27,7 @@ class Marker(nnx.Module):
 
 
 def build(**options) -> ResNet:
-    options = SHALLOW | options
-    model = ResNet(options.pop("depths"), **options, rngs=nnx.Rngs(0))
+    model = ResNet(**SHALLOW | options, rngs=nnx.Rngs(0))
     model.eval()
     return model
 
@@ -50,7 +52,7 @@ def test_map_sizes_are_those_of_the_features_of_an_image(size):
 @pytest.mark.parametrize("margin", [0, 1])
 @pytest.mark.parametrize("size", [(8, 64, 64), (5, 33, 47), (4, 112, 112), (2, 224, 256)], ids=str)
 def test_map_sizes_are_those_of_the_features_of_a_clip(size, margin):
-    model = build(rank=3, frame_pooling=2, stem_margin=margin)
+    model = build(rank=3, temporal_pool_stride=2, stem=Stem(pool_padding=margin))
     maps = jax.eval_shape(model.features, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
     frames = [maps[f"stage{i}"].shape[1] for i in (1, 2)]
     assert frames == [size[0], size[0] // 2]
@@ -65,25 +67,27 @@ def test_map_sizes_know_of_dilation():
 
 def test_a_block_stands_after_each_named_residual_block_and_knows_its_map():
     places = {2: (0,), 3: (0,)}
-    model = build(block=Marker, blocks_after=places, input_size=(96, 64), bottleneck=False)
-    assert set(model.inserted) == {"stage2_0", "stage3_0"}
-    assert model.inserted["stage2_0"].size == (12, 8)
-    assert model.inserted["stage3_0"].features == 32
+    model = build(block=Marker, blocks_at=places, input_size=(96, 64), residual=BASIC)
+    kinds = [[type(block) for block in stage] for stage in model.stages]
+    plain, marked = [ResidualBlock], [ResidualBlock, Marker]
+    assert kinds == [plain, marked, marked, plain]
+    assert model.stage2[1].size == (12, 8)
+    assert model.stage3[1].features == 32
     x = clip(1, 32, 32, 3)
-    marked, unmarked = (run(m, x, "features") for m in (model, build(bottleneck=False)))
+    marked, unmarked = (run(m, x, "features") for m in (model, build(residual=BASIC)))
     np.testing.assert_allclose(marked["stage1"], unmarked["stage1"])
     np.testing.assert_allclose(marked["stage2"], unmarked["stage2"] + 1)
 
 
 def test_windows_of_the_head_that_cover_the_map_are_the_plain_mean():
-    options = dict(rank=3, frame_pooling=2)
+    options = dict(rank=3, temporal_pool_stride=2)
     x = clip(1, 4, 32, 32, 3)
-    whole, windows = build(**options), build(**options, head_window=7)
+    whole, windows = build(**options), build(**options, head=Head(num_classes=5, pool_size=7))
     np.testing.assert_allclose(run(whole, x), run(windows, x), rtol=1e-5, atol=1e-5)
 
 
 def test_the_head_is_averaged_over_all_windows_of_the_last_map():
-    model = build(rank=3, head_window=2, depths=(1, 1))
+    model = build(rank=3, head=Head(num_classes=5, pool_size=2), depths=(1, 1))
     x = clip(2, 2, 24, 24, 3)
     last = np.asarray(run(model, x, "features")["stage2"])
     assert last.shape[1:4] == (2, 3, 3)
@@ -94,12 +98,12 @@ def test_the_head_is_averaged_over_all_windows_of_the_last_map():
 
 
 def test_no_classes_leave_the_pooled_features():
-    model = build(num_classes=None, rank=3, head_window=2, depths=(1, 1))
+    model = build(head=Head(num_classes=None, pool_size=2), rank=3, depths=(1, 1))
     assert run(model, clip(2, 2, 32, 32, 3)).shape == (2, model.num_features)
 
 
 def test_dropout_stands_before_the_head_in_training_only():
-    model = build(dropout=0.5, stem="small", depths=(1,))
+    model = build(head=Head(num_classes=5, dropout=0.5), stem=STEMS["small"], depths=(1,))
     x = clip(1, 8, 8, 3)
     np.testing.assert_array_equal(model(x), model(x))
     model.set_attributes(deterministic=False)
@@ -114,19 +118,28 @@ def test_a_dilated_network_keeps_the_parameters_of_the_plain_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(ratio=1.5), "ratio=1.5"),
-        (dict(stem="large"), "stem='large'"),
-        (dict(num_classes=0), "num_classes=0"),
-        (dict(dropout=1.0), "dropout=1.0"),
-        (dict(blocks_after={2: (0,)}), "no block"),
-        (dict(block=Marker, blocks_after={5: (0,)}), "stage 5"),
-        (dict(block=Marker, blocks_after={2: (1,)}), "number 1 of stage 2"),
-        (dict(block=Marker, blocks_after={2: (0,)}, input_size=(8, 64, 64)), "expected H, W"),
+        (dict(blocks_at={2: (0,)}), "no block"),
+        (dict(block=Marker, blocks_at={5: (0,)}), "stage 5"),
+        (dict(block=Marker, blocks_at={2: (1,)}), "number 1 of stage 2"),
+        (dict(block=Marker, blocks_at={2: (0,)}, input_size=(8, 64, 64)), "expected H, W"),
     ],
 )
 def test_impossible_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "message"),
+    [
+        (Residual, dict(ratio=1.5), "ratio=1.5"),
+        (Head, dict(num_classes=0), "num_classes=0"),
+        (Head, dict(dropout=1.0), "dropout=1.0"),
+    ],
+)
+def test_impossible_values_of_records_are_named(record, options, message):
+    with pytest.raises(ValueError, match=message):
+        record(**options)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +153,7 @@ def test_impossible_options_are_named(options, message):
     ],
 )
 def test_a_clip_that_does_not_fit_is_refused(shape, error, message):
-    model = build(rank=3, frame_pooling=2, stem_margin=0)
+    model = build(rank=3, temporal_pool_stride=2, stem=Stem(pool_padding=0))
     with pytest.raises(error, match=message):
         model(jnp.zeros(shape))
 
@@ -152,4 +165,4 @@ def test_integers_are_refused():
 
 def test_a_partial_of_a_layer_may_be_the_block():
     block = functools.partial(Marker)
-    assert len(build(block=block, blocks_after={1: (0,)}).inserted) == 1
+    assert isinstance(build(block=block, blocks_at={1: (0,)}).stage1[1], Marker)

@@ -17,8 +17,8 @@ PLACES = tuple(f"{side}/up{stage}" for side in "ab" for stage in (1, 2, 3, 4))
 
 
 @functools.cache
-def small(name="unet", places=None, **options):
-    return sf.create_model(name, places=places, **SMALL | options)
+def small(name="unet", blocks_at=None, **options):
+    return sf.create_model(name, blocks_at=blocks_at, **SMALL | options)
 
 
 def evaluated(model, method="__call__"):
@@ -63,7 +63,7 @@ def test_the_star_keeps_the_deepest_map_at_an_eighth():
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("name", ["unet", "unet_star"])
 def test_every_block_stands_before_and_after_every_stage(name, block):
-    model = sf.abstract_model(f"{name}_{block}", places=PLACES, width=64, input_size=(32, 48))
+    model = sf.abstract_model(f"{name}_{block}", blocks_at=PLACES, width=64, input_size=(32, 48))
     assert sorted(model.blocks) == sorted(place.replace("/", "_") for place in PLACES)
     graphdef, state = nnx.split(
         nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
@@ -132,9 +132,9 @@ def test_bfloat16_stays_bfloat16():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("unet", dict(places=("b/up4",)), "no block was given"),
-        ("unet_nl", dict(places=("b/up5",)), "'b/up5'; expected a/up1"),
-        ("unet_nl", dict(places=("up4",)), "'up4'"),
+        ("unet", dict(blocks_at=("b/up4",)), "no block was given"),
+        ("unet_nl", dict(blocks_at=("b/up5",)), "'b/up5'; expected a/up1"),
+        ("unet_nl", dict(blocks_at=("up4",)), "'up4'"),
         ("unet", dict(num_classes=0), "num_classes=0"),
         ("unet_srl_lo", dict(input_size=(8, 32)), "16 at least"),
     ],

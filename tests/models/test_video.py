@@ -12,7 +12,7 @@ from flax import nnx
 from parity_checks import check_parity
 
 import spectral_flax as sf
-from spectral_flax.models.video import temporal_kernels
+from spectral_flax.models.classifier import temporal_kernels
 
 NARROW = dict(width=8, num_classes=5)
 full = functools.partial(pytest.param, marks=pytest.mark.full)
@@ -39,9 +39,9 @@ def clip(*shape):
         full("c2d_resnet50", "c2d_resnet50", {}),
         ("c2d_resnet50_bat3d", "c2d_resnet50_bat3d", {}),
         full("i3d_resnet50_nl", "i3d_resnet50_nl", {}),
-        full("ptv_c2d_r50", "c2d_resnet50", dict(stem_margin=1)),
-        full("ptv_i3d_r50", "i3d_resnet50", dict(stem_margin=1)),
-        full("slowfast_i3d_nln_r50", "i3d_resnet50_nl", dict(stem_margin=1)),
+        full("ptv_c2d_r50", "c2d_resnet50", dict(stem_pool_padding=1)),
+        full("ptv_i3d_r50", "i3d_resnet50", dict(stem_pool_padding=1)),
+        full("slowfast_i3d_nln_r50", "i3d_resnet50_nl", dict(stem_pool_padding=1)),
     ],
 )
 def test_published_models_give_the_published_numbers(case, name, options):
@@ -142,7 +142,7 @@ def test_c2d_sees_no_order_of_the_pairs_of_frames_and_i3d_does():
 def test_c2d_of_a_still_clip_is_the_image_network():
     options = dict(depths=(1, 1), **NARROW)
     image = sf.create_model("resnet18", **options)
-    video = sf.create_model("c2d_resnet18", stem_margin=1, head_window=None, **options)
+    video = sf.create_model("c2d_resnet18", stem_pool_padding=1, head_pool_size=None, **options)
     sf.inflate(image, video)
     x = clip(2, 32, 32, 3)
     still = jnp.broadcast_to(x[:, None], (2, 4, 32, 32, 3))
@@ -153,7 +153,7 @@ def test_c2d_of_a_still_clip_is_the_image_network():
 def test_no_activations_are_gathered_on_a_data_parallel_mesh(name, mesh):
     size = (4, 32, 32)
     ffc = dict(ratio=0.5) if name.startswith("ffc") else {}
-    shallow = dict(depths=(1, 1), blocks_after={1: (0,)}, width=16, num_classes=5, input_size=size)
+    shallow = dict(depths=(1, 1), blocks_at={1: (0,)}, width=16, num_classes=5, input_size=size)
     model = sf.create_model(name, **shallow, **ffc)
     model.set_attributes(deterministic=True)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)

@@ -26,6 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from spectral_flax.checkpoints.earlier import current_names
 from spectral_flax.messages import reason, shown
 from train.checkpoints import manifest
 from train.checkpoints.state import Leaves, TrainState, state_groups
@@ -44,7 +45,7 @@ class Record(NamedTuple):
     step: int
     config: Config
     position: Any
-    names: dict[str, list[str]]
+    names: dict[str, dict[str, str]]  # of the arrays of each group: current -> stored
     digests: dict[str, dict[str, int]] | None
     figures: dict[str, float]
 
@@ -151,14 +152,17 @@ class Checkpoints:
         """Say in which names, shapes and types of arrays a checkpoint differs from ``template``."""
         faults = []
         for group, leaves in template.items():
-            there = set(record.names.get(group, ()))
-            faults += [f"{group} lacks {name}" for name in sorted(leaves.keys() - there)]
-            faults += [f"{group} has {name} left over" for name in sorted(there - leaves.keys())]
+            there = record.names.get(group, {})
+            faults += [f"{group} lacks {name}" for name in sorted(leaves.keys() - there.keys())]
+            faults += [
+                f"{group} has {name} left over" for name in sorted(there.keys() - leaves.keys())
+            ]
             stored = _arrays_in(self.directory / str(record.step) / group) if there else {}
-            for name in sorted(there & leaves.keys()):
-                if name not in stored:
+            for name in sorted(there.keys() & leaves.keys()):
+                if there[name] not in stored:
                     raise DamagedCheckpointError(f"{group} {name} is in its record only")
-                pair = [f"{np.dtype(a.dtype)}{list(a.shape)}" for a in (stored[name], leaves[name])]
+                both = stored[there[name]], leaves[name]
+                pair = [f"{np.dtype(a.dtype)}{list(a.shape)}" for a in both]
                 if pair[0] != pair[1]:
                     faults.append(f"{group} {name} is {pair[0]}, expected {pair[1]}")
         return faults
@@ -178,15 +182,16 @@ class Checkpoints:
         abstract = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), template
         )
-        items = {name: ocp.args.StandardRestore(t) for name, t in abstract.items() if t}
+        stored = {g: {record.names[g][n]: a for n, a in t.items()} for g, t in abstract.items()}
+        items = {name: ocp.args.StandardRestore(t) for name, t in stored.items() if t}
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
-            groups = {name: found[name] if name in items else {} for name in template}
+            groups = {g: {n: found[g][record.names[g][n]] for n in t} for g, t in template.items()}
         except Exception as error:
             raise DamagedCheckpointError(_first_line(error)) from error
         for group, leaves in groups.items() if record.digests else ():
             for name, array in leaves.items():
-                if _digest(array) != record.digests[group][name]:
+                if _digest(array) != record.digests[group][record.names[group][name]]:
                     raise DamagedCheckpointError(f"the checksum of {group} {name} differs")
         return groups
 
@@ -312,7 +317,9 @@ def _to_record(folder: Path, values: dict[str, Any]) -> Record:
     """Read a record whose checksum is right: what does not fit comes from another version."""
     try:
         digests = values["digests"] if values["format"] == 2 else None
-        names = values["names"] if digests is None else {g: list(d) for g, d in digests.items()}
+        stored = values["names"] if digests is None else {g: list(d) for g, d in digests.items()}
+        current = current_names(name for group in stored.values() for name in group)
+        names = {g: {current[name]: name for name in there} for g, there in stored.items()}
         figures = {str(name): float(value) for name, value in values["figures"].items()}
         config = from_text(values["config"])
         return Record(int(values["step"]), config, values["position"], names, digests, figures)

@@ -6,7 +6,7 @@ from spectral_flax.models.pose import PoseResNet
 
 
 def _pose(model: PoseResNet) -> list[Rule]:
-    """Positions in the decoder's sequence shift by one for each block that stands in it."""
+    """Return the rules; each inserted block shifts the positions behind it by one."""
     rules = nested(dict(tables_for(model.encoder))["torchvision"], "encoder", "")
     position = 0
     for i in range(len(model.deconvolutions)):

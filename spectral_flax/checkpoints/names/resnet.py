@@ -2,10 +2,11 @@
 """Names of torchvision's ResNet and of the published code of FFC and bilinear attention."""
 
 import functools
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from flax import nnx
 
 from spectral_flax.checkpoints.names.layouts import (
     Layout,
@@ -18,6 +19,7 @@ from spectral_flax.checkpoints.names.layouts import (
 from spectral_flax.checkpoints.names.tables import Rule, nested, register_rules, tables_for
 from spectral_flax.layers.basic import ConvNormAct
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
+from spectral_flax.models.residual import ResidualBlock
 from spectral_flax.models.resnet import ResNet
 
 
@@ -114,42 +116,58 @@ FFC_RESIDUAL_BLOCK = [
 _FAMILY_OF_RANK = {2: ("BAT", "SRL"), 3: ("BAT video", "BAT", "SRL")}
 
 
-def inserted_rules(model: ResNet, families: Sequence[str], path: str, name: str) -> list[Rule]:
-    """Return the rules of the inserted blocks by the first of ``families`` that they have."""
-    classes = {type(block): block for block in model.inserted.values()}
+class Place(NamedTuple):
+    """Where a block is: its stage, from 1, and the residual block that it is or follows, from 0."""
+
+    stage: int
+    residual: int
+    position: int
+    inserted: bool
+
+
+def stage_rules(
+    model: ResNet,
+    residual_block: Sequence[Rule],
+    families: Sequence[str],
+    name: Callable[[Place], str],
+) -> list[Rule]:
+    """Return the rules of all blocks, of which ``name`` gives the PyTorch names.
+
+    Inserted blocks have the rules of the first of ``families`` that they have.
+    """
     rules = []
-    for block in classes.values():
-        tables = dict(tables_for(block))
-        family = next((f for f in families if f in tables), next(iter(tables)))
-        rules += nested(tables[family], path, name)
+    for stage, blocks in enumerate(model.stages, start=1):
+        residual = -1
+        for position, block in enumerate(blocks):
+            inserted = not isinstance(block, ResidualBlock)
+            residual += not inserted
+            table = _table(block, families) if inserted else residual_block
+            place = Place(stage, residual, position, inserted)
+            rules += nested(table, rf"stage{stage}\.{position}", name(place))
     return rules
+
+
+def _table(block: nnx.Module, families: Sequence[str]) -> Sequence[Rule]:
+    tables = dict(tables_for(block))
+    return tables[next((family for family in families if family in tables), next(iter(tables)))]
 
 
 def _in_sequence(model: ResNet) -> list[Rule]:
     """Return torchvision's names where an inserted block counts as one of its stage (CGNL)."""
-    if model.rank != 2 or not model.inserted:
+    plain = sum(map(len, model.stages)) == sum(model.depths)
+    if model.rank != 2 or plain:
         return []
-    rules = list(STEM)
-    for stage, depth in enumerate(model.depths, start=1):
-        number = itertools.count()
-        for block in range(depth):
-            name = f"layer{stage}.{next(number)}"
-            rules += nested(RESIDUAL_BLOCK, rf"stage{stage}\.{block}", name)
-            if (key := f"stage{stage}_{block}") in model.inserted:
-                name = f"layer{stage}.{next(number)}"
-                rules += inserted_rules(model, ("SRL",), rf"inserted\.{key}", name)
-    return [*rules, Rule("head", "fc")]
+    name = lambda place: f"layer{place.stage}.{place.position}"
+    return [*STEM, *stage_rules(model, RESIDUAL_BLOCK, ("SRL",), name), Rule("head", "fc")]
+
+
+def _name(place: Place) -> str:
+    return f"layer{place.stage}.{'nl' if place.inserted else ''}{place.residual}"
 
 
 def _rules(residual_block: Sequence[Rule], model: ResNet) -> list[Rule]:
-    inserted = r"inserted\.stage(?P<stage>\d)_(?P<block>\d+)"
-    families = _FAMILY_OF_RANK[model.rank]
-    return [
-        *STEM,
-        *nested(residual_block, r"stage(?P<stage>\d)\.(?P<block>\d+)", "layer{stage}.{block}"),
-        *inserted_rules(model, families, inserted, "layer{stage}.nl{block}"),
-        Rule("head", "fc", _head),
-    ]
+    blocks = stage_rules(model, residual_block, _FAMILY_OF_RANK[model.rank], _name)
+    return [*STEM, *blocks, Rule("head", "fc", _head)]
 
 
 def _nlnet(model: ResNet) -> list[Rule]:

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of video networks in PyTorchVideo and in PySlowFast; those of BAT video are ResNet's.
 
-Both pad the pooling after the stem: load their weights into models with ``stem_margin=1``.
+Both pad the pooling after the stem: load their weights into models with ``stem_pool_padding=1``.
 """
 
-import functools
+import dataclasses
+from collections.abc import Sequence
 
-from flax import nnx
-
-from spectral_flax.checkpoints.names.resnet import inserted_rules
-from spectral_flax.checkpoints.names.tables import Rule, nested, register_rules
+from spectral_flax.checkpoints.names.resnet import Place, stage_rules
+from spectral_flax.checkpoints.names.tables import Rule, register_rules
 from spectral_flax.layers.non_local import NonLocal
 from spectral_flax.models.resnet import ResNet
 
@@ -38,32 +37,64 @@ SLOWFAST_NON_LOCAL = [
 ]
 
 
-def _rules(stem, norm, block, block_name, inserted_name, head, first, model: nnx.Module):
-    """Return the rules of a video network; names are filled in with the stage's own number."""
-    if model.rank != 3:
-        return []
-    rules = [Rule(r"stem\.conv", f"{stem}.conv"), Rule(r"stem\.norm", f"{stem}.{norm}")]
-    for stage in range(1, len(model.depths) + 1):
-        name = block_name.format(first[stage - 1])
-        rules += nested(block, rf"stage{stage}\.(?P<block>\d+)", name + "{block}")
-        path = rf"inserted\.stage{stage}_(?P<block>\d+)"
-        name = inserted_name.format(first[stage - 1])
-        rules += inserted_rules(model, ("SlowFast", "BAT video"), path, name + "{block}")
-    return [*rules, Rule("head", head)]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoNames:
+    """What the modules of a video network are called in one code base.
+
+    Attributes:
+      stem: the stem, in which the normalisation is called ``stem_norm``.
+      residual_block: the rules of a residual block.
+      stages: ``{stage}`` of each stage.
+      residual: a residual block, by ``{stage}`` and its number ``{block}``.
+      inserted: an inserted block, by those of the residual block before it.
+      head: the linear layer.
+    """
+
+    stem: str
+    stem_norm: str
+    residual_block: Sequence[Rule]
+    stages: Sequence[int]
+    residual: str
+    inserted: str
+    head: str
+
+    def block(self, place: Place) -> str:
+        name = self.inserted if place.inserted else self.residual
+        return name.format(stage=self.stages[place.stage - 1], block=place.residual)
+
+    def rules(self, model: ResNet) -> list[Rule]:
+        """Return the rules of a video network; none of an image network."""
+        if model.rank != 3 or len(model.stages) > len(self.stages):
+            return []
+        families = ("SlowFast", "BAT video")
+        return [
+            Rule(r"stem\.conv", f"{self.stem}.conv"),
+            Rule(r"stem\.norm", f"{self.stem}.{self.stem_norm}"),
+            *stage_rules(model, self.residual_block, families, self.block),
+            Rule("head", self.head),
+        ]
 
 
-# PyTorchVideo counts the pooling of frames after the first stage as a stage.
-_PYTORCHVIDEO = ("blocks.{}.res_blocks.", "blocks.{}.nonlocal.", "blocks.6.proj", (1, 3, 4, 5))
-_SLOWFAST = ("s{}.pathway0_res", "s{}.pathway0_nonlocal", "head.projection", (2, 3, 4, 5))
+PYTORCHVIDEO = VideoNames(
+    stem="blocks.0",
+    stem_norm="norm",
+    residual_block=PYTORCHVIDEO_BLOCK,
+    stages=(1, 3, 4, 5),  # the pooling of frames after the first counts as a stage
+    residual="blocks.{stage}.res_blocks.{block}",
+    inserted="blocks.{stage}.nonlocal.{block}",
+    head="blocks.6.proj",
+)
+
+SLOWFAST = VideoNames(
+    stem="s1.pathway0_stem",
+    stem_norm="bn",
+    residual_block=SLOWFAST_BLOCK,
+    stages=(2, 3, 4, 5),
+    residual="s{stage}.pathway0_res{block}",
+    inserted="s{stage}.pathway0_nonlocal{block}",
+    head="head.projection",
+)
 
 register_rules(NonLocal, SLOWFAST_NON_LOCAL, "SlowFast")
-register_rules(
-    ResNet,
-    functools.partial(_rules, "blocks.0", "norm", PYTORCHVIDEO_BLOCK, *_PYTORCHVIDEO),
-    "PyTorchVideo",
-)
-register_rules(
-    ResNet,
-    functools.partial(_rules, "s1.pathway0_stem", "bn", SLOWFAST_BLOCK, *_SLOWFAST),
-    "SlowFast",
-)
+register_rules(ResNet, PYTORCHVIDEO.rules, "PyTorchVideo")
+register_rules(ResNet, SLOWFAST.rules, "SlowFast")

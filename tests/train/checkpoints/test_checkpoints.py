@@ -245,7 +245,7 @@ def test_the_record_of_another_step_is_no_record_of_this_one(folder):
 
 
 def test_configs_of_a_record_are_read_as_they_were_written(folder):
-    config = dataclasses.replace(CONFIG, options={"blocks_after": {2: (1, 3)}})
+    config = dataclasses.replace(CONFIG, options={"blocks_at": {2: (1, 3)}})
     checkpoints = Checkpoints(folder, keep=1)
     checkpoints.save(config, state(1), None)
     checkpoints.wait()

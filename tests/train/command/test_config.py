@@ -223,7 +223,7 @@ def test_all_faults_of_a_config_are_named_at_once():
 
 
 def test_text_keeps_a_config():
-    config = Config(options={"blocks_after": {2: (1, 3)}, "ratio": 0.1}, steps=7)
+    config = Config(options={"blocks_at": {2: (1, 3)}, "ratio": 0.1}, steps=7)
     assert from_text(to_text(config)) == config
 
 

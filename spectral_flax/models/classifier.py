@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The builder of all classifiers of images and videos: a ResNet, its FFC form, any block in it.
+
+Its options are the user's, flat; `ResNet` takes them as records.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Unpack
+
+from spectral_flax.functional.fourier import Implementation
+from spectral_flax.layers.ffc import FFC
+from spectral_flax.layers.numerics import Numerics
+from spectral_flax.models.placement import inserted_blocks
+from spectral_flax.models.residual import Residual
+from spectral_flax.models.resnet import Head, ResNet, Stem
+
+# name: blocks of each stage, and what differs from a network of plain bottlenecks
+BACKBONES: dict[str, tuple[tuple[int, ...], dict]] = {
+    "resnet18": ((2, 2, 2, 2), dict(bottleneck=False)),
+    "resnet26": ((2, 2, 2, 2), {}),
+    "resnet34": ((3, 4, 6, 3), dict(bottleneck=False)),
+    "resnet50": ((3, 4, 6, 3), {}),
+    "resnet101": ((3, 4, 23, 3), {}),
+    "resnet152": ((3, 8, 36, 3), {}),
+    "resnext50_32x4d": ((3, 4, 6, 3), dict(groups=32, width_per_group=4)),
+    "resnext101_32x8d": ((3, 4, 23, 3), dict(groups=32, width_per_group=8)),
+}
+
+STEMS = {"imagenet": Stem(), "small": Stem(kernel=3, stride=1, pool=False)}
+
+
+def resnet_classifier(
+    *,
+    rank: int,
+    backbone: str,
+    temporal: bool = False,
+    ratio: float = 0.25,
+    lfu: bool = True,
+    local_to_global: bool = True,
+    global_to_local: bool = True,
+    implementation: Implementation = "auto",
+    project_first: bool = False,
+    block: str | None = None,
+    blocks_at: Mapping[int, Sequence[int]] | None = None,
+    block_options: Mapping[str, Any] | None = None,
+    input_size: Sequence[int] = (224, 224),
+    num_classes: int | None = 1000,
+    dropout: float = 0.0,
+    head_pool_size: int | None = None,
+    in_features: int = 3,
+    se: bool = False,
+    stem: Literal["imagenet", "small"] = "imagenet",
+    stem_pool_padding: int = 1,
+    width: int = 64,
+    depths: Sequence[int] | None = None,
+    dilated: Sequence[int] = (),
+    **numerics: Unpack[Numerics],
+) -> ResNet:
+    """Build a classifier of images, ``[N, H, W, in_features] -> [N, num_classes]``, or of videos.
+
+    Videos are ``[N, T, H, W, in_features]`` for any T from 2 on; of an odd number of frames the
+    last is dropped after stage 1.
+
+    Args:
+      rank: 2 for images, 3 for videos.
+      backbone: a key of `BACKBONES`.
+      temporal: whether convolutions see neighbouring frames (I3D) or not (C2D).
+      ratio: share of global channels of the FFCs; 0 is the plain network. The default of the
+        published code is 0.5, that of its tables 0.25.
+      lfu: as in `FFC`, like ``local_to_global``, ``global_to_local`` and ``implementation``.
+      project_first: of published FFC networks of basic blocks with ratio 0 (see `Residual`).
+      block: the name of a block of `layers.blocks.BLOCKS`, or None.
+      blocks_at: residual blocks that one follows (stage → zero-based); None: the published ones
+        (see `placement`).
+      block_options: options of the block; None: the published ones.
+      input_size: (T,) H, W of the input that blocks of fixed map size are built for.
+      num_classes: None leaves the head out: the result is the pooled features.
+      dropout: rate of dropout before the head.
+      head_pool_size: the head is applied to averages over windows of the last map, so many
+        positions high and wide, and its results are averaged; None averages the whole map.
+      se: squeeze and excitation in every residual block.
+      stem: "imagenet" (7x7, stride 2, pooling) or "small" (3x3, stride 1, for small images).
+      stem_pool_padding: padding of the pooling after the stem; for videos 0 in the published code
+        of bilinear attention, 1 in PyTorchVideo and SlowFast.
+      width: features of the first stage's narrow convolutions.
+      depths: residual blocks of each stage; None: those of the backbone.
+      dilated: stages (3, 4) whose stride is replaced by dilation.
+
+    Raises:
+      ValueError: an option has no such value.
+      TypeError: the block has no such option.
+    """
+    if stem not in STEMS:
+        raise ValueError(f"stem={stem!r}; expected 'imagenet' or 'small'")
+    published_depths, kind = BACKBONES[backbone]
+    depths = published_depths if depths is None else depths
+    convolution = functools.partial(
+        FFC,
+        lfu=lfu,
+        local_to_global=local_to_global,
+        global_to_local=global_to_local,
+        implementation=implementation,
+    )
+    residual = Residual(
+        convolution=convolution, ratio=ratio, project_first=project_first, se=se, **kind
+    )
+    bottleneck = residual.bottleneck
+    return ResNet(
+        depths,
+        residual=residual,
+        stem=dataclasses.replace(
+            STEMS[stem],
+            in_features=in_features,
+            temporal_kernel=5 if temporal else 1,
+            pool_padding=stem_pool_padding,
+        ),
+        head=Head(num_classes=num_classes, dropout=dropout, pool_size=head_pool_size),
+        width=width,
+        rank=rank,
+        temporal_kernels=temporal_kernels(depths, bottleneck) if temporal else None,
+        temporal_pool_stride=2 if rank == 3 else 1,
+        **inserted_blocks(block, blocks_at, block_options, depths, bottleneck, rank=rank),
+        input_size=input_size,
+        dilated=dilated,
+        **numerics,
+    )
+
+
+def temporal_kernels(depths: Sequence[int], bottleneck: bool) -> list[list[int]]:
+    """Return how many frames the first convolution of each residual block of an I3D sees.
+
+    Bottlenecks: three in all blocks of stage 1, in the first, third, … of stages 2 and 3, in the
+    second, fourth, … of stage 4. Basic blocks: three in all.
+    """
+    if not bottleneck:
+        return [[3] * depth for depth in depths]
+    alternating = [[3 if i % 2 == 0 else 1 for i in range(depth)] for depth in depths[1:-1]]
+    last = [3 if i % 2 == 1 else 1 for i in range(depths[-1])]
+    return [[3] * depths[0], *alternating, last]
