@@ -10,7 +10,6 @@ program, which is looked at once.
 
 import argparse
 import functools
-import inspect
 import os
 import re
 import resource
@@ -53,7 +52,7 @@ def program(name: str) -> str:
 @functools.cache
 def check(name: str, mesh) -> dict:
     """Lower and compile the forward pass of a narrow copy, and count its all-gathers."""
-    card, known = sf.card(name), inspect.signature(MODELS[name]).parameters
+    card, known = sf.card(name), MODELS[name].options
     options = {key: value for key, value in NARROW.items() if key in known}
     size = (*card.input_size[:-2], *(min(n, SMALL) for n in card.input_size[-2:]))
     if "input_size" in known:

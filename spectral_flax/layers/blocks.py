@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One table of the blocks that may stand after any residual block."""
+"""The table of blocks that can follow any residual block: one row holds all that is said of one."""
 
-import inspect
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from flax import nnx
 
@@ -16,30 +16,192 @@ from spectral_flax.layers.attention import (
 )
 from spectral_flax.layers.bilinear import BilinearAttention, bat, bat3d
 from spectral_flax.layers.non_local import NonLocal, non_local
+from spectral_flax.layers.numerics import parameters_of
 from spectral_flax.layers.spectral import SpectralResidual, srl_fft, srl_lo
 from spectral_flax.messages import closest
 
+Places = dict[int, tuple[int, ...]]
+"""Zero-based residual blocks by stage."""
 
-class Block(NamedTuple):
-    """A constructor, the class whose options it passes on, and those that it sets itself."""
+
+def after_each_run(depths: Sequence[int], rank: int) -> Places:
+    """Return the last residual block of each run of stages 2 and 3, of which ResNet-50 has five.
+
+    Wang et al., "Non-local Neural Networks", CVPR 2018: after every second residual block of
+    ResNet-50, and likewise five in deeper networks; bilinear attention (Chi, Yuan, Mu et al., CVPR
+    2020) is at the same places.
+    """
+    return {s: tuple(range(run - 1, depths[s - 1], run)) for s, run in _runs(depths).items()}
+
+
+def at_the_start_of_each_run(depths: Sequence[int], rank: int) -> Places:
+    """Return the first residual block of each run; of images in stage 3 only (GloRe, CVPR 2019)."""
+    return {
+        s: tuple(range(0, depths[s - 1] - run + 1, run))
+        for s, run in _runs(depths).items()
+        if rank == 3 or s == 3
+    }
+
+
+def before_the_last(depths: Sequence[int], rank: int) -> Places:
+    """Return the last but one residual block of stage 3 (Yue et al., NeurIPS 2018)."""
+    return {3: (max(depths[2] - 2, 0),)}
+
+
+def _runs(depths: Sequence[int]) -> dict[int, int]:
+    """Return how many residual blocks make a run, in stages 2 and 3; each has one run at least."""
+    runs = {2: max(2, depths[1] // 2), 3: max(2, depths[2] // 3)}
+    return {stage: min(run, depths[stage - 1]) for stage, run in runs.items()}
+
+
+Options = Mapping[str, Any]
+
+
+def _map_size(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
+    """Return the size of the transformed axes of a map of ``size``, (T,) H, W."""
+    return {"size": size if options.get("transform_time") else size[-2:]}
+
+
+def _spectrum(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
+    if not options.get("spectrum_relu"):
+        return {}
+    return {"spectrum_size": _map_size(options, size)["size"]}
+
+
+def _grid(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
+    """Return the published 7 x 7 positions, or the fewer there are."""
+    return {"grid": min(7, *size[-2:])}
+
+
+def _grids(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
+    """Return the published 7 x 7 positions and 4 frames, or the fewer there are."""
+    return {"temporal_grid": min(4, size[0])} | _grid(options, size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """A row of the table.
+
+    Attributes:
+      make: constructor ``make(features, rank=…, rngs=…, **options)``.
+      options_of: the class whose options ``make`` passes on; None: it lists all.
+      set_options: those of them that it sets itself.
+      title: what a network with the block is said to have.
+      paper: source.
+      ranks: 2 where there is one for images, 3 where there is one for videos.
+      new_is_identity: whether a new block returns its input.
+      places: where the paper has it in a residual network, given depths and rank.
+      network_options: options of the published networks, given the number of layers and the rank.
+      sized: options that follow from the map's size, given the others; these take precedence.
+      size_options: options that only ``sized`` reads.
+    """
 
     make: Callable[..., nnx.Module]
-    options_of: type[nnx.Module]
+    options_of: type[nnx.Module] | None = None
     set_options: tuple[str, ...] = ()
+    title: str
+    paper: str
+    ranks: tuple[int, ...] = (2, 3)
+    new_is_identity: bool = False
+    places: Callable[[Sequence[int], int], Places] = after_each_run
+    network_options: Callable[[int, int], dict[str, Any]] = lambda layers, rank: {}
+    sized: Callable[[Options, tuple[int, ...]], dict[str, Any]] = lambda options, size: {}
+    size_options: tuple[str, ...] = ()
 
+    def for_map(self, options: Options, size: tuple[int, ...]) -> dict[str, Any]:
+        """Return the options of a block for maps of ``size``, (T,) H, W."""
+        rest = {k: v for k, v in options.items() if k not in self.size_options}
+        return self.sized(options, size) | rest
+
+
+_CGNL = "Yue et al., Compact Generalized Non-local Network, NeurIPS 2018"
+_SRL = "Chi et al., Fast Non-Local Neural Networks with Spectral Residual Learning, ACM MM 2019"
+_BAT = (
+    "Chi et al., Non-Local Neural Networks with Grouped Bilinear Attentional Transforms, CVPR 2020"
+)
 
 BLOCKS = {
-    "nl": Block(non_local, NonLocal),
-    "a2": Block(DoubleAttention, DoubleAttention),
-    "cgnl": Block(CompactNonLocal, CompactNonLocal),
-    "cgnl_rbf": Block(compact_non_local_rbf, CompactNonLocal),
-    "rcca": Block(RecurrentCrissCross, RecurrentCrissCross),
-    "glore": Block(GraphReasoning, GraphReasoning),
-    "srl_fft": Block(srl_fft, SpectralResidual, ("pair",)),
-    "srl_lo": Block(srl_lo, SpectralResidual, ("pair", "spectrum_size")),
-    "bat": Block(bat, BilinearAttention),
-    "bat3d": Block(bat3d, BilinearAttention),
+    "nl": Block(
+        make=non_local,
+        options_of=NonLocal,
+        title="non-local blocks",
+        paper="Wang et al., Non-local Neural Networks, CVPR 2018",
+        new_is_identity=True,
+    ),
+    "a2": Block(
+        make=DoubleAttention,
+        title="double attention blocks",
+        paper="Chen et al., A2-Nets: Double Attention Networks, NeurIPS 2018",
+        new_is_identity=True,
+    ),
+    "cgnl": Block(
+        make=CompactNonLocal,
+        title="a compact generalized non-local block",
+        paper=_CGNL,
+        new_is_identity=True,
+        places=before_the_last,
+    ),
+    "cgnl_rbf": Block(
+        make=compact_non_local_rbf,
+        options_of=CompactNonLocal,
+        title="a compact generalized non-local block (RBF kernel)",
+        paper=_CGNL,
+        new_is_identity=True,
+        places=before_the_last,
+    ),
+    "rcca": Block(
+        make=RecurrentCrissCross,
+        title="recurrent criss-cross attention blocks",
+        paper="Huang et al., CCNet: Criss-Cross Attention for Semantic Segmentation, ICCV 2019",
+    ),
+    "glore": Block(
+        make=GraphReasoning,
+        title="graph reasoning units",
+        paper="Chen et al., Graph-Based Global Reasoning Networks, CVPR 2019",
+        new_is_identity=True,
+        places=at_the_start_of_each_run,
+        network_options=lambda layers, rank: {"normalize": True} if rank == 2 else {},
+    ),
+    "srl_fft": Block(
+        make=srl_fft,
+        options_of=SpectralResidual,
+        set_options=("pair",),
+        title="spectral residual blocks (Fourier)",
+        paper=_SRL,
+        new_is_identity=True,
+        sized=_spectrum,
+        size_options=("spectrum_relu",),
+    ),
+    "srl_lo": Block(
+        make=srl_lo,
+        options_of=SpectralResidual,
+        set_options=("pair", "spectrum_size"),
+        title="spectral residual blocks (learned orthogonal)",
+        paper=_SRL,
+        sized=_map_size,
+    ),
+    "bat": Block(
+        make=bat,
+        options_of=BilinearAttention,
+        title="bilinear attention blocks",
+        paper=_BAT,
+        network_options=lambda layers, rank: {"dropout": 0.0} if rank == 2 and layers <= 34 else {},
+        sized=_grid,
+    ),
+    "bat3d": Block(
+        make=bat3d,
+        options_of=BilinearAttention,
+        title="spatio-temporal bilinear attention blocks",
+        paper=_BAT,
+        ranks=(3,),
+        sized=_grids,
+    ),
 }
+
+
+def blocks_of_rank(rank: int) -> list[str]:
+    """Return the names of the blocks for images (2) or videos (3)."""
+    return [name for name, row in BLOCKS.items() if rank in row.ranks]
 
 
 def block(
@@ -76,19 +238,10 @@ def block(
 
 def block_options(name: str) -> list[str]:
     """Return the names of the options that a block takes."""
-    make, options_of, set_options = BLOCKS[name]
-    parameters = _parameters(make)
+    row = BLOCKS[name]
+    parameters = parameters_of(row.make)
     passed_on = [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
-    if passed_on:
-        parameters |= _parameters(options_of)
-    out = {"features", "rank", "rngs", *set_options, *(p.name for p in passed_on)}
+    if row.options_of is not None:
+        parameters |= parameters_of(row.options_of)
+    out = {"features", "rank", "rngs", *row.set_options, *(p.name for p in passed_on)}
     return [option for option in parameters if option not in out]
-
-
-def _parameters(make):
-    if not inspect.isclass(make):
-        return dict(inspect.signature(make).parameters)
-    # The metaclass of NNX modules hides the signature of the class itself.
-    parameters = dict(inspect.signature(make.__init__).parameters)
-    del parameters["self"]
-    return parameters

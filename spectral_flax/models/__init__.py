@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Architectures, by name."""
 
-from spectral_flax.models import image, inpainting, pose, segmentation, video  # noqa: F401  (register models)
+import importlib
+import pkgutil
+
 from spectral_flax.models.registry import (
     Card,
+    Model,
     abstract_model,
+    add,
     card,
     create_model,
+    get_model,
     init_apply,
     list_models,
     register,
@@ -17,13 +22,19 @@ from spectral_flax.models.resnet import Head, ResNet, Stem
 __all__ = [
     "Card",
     "Head",
+    "Model",
     "ResNet",
     "Residual",
     "Stem",
     "abstract_model",
+    "add",
     "card",
     "create_model",
+    "get_model",
     "init_apply",
     "list_models",
     "register",
 ]
+
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):  # each adds its models
+    importlib.import_module(_module.name)

@@ -28,6 +28,12 @@ BACKBONES: dict[str, tuple[tuple[int, ...], dict]] = {
     "resnext101_32x8d": ((3, 4, 23, 3), dict(groups=32, width_per_group=8)),
 }
 
+FFC_PAPER = "Chi, Jiang and Mu, Fast Fourier Convolution, NeurIPS 2020"
+# A plain network has no options of FFCs.
+PLAIN = dict(
+    ratio=0.0, lfu=False, local_to_global=True, global_to_local=True, implementation="auto"
+)
+
 STEMS = {"imagenet": Stem(), "small": Stem(kernel=3, stride=1, pool=False)}
 
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Image classification: ResNet, ResNeXt, their FFC forms, and any block in any of them."""
 
-from spectral_flax.models.classifier import BACKBONES, resnet_classifier
-from spectral_flax.models.registry import Card
-from spectral_flax.models.variants import BLOCK_PAPERS, BLOCK_TITLES, PLAIN, define
+from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
+from spectral_flax.models.classifier import BACKBONES, FFC_PAPER, PLAIN, resnet_classifier
+from spectral_flax.models.registry import Card, Model, add
 
 _RESNET_PAPER = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 _RESNEXT_PAPER = "Xie et al., Aggregated Residual Transformations, CVPR 2017"
-_FFC_PAPER = "Chi, Jiang and Mu, Fast Fourier Convolution, NeurIPS 2020"
 _RECORDS = "Published weights were trained on images decoded from MXNet records"
 _NOTES = {
     "ffc": f"{_RECORDS} and with cuFFT's inverse of non-Hermitian spectra; both cost them some "
@@ -37,13 +36,13 @@ _CODE = {
 }
 
 
-def _define(backbone: str, ffc: bool, block: str | None) -> None:
-    """Register a backbone, plain or FFC, with a block or without."""
+def _model(backbone: str, ffc: bool, block: str | None) -> Model:
+    """Return the record of a backbone, plain or FFC, with a block or without."""
     name = "_".join(filter(None, ("ffc" if ffc else "", backbone, block)))
     deeper = _DEEPER if backbone == "resnext101_32x8d" else ""
     plain_paper = _RESNEXT_PAPER if "next" in backbone else _RESNET_PAPER
     card = Card(
-        paper=BLOCK_PAPERS.get(block) or (_FFC_PAPER if ffc else plain_paper),
+        paper=BLOCKS[block].paper if block else FFC_PAPER if ffc else plain_paper,
         code=_CODE.get(block, "pkumivision/FFC" if ffc else "pytorch/vision"),
         licence="Apache-2.0" if ffc else ("" if block else "BSD-3-Clause"),
         published=_PUBLISHED.get(name, ""),
@@ -51,13 +50,22 @@ def _define(backbone: str, ffc: bool, block: str | None) -> None:
     )
     title = backbone.replace("resnet", "ResNet-").replace("resnext", "ResNeXt-")
     title += " whose every 3x3 and 1x1 convolution is an FFC" if ffc else ""
-    title += f" with {BLOCK_TITLES[block]}" if block else ""
+    title += f" with {BLOCKS[block].title}" if block else ""
     fixed = dict(backbone=backbone) | ({} if ffc else PLAIN) | (dict(block=block) if block else {})
-    doc = f"{title}: ``[N, H, W, in_features] -> [N, num_classes]``."
-    define(name, resnet_classifier, card, doc, rank=2, temporal=False, **fixed)
+    return Model(
+        name=name,
+        function=resnet_classifier,
+        card=card,
+        title=f"{title}: ``[N, H, W, in_features] -> [N, num_classes]``.",
+        family="resnext" if "next" in backbone else "resnet",
+        task="classification",
+        block=block,
+        ffc=ffc,
+        fixed=fixed | dict(rank=2, temporal=False),
+    )
 
 
 for _backbone in BACKBONES:
     for _ffc in (False, True):
-        for _block in (None, *(block for block in BLOCK_TITLES if block != "bat3d")):
-            _define(_backbone, _ffc, _block)
+        for _block in (None, *blocks_of_rank(2)):
+            add(_model(_backbone, _ffc, _block))

@@ -21,8 +21,7 @@ from spectral_flax.layers.ffc import FFC
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
-from spectral_flax.models.registry import Card
-from spectral_flax.models.variants import define
+from spectral_flax.models.registry import Card, Model, add
 
 _ACTIVATIONS = {"sigmoid": nnx.sigmoid, "tanh": jnp.tanh, None: lambda x: x}
 
@@ -196,12 +195,19 @@ _CARD = Card(
     "cuFFT's inverse of non-Hermitian spectra, which differs slightly from the one used here.",
 )
 
-
-define("lama", Lama, _CARD, "LaMa-Fourier: ``[N, H, W, 4] -> [N, H, W, 3]``.")
-define(
-    "lama_big",
-    Lama,
-    _CARD,
-    "Big LaMa, of 18 residual blocks: ``[N, H, W, 4] -> [N, H, W, 3]``.",
-    defaults=dict(blocks=18),
-)
+for _name, _title, _defaults in (
+    ("lama", "LaMa-Fourier", {}),
+    ("lama_big", "Big LaMa, of 18 residual blocks", dict(blocks=18)),
+):
+    add(
+        Model(
+            name=_name,
+            function=Lama,
+            card=_CARD,
+            title=f"{_title}: ``[N, H, W, 4] -> [N, H, W, 3]``.",
+            family="lama",
+            task="inpainting",
+            ffc=True,
+            defaults=_defaults,
+        )
+    )

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which blocks stand where in a residual network, and with which of their options.
-
-The places are the published ones. Non-local blocks of videos: Wang et al., CVPR 2018, after
-every second residual block of stages 2 and 3 of ResNet-50, five in all, and likewise five in
-deeper networks; bilinear attention (Chi, Yuan, Mu et al., CVPR 2020) at the same places.
-"""
+"""Blocks of the table in a network: where they are, and with which options."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -18,22 +13,15 @@ from spectral_flax.messages import closest
 _GIVEN = ("dtype", "param_dtype", "precision")
 
 
-def published_places(block: str, depths: Sequence[int], rank: int) -> dict[int, tuple[int, ...]]:
-    """Return after which residual blocks (stage → zero-based) ``block`` stands by default.
+def published_places(block: str, depths: Sequence[int], rank: int) -> blocks.Places:
+    """Return the residual blocks (stage → zero-based) that ``block`` follows by default.
 
-    The rules give the published places for every published depth, and one place at least in each
-    stage they concern for any other.
+    These are the published places for every published depth, and one place at least in each stage
+    they concern for any other.
     """
     if len(depths) < 3:
         raise ValueError(f"depths={tuple(depths)} has no stage 3; name blocks_at")
-    if block.startswith("cgnl"):  # Yue et al., NeurIPS 2018: one, before the last residual block
-        return {3: (max(depths[2] - 2, 0),)}
-    runs = {2: max(2, depths[1] // 2), 3: max(2, depths[2] // 3)}
-    runs = {stage: min(run, depths[stage - 1]) for stage, run in runs.items()}
-    if block == "glore":  # Chen et al., CVPR 2019: after the first of each run; images stage 3 only
-        stages = (2, 3) if rank == 3 else (3,)
-        return {s: tuple(range(0, depths[s - 1] - runs[s] + 1, runs[s])) for s in stages}
-    return {s: tuple(range(run - 1, depths[s - 1], run)) for s, run in runs.items()}
+    return BLOCKS[block].places(depths, rank)
 
 
 def inserted_blocks(
@@ -66,7 +54,7 @@ def inserted_blocks(
         if option not in known:
             raise TypeError(f"block {block!r} has no option {option!r}; {closest(option, known)}")
     layers = (3 if bottleneck else 2) * sum(depths) + 2
-    options = _published_options(block, layers, rank) | dict(options or {})
+    options = BLOCKS[block].network_options(layers, rank) | dict(options or {})
     if blocks_at is None:
         blocks_at = published_places(block, depths, rank)
     build = functools.partial(_build, block, options)
@@ -76,7 +64,7 @@ def inserted_blocks(
 def block_options(block: str) -> list[str]:
     """Return the names of the options of a block in a network."""
     known = [option for option in blocks.block_options(block) if option not in _GIVEN]
-    return [*known, "spectrum_relu"] if block == "srl_fft" else known
+    return list(dict.fromkeys([*known, *BLOCKS[block].size_options]))
 
 
 def _as_places(blocks_at: Mapping) -> dict[int, tuple[int, ...]]:
@@ -88,23 +76,6 @@ def _as_places(blocks_at: Mapping) -> dict[int, tuple[int, ...]]:
         ) from None
 
 
-def _published_options(block: str, layers: int, rank: int) -> dict[str, Any]:
-    """Return what the published networks, of so many layers, ask of their blocks."""
-    if block == "bat" and rank == 2 and layers <= 34:
-        return {"dropout": 0.0}
-    if block == "glore" and rank == 2:
-        return {"normalize": True}
-    return {}
-
-
 def _build(block, options, features, *, rank, size, **given):
-    options = dict(options)
-    transformed = size if options.get("transform_time") else size[-2:]
-    if block == "srl_fft" and options.pop("spectrum_relu", False):
-        options["spectrum_size"] = transformed
-    if block in ("bat", "bat3d"):  # published: 7 x 7 positions, 4 frames; or the fewer there are
-        options.setdefault("grid", min(7, *size[-2:]))
-    if block == "bat3d":
-        options.setdefault("temporal_grid", min(4, size[0]))
-    size = options.pop("size", transformed)
-    return blocks.block(block, features, rank=rank, size=size, **options, **given)
+    options = BLOCKS[block].for_map(options, size)
+    return blocks.block(block, features, rank=rank, **options, **given)

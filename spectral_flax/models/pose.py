@@ -12,15 +12,15 @@ import jax
 from flax import nnx
 
 from spectral_flax.layers.basic import conv, normal
+from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
 from spectral_flax.models.classifier import BACKBONES
 from spectral_flax.models.placement import inserted_blocks
-from spectral_flax.models.registry import Card
+from spectral_flax.models.registry import Card, Model, add
 from spectral_flax.models.residual import Residual
 from spectral_flax.models.resnet import Head, ResNet, Stem
-from spectral_flax.models.variants import BLOCK_PAPERS, BLOCK_TITLES, define
 
 # Padding and output padding with which a transposed convolution of stride 2 doubles a map.
 _PADDINGS = {2: (0, 0), 3: (1, 1), 4: (1, 0)}
@@ -219,10 +219,10 @@ _BGR = "Published weights saw BGR images normalised with the mean and deviation 
 _RBF = "What the published pose code calls cgnl is cgnl_rbf here. "
 
 
-def _define(backbone: str, block: str | None) -> None:
+def _model(backbone: str, block: str | None) -> Model:
     name = backbone + (f"_{block}" if block else "")
     card = Card(
-        paper=BLOCK_PAPERS.get(block, _PAPER),
+        paper=BLOCKS[block].paper if block else _PAPER,
         code="1820366459/SRL-Pose-Estimation" if block else "microsoft/human-pose-estimation",
         licence="" if block else "MIT",
         input_size=(256, 192),
@@ -231,12 +231,20 @@ def _define(backbone: str, block: str | None) -> None:
         note=(_RBF if block == "cgnl" else "") + _BGR,
     )
     title = backbone.replace("resnet", "ResNet-") + " for poses"
-    title += f", with {BLOCK_TITLES[block]} after each deconvolution" if block else ""
+    title += f", with {BLOCKS[block].title} after each deconvolution" if block else ""
     fixed = dict(backbone=backbone) | (dict(block=block) if block else {})
-    doc = f"{title}: ``[N, H, W, in_features] -> [N, H/4, W/4, num_joints]``."
-    define(f"pose_{name}", pose_resnet, card, doc, **fixed)
+    return Model(
+        name=f"pose_{name}",
+        function=pose_resnet,
+        card=card,
+        title=f"{title}: ``[N, H, W, in_features] -> [N, H/4, W/4, num_joints]``.",
+        family="pose_resnet",
+        task="pose",
+        block=block,
+        fixed=fixed,
+    )
 
 
 for _backbone in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"):
-    for _block in (None, *(name for name in BLOCK_TITLES if name != "bat3d")):
-        _define(_backbone, _block)
+    for _block in (None, *blocks_of_rank(2)):
+        add(_model(_backbone, _block))

@@ -3,7 +3,8 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,9 +12,6 @@ from flax import nnx
 
 from spectral_flax.layers.numerics import parameters_of
 from spectral_flax.messages import closest
-
-MODELS: dict[str, Callable[..., nnx.Module]] = {}
-_CARDS: dict[str, "Card"] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,28 +31,112 @@ class Card:
     note: str = ""
 
 
-def register(card: Card):
-    """Return a decorator that enters a model function under its own name."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A name of the zoo: a function, or class, with some of its options fixed.
+
+    Attributes:
+      function: builds the model; takes its options and ``rngs`` by keyword.
+      title: what it is, in a line.
+      family: names that differ in size, block and the like alone have the same.
+      task: "classification", "pose", "segmentation" or "inpainting"; "" for others.
+      block: the block of `layers.blocks.BLOCKS` in it.
+      rank: 2 for images, 3 for videos.
+      ffc: whether its convolutions are FFCs.
+      fixed: options that are not open.
+      defaults: options with another default than the function's.
+    """
+
+    name: str
+    function: Callable[..., nnx.Module]
+    card: Card
+    title: str = ""
+    family: str = ""
+    task: str = ""
+    block: str | None = None
+    rank: int = 2
+    ffc: bool = False
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """The open options by name, with their defaults."""
+        return {
+            name: p.replace(default=self.defaults[name]) if name in self.defaults else p
+            for name, p in parameters_of(self.function).items()
+            if name not in self.fixed and name != "rngs"
+        }
+
+    def __call__(self, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
+        for option in options:
+            if option not in self.options:
+                near = closest(option, self.options)
+                raise TypeError(f"{self.name} has no option {option!r}; {near}")
+        return self.function(**self.fixed, **{**self.defaults, **options}, rngs=rngs)
+
+
+MODELS: dict[str, Model] = {}
+
+
+def add(model: Model) -> None:
+    """Add a model to the zoo.
+
+    Raises:
+      ValueError: its name is taken.
+    """
+    if model.name in MODELS:
+        raise ValueError(f"a model named {model.name!r} is registered already")
+    MODELS[model.name] = model
+
+
+def register(card: Card, **about: Any):
+    """Return a decorator that adds a function under its own name; ``about`` as in `Model`."""
 
     def enter(function):
+        title = (function.__doc__ or function.__name__).partition("\n")[0]
         name = function.__name__
-        if name in MODELS:
-            raise ValueError(f"a model named {name!r} is registered already")
-        MODELS[name], _CARDS[name] = function, card
+        fields = dict(name=name, function=function, card=card, title=title, family=name)
+        add(Model(**fields | about))
         return function
 
     return enter
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the sorted names that match a glob pattern."""
-    return sorted(fnmatch.filter(MODELS, pattern))
+def list_models(
+    pattern: str = "*",
+    *,
+    family: str | None = None,
+    task: str | None = None,
+    block: str | None = None,
+    rank: int | None = None,
+    ffc: bool | None = None,
+    published: bool | None = None,
+) -> list[str]:
+    """Return the sorted names that match a glob pattern and all filters that are given.
+
+    ``published`` is whether the paper's result is on the card; the others as in `Model`.
+
+    Raises:
+      ValueError: no model has that family, task, block or rank; the message names the known.
+    """
+    given = dict(family=family, task=task, block=block, rank=rank, ffc=ffc)
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        known = sorted({v for m in MODELS.values() if (v := getattr(m, name)) not in (None, "")})
+        if value not in known:
+            raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, known))}")
+    return sorted(
+        name
+        for name in fnmatch.filter(MODELS, pattern)
+        if all(getattr(MODELS[name], field) == value for field, value in given.items())
+        and published in (None, bool(MODELS[name].card.published))
+    )
 
 
 def card(name: str) -> Card:
     """Return the card of a model."""
-    _function(name)
-    return _CARDS[name]
+    return get_model(name).card
 
 
 def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> nnx.Module:
@@ -64,12 +146,7 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
       ValueError: no such model (the message names the closest).
       TypeError: no such option (likewise).
     """
-    function = _function(name)
-    known = [option for option in parameters_of(function) if option != "rngs"]
-    for option in options:
-        if option not in known:
-            raise TypeError(f"{name} has no option {option!r}; {closest(option, known)}")
-    return function(**options, rngs=nnx.Rngs(0) if rngs is None else rngs)
+    return get_model(name)(**options, rngs=nnx.Rngs(0) if rngs is None else rngs)
 
 
 def abstract_model(name: str, **options: Any) -> nnx.Module:
@@ -122,7 +199,13 @@ class _OneKey(nnx.Rngs):
         return stream.key.get_value if name == "params" else stream
 
 
-def _function(name: str) -> Callable[..., nnx.Module]:
+def get_model(name: str) -> Model:
+    """Return the record of a model.
+
+    Raises:
+      ValueError: no such model; the message names the closest.
+      TypeError: ``name`` is no text.
+    """
     if not isinstance(name, str):
         raise TypeError(f"name={name!r}; expected the name of a model, as list_models() gives them")
     if name not in MODELS:

@@ -15,12 +15,12 @@ from flax import nnx
 
 from spectral_flax.arrays import as_floating
 from spectral_flax.layers.basic import ConvNormAct, conv
+from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import transposed_conv
 from spectral_flax.models.placement import inserted_blocks
-from spectral_flax.models.registry import Card
-from spectral_flax.models.variants import BLOCK_PAPERS, BLOCK_TITLES, define
+from spectral_flax.models.registry import Card, Model, add
 
 _POOLINGS = 4
 
@@ -210,13 +210,13 @@ _UNKNOWN = (
 )
 
 
-def _define(star: bool, block: str | None) -> None:
+def _model(star: bool, block: str | None) -> Model:
     name = ("unet_star" if star else "unet") + (f"_{block}" if block else "")
     title = ("U-Net*, without the last pooling" if star else "U-Net") + (
-        f", with {BLOCK_TITLES[block]}" if block else ""
+        f", with {BLOCKS[block].title}" if block else ""
     )
     card = Card(
-        paper=BLOCK_PAPERS.get(block, _PAPER),
+        paper=BLOCKS[block].paper if block else _PAPER,
         code="" if star or block else "milesial/Pytorch-UNet",
         licence="" if star or block else "GPL-3.0 (the published code and weights)",
         input_size=(256, 256),
@@ -226,9 +226,18 @@ def _define(star: bool, block: str | None) -> None:
         note=_UNKNOWN if star else "",
     )
     fixed = dict(star=star) | (dict(block=block) if block else {})
-    define(name, unet, card, f"{title}: ``[N, H, W, I] -> [N, H, W, num_classes]``.", **fixed)
+    return Model(
+        name=name,
+        function=unet,
+        card=card,
+        title=f"{title}: ``[N, H, W, I] -> [N, H, W, num_classes]``.",
+        family="unet",
+        task="segmentation",
+        block=block,
+        fixed=fixed,
+    )
 
 
 for _is_star in (False, True):
-    for _block in (None, *(name for name in BLOCK_TITLES if name != "bat3d")):
-        _define(_is_star, _block)
+    for _block in (None, *blocks_of_rank(2)):
+        add(_model(_is_star, _block))

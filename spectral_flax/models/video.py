@@ -6,9 +6,9 @@ al., CVPR 2020): a 2-D ResNet on every frame (C2D), or one whose stem and every 
 block also see neighbouring frames (I3D); half the frames after stage 1.
 """
 
-from spectral_flax.models.classifier import resnet_classifier
-from spectral_flax.models.registry import Card
-from spectral_flax.models.variants import BLOCK_PAPERS, BLOCK_TITLES, PLAIN, define
+from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
+from spectral_flax.models.classifier import FFC_PAPER, PLAIN, resnet_classifier
+from spectral_flax.models.registry import Card, Model, add
 
 # As published, where that differs from images.
 DEFAULTS = dict(
@@ -16,7 +16,6 @@ DEFAULTS = dict(
 )
 
 _PAPER = "Wang et al., Non-local Neural Networks, CVPR 2018"
-_FFC_PAPER = "Chi, Jiang and Mu, Fast Fourier Convolution, NeurIPS 2020"
 _PUBLISHED = {
     "c2d_resnet50": "71.9",
     "c2d_resnet50_nl": "73.8",
@@ -31,12 +30,12 @@ _PUBLISHED = {
 }
 
 
-def _define(backbone: str, kind: str, ffc: bool, block: str | None) -> None:
-    """Register C2D or I3D on a backbone, plain or FFC, with a block or without."""
+def _model(backbone: str, kind: str, ffc: bool, block: str | None) -> Model:
+    """Return the record of C2D or I3D on a backbone, plain or FFC, with a block or without."""
     name = "_".join(filter(None, ("ffc" if ffc else "", kind, backbone, block)))
     published = _PUBLISHED.get(name)
     card = Card(
-        paper=BLOCK_PAPERS.get(block) or (_FFC_PAPER if ffc else _PAPER),
+        paper=BLOCKS[block].paper if block else FFC_PAPER if ffc else _PAPER,
         code="BA-Transform/BAT-Video-Classification",
         input_size=(8, 224, 224),
         mean=tuple(m / 255 for m in (103.939, 116.779, 123.68)),
@@ -46,16 +45,26 @@ def _define(backbone: str, kind: str, ffc: bool, block: str | None) -> None:
     )
     title = f"{kind.upper()} on {backbone.replace('resnet', 'ResNet-')}"
     title += " whose every convolution is an FFC" if ffc else ""
-    title += f" with {BLOCK_TITLES[block]}" if block else ""
+    title += f" with {BLOCKS[block].title}" if block else ""
     fixed = dict(backbone=backbone, temporal=kind == "i3d")
     fixed |= ({} if ffc else PLAIN) | (dict(block=block) if block else {})
-    doc = f"{title}: ``[N, T, H, W, in_features] -> [N, num_classes]``."
-    defaults = DEFAULTS | (dict(lfu=False) if ffc else {})
-    define(name, resnet_classifier, card, doc, defaults=defaults, rank=3, **fixed)
+    return Model(
+        name=name,
+        function=resnet_classifier,
+        card=card,
+        title=f"{title}: ``[N, T, H, W, in_features] -> [N, num_classes]``.",
+        family=kind,
+        task="classification",
+        block=block,
+        rank=3,
+        ffc=ffc,
+        fixed=fixed | dict(rank=3),
+        defaults=DEFAULTS | (dict(lfu=False) if ffc else {}),
+    )
 
 
 for _backbone in ("resnet18", "resnet34", "resnet50", "resnet101"):
     for _kind in ("c2d", "i3d"):
         for _ffc in (False, True):
-            for _block in (None, *BLOCK_TITLES):
-                _define(_backbone, _kind, _ffc, _block)
+            for _block in (None, *blocks_of_rank(3)):
+                add(_model(_backbone, _kind, _ffc, _block))

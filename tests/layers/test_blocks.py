@@ -7,13 +7,12 @@ import pytest
 from collectives import copied, count, split
 from flax import nnx
 
-from spectral_flax.layers.blocks import BLOCKS, block, block_options
+from spectral_flax.layers.blocks import BLOCKS, block, block_options, blocks_of_rank
 
 C = 32
 SIZES = {2: (9, 11), 3: (4, 9, 7)}
-VARIANTS = [(name, rank) for name in BLOCKS for rank in (2, 3) if (name, rank) != ("bat3d", 2)]
+VARIANTS = [(name, rank) for name, row in BLOCKS.items() for rank in row.ranks]
 every_block = pytest.mark.parametrize("name, rank", VARIANTS)
-AT_FIRST_THE_IDENTITY = ("nl", "a2", "cgnl", "cgnl_rbf", "glore", "srl_fft")
 
 
 def normal(*shape, seed=0, dtype=np.float32):
@@ -64,11 +63,10 @@ def test_a_block_keeps_shape_and_dtype_and_every_parameter_gets_a_gradient(name,
         assert np.isfinite(g[...]).all() and np.any(g[...]), path
 
 
-@pytest.mark.parametrize("rank", [2, 3])
-@pytest.mark.parametrize("name", AT_FIRST_THE_IDENTITY)
-def test_a_new_block_is_the_identity(name, rank):
+@every_block
+def test_a_new_block_is_the_identity_as_the_table_says(name, rank):
     x = normal(2, *SIZES[rank], C)
-    np.testing.assert_array_equal(apply(make(name, rank), x), x)
+    assert np.array_equal(apply(make(name, rank), x), x) == BLOCKS[name].new_is_identity
 
 
 @every_block
@@ -98,7 +96,7 @@ def test_bfloat16_goes_in_and_comes_out(name, rank):
 
 
 @pytest.mark.parametrize("size", [(13, 7), (7, 17), (8, 8)], ids=str)
-@pytest.mark.parametrize("name", [name for name in BLOCKS if name != "bat3d"])
+@pytest.mark.parametrize("name", blocks_of_rank(2))
 def test_any_size_of_an_image_will_do(name, size):
     x = normal(1, *size, C)
     y = apply(opened(make(name, 2, size)), x)

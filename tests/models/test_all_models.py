@@ -7,7 +7,6 @@ backbone and each block is met with every partner that it could differ with; `-m
 """
 
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +51,7 @@ def marked(few: list[str]) -> list:
 
 def options_of(name: str) -> dict:
     """Options that make the model narrow and shallow, of those that it has."""
-    known = inspect.signature(MODELS[name]).parameters
+    known = MODELS[name].options
     options = dict(width=32, depths=(1, 1, 1, 1), ratio=0.5, num_classes=3, encoder_width=32)
     return {k: v for k, v in options.items() if k in known}
 

@@ -1,3 +1,6 @@
+import pkgutil
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +8,7 @@ import pytest
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax.models.classifier import resnet_classifier
 
 SMALL = dict(width=16, depths=(1, 1, 1, 1), num_classes=4)
 
@@ -15,6 +19,47 @@ def test_names_are_sorted_and_match_patterns():
     assert {"resnet18", "ffc_resnet50", "ffc_resnext101_32x8d"} <= set(names)
     assert all(name.startswith("ffc_resnet") for name in sf.list_models("ffc_resnet*"))
     assert sf.list_models("no such model") == []
+
+
+@pytest.mark.parametrize(
+    ("filters", "some", "other"),
+    [
+        (dict(family="lama"), {"lama", "lama_big"}, "resnet18"),
+        (dict(task="pose", block="nl"), {"pose_resnet50_nl"}, "resnet50_nl"),
+        (dict(rank=3, ffc=True, block="bat3d"), {"ffc_c2d_resnet50_bat3d"}, "c2d_resnet50_bat3d"),
+        (dict(published=True, task="segmentation"), {"unet_star_nl"}, "unet"),
+        (dict(pattern="*50*", ffc=False, rank=2), {"resnet50"}, "ffc_resnet50"),
+    ],
+    ids=str,
+)
+def test_filters_leave_what_fits_them_all(filters, some, other):
+    names = sf.list_models(**filters)
+    assert some <= set(names) and other not in names and other in sf.list_models()
+
+
+@pytest.mark.parametrize(
+    "filters", [dict(task="poses"), dict(block="nll"), dict(family="resnet50"), dict(rank=4)]
+)
+def test_a_filter_that_nothing_has_names_the_known_ones(filters):
+    ((name, value),) = filters.items()
+    with pytest.raises(ValueError, match=f"{name}={value!r}; expected one of "):
+        sf.list_models(**filters)
+
+
+def test_a_name_leads_to_its_function_and_shows_its_options():
+    model = sf.models.get_model("c2d_resnet50_bat")
+    assert model.function is resnet_classifier
+    assert model.options["num_classes"].default == 400
+    assert not {"block", "backbone", "rank", "ratio", "rngs"} & set(model.options)
+    assert {"dtype", "param_dtype", "precision"} <= set(model.options)
+
+
+@pytest.mark.parametrize("package", [sf.models, sf.checkpoints.names], ids=str)
+def test_every_module_of_a_family_is_imported(package):
+    found = {
+        module.name for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    }
+    assert found <= set(sys.modules)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from own_models import entry
 
 from spectral_flax.models.registry import MODELS
 from train.command.line import load
@@ -60,7 +61,7 @@ def test_code_that_changed_is_told_from_damage(copy, tmp_path, monkeypatch):
     def wide(*, num_classes, in_features, rngs):
         return narrow(num_classes=num_classes, in_features=in_features, width=5, rngs=rngs)
 
-    monkeypatch.setitem(MODELS, "toy", wide)
+    monkeypatch.setitem(MODELS, "toy", entry("toy", wide))
     with pytest.raises(
         UserError, match=r"code has changed(.|\n)*params conv\.bias is float32\[4\]"
     ):

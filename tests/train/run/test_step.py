@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from own_models import entry
 
 from spectral_flax.models.registry import MODELS
 from train.checkpoints.state import make_model, make_state, split
@@ -54,7 +55,7 @@ def plain(monkeypatch):
     def build(*, num_classes, in_features=3, rngs):
         return Plain(num_classes, in_features, rngs)
 
-    monkeypatch.setitem(MODELS, "plain", build)
+    monkeypatch.setitem(MODELS, "plain", entry("plain", build))
     return functools.partial(config, model="plain", options={})
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from own_models import entry
 from PIL import Image
 
 from spectral_flax.models.registry import MODELS
@@ -56,7 +57,7 @@ ADVERSARIAL = (
 
 @pytest.fixture(autouse=True)
 def tiny_generator(monkeypatch):
-    monkeypatch.setitem(MODELS, "tiny_generator", Generator)
+    monkeypatch.setitem(MODELS, "tiny_generator", entry("tiny_generator", Generator))
 
 
 def parts(**task_options):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from own_models import entry
 from PIL import Image
 
 import spectral_flax as sf
@@ -251,10 +252,7 @@ def test_skeletons_are_drawn_where_scores_are_high():
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_training_shows_the_order_of_the_models_card(order, monkeypatch):
     plain = dict(mean=(0.0, 0.1, 0.2), std=(1.0, 0.5, 0.25))
-    monkeypatch.setitem(registry.MODELS, "mine", None)
-    monkeypatch.setitem(
-        registry._CARDS, "mine", registry.Card(paper="", channel_order=order, **plain)
-    )
+    monkeypatch.setitem(registry.MODELS, "mine", entry("mine", None, channel_order=order, **plain))
     source, seen = stick_figures("test", (64, 48)), []
     red = np.zeros((64, 48, 3), np.uint8)
     red[..., 0] = 255

@@ -1,0 +1,8 @@
+"""Models of a test's own in the zoo."""
+
+from spectral_flax.models.registry import Card, Model
+
+
+def entry(name, function, **card):
+    """The record of a model that ``function`` builds."""
+    return Model(name=name, function=function, card=Card(paper="", **card))
