@@ -26,6 +26,8 @@ class DoubleAttention(nnx.Module):
     Chen et al., "A^2-Nets: Double Attention Networks", NeurIPS 2018.
     """
 
+    folds = (("expand", "norm"),)
+
     def __init__(
         self,
         features: int,
@@ -234,6 +236,8 @@ class GraphReasoning(nnx.Module):
 
     Chen et al., "Graph-Based Global Reasoning Networks", CVPR 2019.
     """
+
+    folds = (("expand", "norm"),)
 
     def __init__(
         self,

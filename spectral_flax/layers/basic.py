@@ -289,6 +289,8 @@ class ConvNormAct(nnx.Module):
     activation out. Other arguments as in `conv`.
     """
 
+    folds = (("conv", "norm"),)
+
     def __init__(
         self,
         in_features: int,

@@ -35,6 +35,8 @@ class FourierUnit(nnx.Module):
     each frame of a video, ``rank=3``), grouped 1x1 convolution, batch normalisation, ReLU, inverse.
     """
 
+    folds = (("conv", "norm"),)
+
     def __init__(
         self,
         in_features: int,

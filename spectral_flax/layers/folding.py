@@ -6,23 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from spectral_flax.layers.attention import DoubleAttention, GraphReasoning
-from spectral_flax.layers.basic import BatchNorm, ConvNormAct
-from spectral_flax.layers.ffc import FFC, FourierUnit
-from spectral_flax.layers.non_local import NonLocal
-from spectral_flax.layers.spectral import SpectralResidual
-from spectral_flax.layers.transposed import TransposedConvNormAct
-
-# The modules that normalise what one of their convolutions returns, and nothing in between.
-_PAIRS = {
-    ConvNormAct: (("conv", "norm"),),
-    TransposedConvNormAct: (("conv", "norm"),),
-    FourierUnit: (("conv", "norm"),),
-    SpectralResidual: (("reduce", "reduce_norm"), ("conv", "norm")),
-    NonLocal: (("expand", "norm"),),
-    DoubleAttention: (("expand", "norm"),),
-    GraphReasoning: (("expand", "norm"),),
-}
+from spectral_flax.layers.basic import BatchNorm
+from spectral_flax.layers.ffc import FFC
 
 
 class Folded(nnx.Module):
@@ -40,6 +25,9 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
     with fewer passes over each map. ``model`` stays as it is; the copy has fewer parameters and
     other values, so that training goes on with, and checkpoints are written from, the original.
 
+    A layer says in its attribute ``folds`` which of its convolutions a normalisation of its follows
+    directly, as pairs of names.
+
     Raises:
       ValueError: a normalisation does not directly follow a convolution of a layer of this library,
         or there is none at all. It is named by its path.
@@ -48,7 +36,7 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
     folded.eval()
     found = False
     for _, module in list(nnx.iter_modules(folded)):
-        for convolution, norm in _PAIRS.get(type(module), ()):
+        for convolution, norm in getattr(type(module), "folds", ()):
             if isinstance(getattr(module, norm), BatchNorm):
                 scale, bias = _affine(getattr(module, norm))
                 _scale_output(getattr(module, convolution), scale, bias)
@@ -58,8 +46,7 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
         if isinstance(module, BatchNorm | nnx.BatchNorm):
             raise ValueError(
                 f"the batch normalisation {'.'.join(map(str, path)) or 'itself'} cannot be folded; "
-                "expected it to follow a convolution in one of "
-                f"{', '.join(kind.__name__ for kind in _PAIRS)}"
+                "expected a layer that says in `folds` which convolution it follows"
             )
     if not found:
         raise ValueError(f"{type(model).__name__} has no batch normalisation to fold")

@@ -42,6 +42,8 @@ class NonLocal(nnx.Module):
     Wang et al., "Non-local Neural Networks", CVPR 2018.
     """
 
+    folds = (("expand", "norm"),)
+
     def __init__(
         self,
         features: int,

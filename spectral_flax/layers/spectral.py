@@ -126,6 +126,8 @@ class SpectralResidual(nnx.Module):
     Chi et al., spectral residual learning.
     """
 
+    folds = (("reduce", "reduce_norm"), ("conv", "norm"))
+
     def __init__(
         self,
         features: int,

@@ -56,6 +56,8 @@ class TransposedConvNormAct(nnx.Module):
     Arguments as in `transposed_conv`.
     """
 
+    folds = (("conv", "norm"),)
+
     def __init__(
         self,
         in_features: int,

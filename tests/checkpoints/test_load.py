@@ -126,9 +126,26 @@ def test_concatenation_scores_pairs_by_a_flat_convolution_in_videos_too(rank, fa
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_module_without_published_names_says_so():
-    with pytest.raises(ValueError, match=r"no table of PyTorch names for Linear; known:.*ResNet"):
-        sf.load_torch(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), {})
+class Unpublished(nnx.Module):
+    """A layer that has published names between others, and arrays of its own."""
+
+    def __init__(self, seed):
+        rngs = nnx.Rngs(seed)
+        self.ffc = sf.layers.FFC(8, 8, lfu=False, rngs=rngs)
+        self.layers = nnx.List([nnx.Linear(8, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)])
+        self.gate = nnx.Param(rngs.normal(()))
+
+
+def test_a_module_without_published_names_keeps_its_own():
+    one, two = Unpublished(1), Unpublished(2)
+    state = sf.save_torch(one)
+    assert {"gate", "layers.0.weight", "layers.1.running_mean", "ffc.convl2g.weight"} <= set(state)
+    assert state["layers.0.weight"].shape == (4, 8)
+    assert sf.load_torch(two, state).family == "own"
+    for ours, theirs in zip(arrays(one), arrays(two), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(sf.CheckpointError, match=r"missing: gate"):
+        sf.load_torch(two, {name: a for name, a in state.items() if name != "gate"})
 
 
 class Plain(nnx.Module):

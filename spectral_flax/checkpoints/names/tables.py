@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from flax import nnx
 
-from spectral_flax.checkpoints.names.layouts import Layout
+from spectral_flax.checkpoints.names.layouts import LEAF_NAMES, Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,7 @@ class _Table:
     ignored: re.Pattern
 
 
+_NOTHING = re.compile("(?!)")
 _TABLES: dict[type, list[_Table]] = {}
 
 
@@ -73,19 +74,43 @@ def register_rules(
 
 
 def tables_for(module: nnx.Module) -> list[tuple[str, tuple[Rule, ...]]]:
-    """Return the tables of a module's class, each with the name of its family."""
+    """Return the tables of a module's class, each with the name of its family.
+
+    A class without any has the names of its own modules, in PyTorch's words for their arrays.
+    """
     if type(module) not in _TABLES:
-        known = ", ".join(sorted(c.__name__ for c in _TABLES))
-        raise ValueError(f"no table of PyTorch names for {type(module).__name__}; known: {known}")
+        return [(OWN_NAMES, _own_names(module))]
     return [
         (table.family, tuple(table.rules(module) if callable(table.rules) else table.rules))
         for table in _TABLES[type(module)]
     ]
 
 
+OWN_NAMES = "own"
+
+
+def _own_names(module: nnx.Module) -> tuple[Rule, ...]:
+    """Return rules that keep names: those of tables where a part has one, else of each module."""
+    rules: list[Rule] = []
+    below: list[str] = []
+    for path, part in nnx.iter_children(module):
+        name = str(path)
+        if type(part) in _TABLES:
+            rules += nested(tables_for(part)[0][1], re.escape(name), name)
+            below.append(name)
+    for path, _ in nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))):
+        *owner, leaf = map(str, path)
+        if owner and owner[0] not in below:
+            rules.append(Rule(re.escape(".".join(owner)), ".".join(owner)))
+        elif not owner:
+            rules.append(Rule(re.escape(leaf), LEAF_NAMES.get(leaf, leaf)))
+    return tuple(dict.fromkeys(rules))
+
+
 def ignored_by(module: nnx.Module, family: str) -> re.Pattern:
     """Return the pattern of names that a family of published files holds for other modules."""
-    return next(t.ignored for t in _TABLES[type(module)] if t.family == family)
+    tables = _TABLES.get(type(module), ())
+    return next((t.ignored for t in tables if t.family == family), _NOTHING)
 
 
 def all_tables() -> dict[type, list[tuple[str, Rules]]]:
