@@ -62,6 +62,17 @@ def test_list_prints_the_names_that_match(capsys):
     assert capsys.readouterr().out.split() == list_models("ffc_resnet*")
 
 
+def test_list_shows_families_and_blocks_at_first_and_names_by_filter(capsys):
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert "[ffc_]resnet50[_BLOCK]" in shown and "bat3d" in shown and "lama_big" in shown
+    assert len(shown.splitlines()) < 45
+    assert main(["list", "--block", "bat3d", "--published"]) == 0
+    assert capsys.readouterr().out == "c2d_resnet50_bat3d\n"
+    assert "family='vgg'; expected one of 'c2d'" in fails(capsys, "list", "--family", "vgg")
+    assert "and the filters" in fails(capsys, "list", "lama*", "--task", "pose")
+
+
 def test_list_prints_cards_when_asked(capsys):
     assert main(["list", "resnet18", "--long"]) == 0
     assert "224x224" in capsys.readouterr().out

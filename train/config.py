@@ -175,7 +175,7 @@ class Config:
     """One training run."""
 
     model: str = "ffc_resnet18"
-    """Model to train; `spectral-flax list` names them all."""
+    """Model to train; `spectral-flax list` shows them."""
     options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the model; on the command line --options.NAME VALUE, for any option it has."""
     task: Literal["classification", "segmentation", "inpainting", "pose"] = "classification"

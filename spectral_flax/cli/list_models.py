@@ -1,28 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``spectral-flax list``: the names of the models."""
+"""``spectral-flax list``: families of models and their parts; with a pattern or filter, names."""
 
 import argparse
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from spectral_flax.models.registry import card, list_models
+from spectral_flax.layers.blocks import BLOCKS
+from spectral_flax.models.registry import MODELS, Model, card, list_models
+
+_FILTERS = {
+    "family": dict(help="of one family, such as resnet or unet"),
+    "task": dict(help="of one task: classification, pose, segmentation, inpainting"),
+    "block": dict(help="with one block, such as bat"),
+    "rank": dict(type=int, help="2: of images; 3: of videos"),
+}
 
 
 def add_command(commands) -> None:
     """Add the command to the parser of all."""
     parser = commands.add_parser("list", help="list the models", description=__doc__)
-    parser.add_argument("pattern", nargs="?", default="*", metavar="GLOB",
-                        help='names to list, such as "ffc_*" (all by default)')  # fmt: skip
+    parser.add_argument("pattern", nargs="?", metavar="GLOB", help='names, such as "ffc_*"; "*"')
+    for name, options in _FILTERS.items():
+        parser.add_argument(f"--{name}", **options)
+    parser.add_argument("--ffc", action="store_true", help="of fast Fourier convolutions")
+    parser.add_argument("--published", action="store_true", help="with a published result")
     parser.add_argument("--long", action="store_true", help="with source, licence and results")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the names."""
-    names = list_models(args.pattern)
+    """Print the overview, or the names that fit."""
+    filters = {name: getattr(args, name) for name in _FILTERS}
+    filters |= {name: True if getattr(args, name) else None for name in ("ffc", "published")}
+    if args.pattern is None and not args.long and not any(filters.values()):
+        _overview()
+        return
+    names = list_models(args.pattern or "*", **filters)
     if not names:
-        raise ValueError(f"no model matches {args.pattern!r}; try: spectral-flax list")
+        filtered = " and the filters" if any(filters.values()) else ""
+        pattern = args.pattern or "*"
+        raise ValueError(f"no model matches {pattern!r}{filtered}; try: spectral-flax list")
     if not args.long:
         print("\n".join(names))  # plain, for other programs
         return
@@ -32,3 +51,28 @@ def run(args: argparse.Namespace) -> None:
         size = "x".join(map(str, about.input_size))
         table.add_row(name, size, about.paper, about.code, about.licence, about.published)
     Console().print(table)
+
+
+def _overview() -> None:
+    """Print the families with the names of their backbones, and the blocks that they take."""
+    families: dict[tuple[str, str], list[Model]] = {}
+    for model in MODELS.values():
+        families.setdefault((model.task or "own", model.family), []).append(model)
+    console, table = Console(), Table("task", "names", show_edge=False)
+    for (task, _), models in sorted(families.items(), key=lambda pair: pair[0][0]):
+        plain = {m.name: m for m in models if m.block is None}
+        names = [("[ffc_]" * (f"ffc_{n}" in plain) + n) for n in plain if n[4:] not in plain]
+        blocks = "[_BLOCK]" if len(models) > len(plain) else ""
+        table.add_row(task, escape("  ".join(f"{name}{blocks}" for name in names)))
+    console.print(table)
+    console.print("\nBLOCK is one of:")
+    table = Table("block", "what it is", "of", show_edge=False, show_header=False)
+    for name, row in BLOCKS.items():
+        kinds = " and ".join({2: "images", 3: "videos"}[rank] for rank in row.ranks)
+        table.add_row(name, row.title, kinds)
+    console.print(table)
+    console.print(
+        f'\nAll {len(MODELS)} names: spectral-flax list "*"; some: "ffc_*", --task pose, '
+        "--block bat, --published",
+        highlight=False,
+    )
