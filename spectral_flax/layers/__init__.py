@@ -27,6 +27,7 @@ from spectral_flax.layers.spectral import (
     RetractedPair,
     SpectralResidual,
     SpectrumReLU,
+    srl_dct,
     srl_fft,
     srl_lo,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "fold_batch_norm",
     "linear",
     "non_local",
+    "srl_dct",
     "srl_fft",
     "srl_lo",
 ]

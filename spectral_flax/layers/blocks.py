@@ -17,7 +17,7 @@ from spectral_flax.layers.attention import (
 from spectral_flax.layers.bilinear import BilinearAttention, bat, bat3d
 from spectral_flax.layers.non_local import NonLocal, non_local
 from spectral_flax.layers.numerics import parameters_of
-from spectral_flax.layers.spectral import SpectralResidual, srl_fft, srl_lo
+from spectral_flax.layers.spectral import SpectralResidual, srl_dct, srl_fft, srl_lo
 from spectral_flax.messages import closest
 
 Places = dict[int, tuple[int, ...]]
@@ -167,6 +167,16 @@ BLOCKS = {
         options_of=SpectralResidual,
         set_options=("pair",),
         title="spectral residual blocks (Fourier)",
+        paper=_SRL,
+        new_is_identity=True,
+        sized=_spectrum,
+        size_options=("spectrum_relu",),
+    ),
+    "srl_dct": Block(
+        make=srl_dct,
+        options_of=SpectralResidual,
+        set_options=("pair",),
+        title="spectral residual blocks (cosine)",
         paper=_SRL,
         new_is_identity=True,
         sized=_spectrum,

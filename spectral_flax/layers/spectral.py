@@ -253,6 +253,36 @@ def srl_fft(
     )
 
 
+def srl_dct(
+    features: int,
+    *,
+    rank: int = 2,
+    groups: int = 8,
+    transform_time: bool = False,
+    temporal_kernel: int | None = None,
+    rngs: nnx.Rngs,
+    **options,
+) -> SpectralResidual:
+    """Build the cosine block: the spectral residual block in the domain of the orthonormal DCT-II.
+
+    The spectrum is real and as large as the map, so that the block has half the channels of
+    `srl_fft` in its domain, and the matrices of `srl_lo` without learning them. Options for video
+    as in `srl_fft`; ``options`` are those of `SpectralResidual`. No paper has it; the transform is
+    that of Ahmed, Natarajan and Rao, "Discrete Cosine Transform", 1974.
+    """
+    if temporal_kernel is None:
+        temporal_kernel = 3 if rank == 3 and not transform_time else 1
+    return SpectralResidual(
+        features,
+        pair=pairs.Cosine(_pair_rank(rank, transform_time)),
+        rank=rank,
+        groups=groups,
+        temporal_kernel=temporal_kernel,
+        rngs=rngs,
+        **options,
+    )
+
+
 def srl_lo(
     features: int,
     *,

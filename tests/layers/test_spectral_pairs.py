@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
 from flax import nnx
 
 from spectral_flax.functional.orthogonal import orthogonal_matrix, qr_retraction
-from spectral_flax.layers.spectral import HouseholderPair, RetractedPair, SpectrumReLU
+from spectral_flax.layers.spectral import HouseholderPair, RetractedPair, SpectrumReLU, srl_dct
 
 
 def normal(*shape, seed=0):
@@ -58,6 +59,27 @@ def test_householder_parameters_stay_orthogonal_under_an_optimiser():
     for name, v in nnx.to_flat_state(train(state)):
         q = np.asarray(orthogonal_matrix(v[...]), np.float64)
         assert np.abs(q.T @ q - np.eye(len(q))).max() < 1e-6, name
+
+
+@pytest.mark.parametrize(
+    ("rank", "shape", "axes"),
+    [(2, (2, 5, 6, 8), (1, 2)), (3, (2, 3, 5, 4, 8), (2, 3)), (3, (2, 3, 5, 4, 8), (1, 2, 3))],
+    ids=["images", "frames", "time too"],
+)
+def test_the_cosine_block_is_its_formula(rank, shape, axes):
+    options = dict(transform_time=True) if len(axes) == 3 else dict(temporal_kernel=1)
+    options = options if rank == 3 else {}
+    block = srl_dct(
+        8, rank=rank, kernel_init=nnx.initializers.normal(1.0), rngs=nnx.Rngs(0), **options
+    )
+    block.gate[...] = jnp.float32(0.7)
+    block.eval()
+    x = np.asarray(normal(*shape))
+    s = scipy.fft.dctn(x, axes=axes, norm="ortho")
+    kernel = np.asarray(block.conv.kernel[...]).reshape(8)  # of one channel to one, in 8 groups
+    s = np.maximum(s * kernel / np.sqrt(1 + 1e-5), 0)
+    expected = x + 0.7 * scipy.fft.idctn(s, axes=axes, norm="ortho")
+    np.testing.assert_allclose(block(jnp.asarray(x)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_spectrum_relu_of_another_size_is_an_error():
