@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks that see the whole image at once, in JAX and Flax NNX."""
 
-from spectral_flax import functional, layers
+from spectral_flax import functional, kernels, layers
 from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
 from spectral_flax.checkpoints.store import create_model, load, read_weights, save
@@ -29,6 +29,7 @@ __all__ = [
     "inflate",
     "init_apply",
     "inpaint",
+    "kernels",
     "layers",
     "list_models",
     "load",

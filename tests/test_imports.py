@@ -1,9 +1,12 @@
 """The arrows between packages, and what an import costs."""
 
 import ast
+import itertools
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -45,13 +48,15 @@ ORDER = [f"spectral_flax.{name}" for name in LIBRARY] + [f"train.{name}" for nam
 
 
 def imported(path: pathlib.Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return {name for node in ast.walk(ast.parse(path.read_text())) for name in imported_by(node)}
+
+
+def imported_by(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {f"{node.module}.{alias.name}" for alias in node.names}
+    return set()
 
 
 def group_of(name: str) -> str | None:
@@ -80,6 +85,35 @@ def test_imports_point_one_way(group):
 def test_every_module_has_its_place(top, known):
     found = {path.stem for path in (ROOT / top).iterdir()} - {"__pycache__", "embedded"}
     assert found == set(known)
+
+
+# Distributions whose module has another name.
+NAMES = {"PIL": "pillow", "orbax": "orbax-checkpoint", "absl": "absl-py"}
+
+
+@pytest.mark.parametrize("top", ["spectral_flax", "train"])
+def test_what_is_imported_is_declared(top):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *itertools.chain(*extras.values())]
+    always = {re.split(r"[<>=\[]", line)[0] for line in project["dependencies"]}
+    declared = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in needed}
+    for path in (ROOT / top).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            for name in imported_by(node):
+                package = name.partition(".")[0]
+                own = package in (*sys.stdlib_module_names, "spectral_flax", "train")
+                found = NAMES.get(package, package).replace("-", "_")
+                assert own or found in declared, f"{path.relative_to(ROOT)} imports {package}"
+    top_level = {
+        NAMES.get(name, name)
+        for path in (ROOT / "spectral_flax").rglob("*.py")
+        if path.name != "orbax.py"  # which is imported only when an Orbax folder is read or written
+        for node in ast.parse(path.read_text()).body
+        for name in (n.partition(".")[0] for n in imported_by(node))
+    }
+    third_party = top_level - set(sys.stdlib_module_names) - {"spectral_flax"}
+    assert third_party <= {name.replace("-", "_") for name in always}
 
 
 def test_the_functional_core_knows_arrays_only():

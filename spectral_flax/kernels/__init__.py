@@ -1,2 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How XLA is made to compute well: without this package, only speed and placement would change."""
+"""How XLA is made to compute well: without this package, only speed and placement would change.
+
+`batch_parallel` keeps what XLA's partitioner would gather (FFTs on jax before 0.12, grouped
+convolutions) on each device's own examples; the forms of convolutions are for CPUs.
+`plain_convolutions` switches to JAX's own convolution.
+"""
+
+from spectral_flax.kernels.convolution import plain_convolutions
+
+__all__ = ["plain_convolutions"]

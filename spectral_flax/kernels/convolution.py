@@ -14,6 +14,12 @@ from spectral_flax.kernels.batch_parallel import batch_parallel
 from spectral_flax.kernels.convolution_forms import convolution_form
 from spectral_flax.kernels.platforms import held_on_gpu
 
+plain_convolutions = jax.make_user_context(False)
+"""Within ``with plain_convolutions(True):`` every convolution is `jax.lax.conv_general_dilated`.
+
+To compare with, or to look for a fault. A program is compiled for each of the two.
+"""
+
 
 def convolution(
     x: jax.Array,
@@ -82,6 +88,8 @@ def convolution(
 
 
 def _apply(options, x, kernel):
+    if plain_convolutions.value:
+        return options(x, kernel)
     rank = x.ndim - 2
     unpadded_point = set(kernel.shape[:-2]) == {1} and not any(map(any, options.padding))
     plain = options.feature_group_count == options.batch_group_count == 1

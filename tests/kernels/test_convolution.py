@@ -2,9 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 
+from spectral_flax import layers
 from spectral_flax.functional import convolution
+from spectral_flax.kernels import plain_convolutions
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
@@ -153,3 +156,33 @@ X, KERNEL = normal(4, 5, 6, 4), normal(3, 2, 4, 6)
 def test_what_does_not_fit_is_named(args, options, error, message):
     with pytest.raises(error, match=message):
         convolution(*args, **options)
+
+
+class Two(nnx.Module):
+    """A grouped, a square and a pointwise convolution, each in a form of its own here."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.grouped = layers.conv(8, 8, 3, groups=2, rngs=rngs)
+        self.square = layers.conv(8, 64, 3, rngs=rngs)
+        self.wide = layers.conv(64, 64, 3, rngs=rngs)
+        self.point = layers.conv(64, 4, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.point(self.wide(self.square(self.grouped(x))))
+
+
+def test_one_switch_leaves_jaxs_own_convolutions_alone():
+    graphdef, state = nnx.split(Two())
+    loss = lambda state, x: jnp.sin(nnx.merge(graphdef, state, copy=True)(x)).sum()
+    step, x = jax.jit(jax.value_and_grad(loss)), normal(2, 24, 24, 8)
+    ours = step(state, x)
+    with plain_convolutions(True):
+        jaxpr = str(jax.make_jaxpr(loss)(state, x))
+        plain = step(state, x)  # the program that is there already is not taken for this one
+        text = step.lower(state, x).as_text()
+    assert jaxpr.count("conv_general_dilated[") == 4 and "convolution_form" not in jaxpr
+    assert "convolution_form" in str(jax.make_jaxpr(loss)(state, x))
+    assert text != step.lower(state, x).as_text()
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
