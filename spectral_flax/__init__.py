@@ -7,6 +7,7 @@ from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_tor
 from spectral_flax.checkpoints.store import create_model, load, read_weights, save
 from spectral_flax.inference.inpainting import inpaint
 from spectral_flax.layers.folding import fold_batch_norm
+from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.models import (
     Card,
     abstract_model,
@@ -24,6 +25,7 @@ __all__ = [
     "abstract_model",
     "card",
     "create_model",
+    "evaluation_mode",
     "fold_batch_norm",
     "functional",
     "inflate",

@@ -21,6 +21,7 @@ from spectral_flax.cli.images import prepare
 from spectral_flax.cli.options import add_options, add_overwrite, complain, exit_code
 from spectral_flax.inference.images import pillow, read_image
 from spectral_flax.kernels.cpu import compiler_options
+from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.models.pose import PoseResNet
 from spectral_flax.models.registry import Card, card
 
@@ -119,8 +120,7 @@ def read_labels(path: str | os.PathLike) -> list[str]:
 
 def classify(model: nnx.Module, x: np.ndarray) -> np.ndarray:
     """Return class probabilities ``[N, H, W, C] -> [N, classes]`` of a model in evaluation mode."""
-    view = nnx.view(model, use_running_average=True, deterministic=True, raise_if_not_found=False)
-    graphdef, state = nnx.split(view)
+    graphdef, state = nnx.split(evaluation_mode(model))
 
     @functools.partial(jax.jit, compiler_options=compiler_options())
     def forward(state, x):

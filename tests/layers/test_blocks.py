@@ -8,6 +8,7 @@ from collectives import copied, count, split
 from flax import nnx
 
 from spectral_flax.layers.blocks import BLOCKS, block, block_options, blocks_of_rank
+from spectral_flax.layers.modes import evaluation_mode
 
 C = 32
 SIZES = {2: (9, 11), 3: (4, 9, 7)}
@@ -31,7 +32,7 @@ def opened(module):
     for path, p in nnx.to_flat_state(nnx.state(module, nnx.Param)):
         if path[-1] in ("gate", "gamma", "scale"):
             p[...] = jnp.full_like(p[...], 0.5)
-    return nnx.view(module, raise_if_not_found=False, use_running_average=True, deterministic=True)
+    return evaluation_mode(module)
 
 
 def pure(module):

@@ -11,6 +11,7 @@ from parity_checks import check_parity
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
+from spectral_flax.layers.modes import evaluation_mode
 
 # Channels of eight groups, and a map of 2 x 1 after stage 4.
 SMALL = dict(
@@ -30,9 +31,7 @@ def parameters(name, **options) -> int:
 
 
 def output(model, x):
-    graphdef, state = nnx.split(
-        nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
-    )
+    graphdef, state = nnx.split(evaluation_mode(model))
     return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, x)
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.load import load_torch, save_torch
+from spectral_flax.layers.modes import evaluation_mode
 
 SMALL = dict(width=8, input_size=(32, 48))
 BLOCKS = ["nl", "a2", "cgnl", "cgnl_rbf", "rcca", "glore", "srl_fft", "srl_lo"]
@@ -22,9 +23,7 @@ def small(name="unet", blocks_at=None, **options):
 
 
 def evaluated(model, method="__call__"):
-    graphdef, state = nnx.split(
-        nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
-    )
+    graphdef, state = nnx.split(evaluation_mode(model))
     run = jax.jit(lambda state, x: getattr(nnx.merge(graphdef, state), method)(x))
     return functools.partial(run, state)
 
@@ -65,9 +64,7 @@ def test_the_star_keeps_the_deepest_map_at_an_eighth():
 def test_every_block_stands_before_and_after_every_stage(name, block):
     model = sf.abstract_model(f"{name}_{block}", blocks_at=PLACES, width=64, input_size=(32, 48))
     assert sorted(model.blocks) == sorted(place.replace("/", "_") for place in PLACES)
-    graphdef, state = nnx.split(
-        nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
-    )
+    graphdef, state = nnx.split(evaluation_mode(model))
     x = jax.ShapeDtypeStruct((1, 32, 48, 3), jnp.float32)
     y = jax.eval_shape(lambda state, x: nnx.merge(graphdef, state)(x), state, x)
     assert y.shape == (1, 32, 48, 2)

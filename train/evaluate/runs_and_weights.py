@@ -15,6 +15,7 @@ import numpy as np
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.store import build, read_weights
+from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.messages import reason
 from train.checkpoints.checkpoints import (
     Checkpoints,
@@ -31,7 +32,7 @@ from train.processes.distributed import log
 from train.processes.paths import local_path
 from train.run import mesh as meshes
 from train.run.evaluate import total
-from train.run.step import evaluated, make_eval_step
+from train.run.step import make_eval_step
 from train.task import Task
 from train.tasks import make_task, open_data
 
@@ -204,7 +205,7 @@ def _check_output(
     """Refuse a model whose output is not of the shape that the task needs, by shapes alone."""
 
     def output(params: Leaves, model_state: Leaves, batch: dict) -> jax.Array:
-        return task.output(evaluated(network.merge(params, model_state)), batch)
+        return task.output(evaluation_mode(network.merge(params, model_state)), batch)
 
     data, batch = f"the data set {config.data.name!r}", task.batch_shape(1)
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.messages import shown
 from train.checkpoints.best import BestCheckpoint
 from train.checkpoints.checkpoints import Checkpoints, Record
@@ -34,7 +35,7 @@ from train.run.evaluate import evaluate
 from train.run.mesh import check_batches, make_mesh, shard_batch, state_sharding, to_host
 from train.run.optimizers import make_optimizer, make_schedule, peak_learning_rate
 from train.run.record import Run
-from train.run.step import evaluated, make_eval_step, make_train_step
+from train.run.step import make_eval_step, make_train_step
 from train.task import Task
 from train.tasks import TASKS, identity, make_task, open_data
 
@@ -191,7 +192,7 @@ class _Loop:
         arrays = to_host(self.run.mesh, (state.eval_params, state.model_state))
         if is_main_process():
             with self.report.drawing("results.png") as path:
-                model = evaluated(self.run.network.merge(*arrays))
+                model = evaluation_mode(self.run.network.merge(*arrays))
                 count = min(6, len(self.held_out))
                 columns = self.run.task.results(model, self.held_out, count)
                 write_image_grid(dict(zip(titles, columns, strict=True)), path)

@@ -12,6 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from spectral_flax.kernels.cpu import compiler_options
+from spectral_flax.layers.modes import evaluation_mode
 from train.checkpoints.state import Leaves, Network, TrainState
 from train.config import Config
 from train.run.adversarial import alternating_gradients
@@ -171,12 +172,6 @@ def _update_ema(ema_params: Leaves, params: Leaves, decay: float, step: jax.Arra
     return {n: kept * a + (1 - kept) * params[n].astype(a.dtype) for n, a in ema_params.items()}
 
 
-def evaluated(model: nnx.Module) -> nnx.Module:
-    """Return the model in evaluation mode, sharing its arrays."""
-    mode = dict(deterministic=True, use_running_average=True)
-    return nnx.view(model, raise_if_not_found=False, **mode)
-
-
 def make_eval_step(
     network: Network, task: Task, mesh: jax.sharding.Mesh
 ) -> Callable[[Leaves, Leaves, Batch], Scalars]:
@@ -184,7 +179,7 @@ def make_eval_step(
 
     def eval_step(params: Leaves, model_state: Leaves, batch: Batch) -> Scalars:
         params = lax.with_sharding_constraint(params, replicated(mesh))
-        return task.metric_sums(evaluated(network.merge(params, model_state)), batch)
+        return task.metric_sums(evaluation_mode(network.merge(params, model_state)), batch)
 
     options = compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(eval_step, out_shardings=replicated(mesh), compiler_options=options)
