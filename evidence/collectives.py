@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What eight devices say to each other in a training step: gradients and statistics, no pixels.
+"""Collectives of a training step on eight devices: gradients and statistics, no pixels.
 
 The step of `train` is compiled for eight simulated devices, from shapes alone, at two image sizes.
 Listed are all collectives of the program with their number and bytes; beside them the bytes of the

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways in which a run ends early."""
+"""Errors that end a run early."""
 
 
 class UserError(Exception):

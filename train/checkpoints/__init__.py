@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run saves and begins from."""
+"""Checkpoints of a run, and weights that it starts from."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint with the best figure so far."""
+"""The checkpoint with the best value of a metric so far."""
 
 import math
 from collections.abc import Mapping

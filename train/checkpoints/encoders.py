@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifiers whose weights a task begins from or compares with, and a run's own copy of them."""
+"""Classifiers that a task starts from or compares with, and a run's own copy of them."""
 
 import dataclasses
 import shutil

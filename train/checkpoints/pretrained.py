@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights to begin a run from."""
+"""Pretrained weights that a run starts from."""
 
 import os
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of a run and the directory that they share."""
+"""Processes of a run, and the work directory that they share."""

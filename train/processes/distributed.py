@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes of one run, on one host or many."""
+"""Processes of one run, on one host or many."""
 
 from typing import TextIO
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths that users give, and what is moved out of the way of a run's files."""
+"""Paths given by users, and free names for files that are moved aside."""
 
 import os
 from pathlib import Path

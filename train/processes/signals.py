@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that ask a run to stop, noted now and obeyed after the step."""
+"""Signals that stop a run after its current step."""
 
 import os
 import signal

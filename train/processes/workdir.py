@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory of a run, held by one process at a time."""
+"""Work directory of a run, locked by one process at a time."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,8 @@ from train.processes.paths import local_path
 def lock(path: str) -> Iterator[Path]:
     """Create the directory ``path`` and hold it until the block ends or the process dies.
 
-    Of the processes of a run the first holds it for all.
+    Of the processes of a run the first holds it for all. (The package filelock would empty the
+    file, which names the holder, and may be somebody's own.)
     """
     path = local_path("--workdir", path)
     workdir = Path(path)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run shows and keeps for its user."""
+"""Progress, metrics, plots and profiles of a run."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``metrics.jsonl``: a line for each logged step and split of a run."""
+"""``metrics.jsonl``: one line for each logged step and split of a run."""
 
 import json
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of a run: its curves, what the network is shown, which class is taken for which."""
+"""Plots of a run: curves of its metrics, training samples, confusion matrix."""
 
 import math
 from collections.abc import Mapping, Sequence

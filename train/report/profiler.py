@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trace of a few steps by JAX's profiler, for TensorBoard's profile page, Perfetto or XProf."""
+"""Traces of a few steps by JAX's profiler, for TensorBoard, Perfetto or XProf."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run shows and keeps: progress, ``metrics.jsonl``, pictures, TensorBoard, a profile."""
+"""The reporter of a run: progress, ``metrics.jsonl``, plots, TensorBoard, profile."""
 
 import contextlib
 import datetime
@@ -100,14 +100,14 @@ class Report:
         if step % self.config.log_every and step != self.steps:
             self.bar.update(self.row, completed=step)
             return
-        pace = self.timer.window(self.steps, self.config.batch_size) | memory()
+        speed = self.timer.window(self.steps, self.config.batch_size) | memory()
         figures = [f"{name} {value:.4g}" for name, value in scalars.items()]
         if self.bar.disable:
-            self.log("  ".join([f"step {step}/{self.steps}", *figures, *_shown(pace)]))
+            self.log("  ".join([f"step {step}/{self.steps}", *figures, *_shown(speed)]))
         else:  # what fits beside a bar on 80 columns
-            shown = "  ".join([*figures[:2], *_shown(pace)[:1]])
+            shown = "  ".join([*figures[:2], *_shown(speed)[:1]])
             self.bar.update(self.row, completed=step, figures=shown)
-        self._write(step, "train", scalars | pace)
+        self._write(step, "train", scalars | speed)
 
     def evaluation(self, step: int, figures: dict[str, float]) -> None:
         """Show and keep the figures of the held-out examples, and draw the curves."""
@@ -163,18 +163,18 @@ def _put_aside(workdir: Path) -> None:
         raise UserError(f"cannot write to {str(workdir)!r}: {reason(error)}") from error
 
 
-def _shown(pace: Entry) -> list[str]:
-    """Return the pace in words, speed first; a window without a whole step has none."""
+def _shown(speed: Entry) -> list[str]:
+    """Return throughput and the like in words; a window without a whole step has none."""
     words = []
-    if "step_milliseconds" in pace:
-        left = datetime.timedelta(seconds=round(pace["seconds_left"]))
+    if "step_milliseconds" in speed:
+        left = datetime.timedelta(seconds=round(speed["seconds_left"]))
         words = [
-            f"{pace['examples_per_second']:.0f} examples/s",
-            f"{pace['step_milliseconds']:.0f} ms/step",
-            f"{pace['data_wait_share']:.0%} waiting for data",
+            f"{speed['examples_per_second']:.0f} examples/s",
+            f"{speed['step_milliseconds']:.0f} ms/step",
+            f"{speed['data_wait_share']:.0%} waiting for data",
             f"{left} left",
         ]
-    return [*words, f"{pace.get('device_memory_gib', pace['memory_gib']):.2f} GiB"]
+    return [*words, f"{speed.get('device_memory_gib', speed['memory_gib']):.2f} GiB"]
 
 
 def _tensorboard(workdir: Path, start: int):

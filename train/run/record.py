@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stays the same throughout a run, and what its compiled steps close over."""
+"""The record of a run: everything but its state."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from train.task import Task
 
 
 class Run(NamedTuple):
-    """A run without its state."""
+    """A run without its state; compiled steps close over it."""
 
     config: Config
     mesh: jax.sharding.Mesh
