@@ -95,8 +95,8 @@ def profile(
     def run(state, x):
         merged = nnx.merge(graphdef, state)
         mode = dict(use_running_average=True, deterministic=True)
-        # FFCs apart, since what one convolution of all channels multiplies by zero is not counted.
-        merged = nnx.view(merged, join=False, raise_if_not_found=False, **mode)
+        # Kernels of FFCs apart: padded to one, they multiply by zeros, which are not counted.
+        merged = nnx.view(merged, fuse_outputs=False, raise_if_not_found=False, **mode)
         with _scoped(merged), fourier.auto_is("fft"):  # which needs the least
             return merged(x) if call is None else call(merged, x)
 

@@ -21,6 +21,11 @@ from spectral_flax.arrays import as_fitting, common, wide, with_range
 _SCORES = 1 << 20
 
 
+def flatten_positions(x: jax.Array) -> jax.Array:
+    """Return a map ``[N, *spatial, C]`` as ``[N, positions, C]``."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+
+
 def softmax_attention(
     q: jax.Array,
     k: jax.Array,

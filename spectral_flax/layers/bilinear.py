@@ -13,8 +13,9 @@ from jax.typing import DTypeLike
 from spectral_flax.functional import bilinear
 from spectral_flax.functional.padding import repeat_last
 from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max_pool
-from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.norm import ConvNormAct
 
 
 class AttentionMaps(NamedTuple):

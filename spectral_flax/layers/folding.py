@@ -7,9 +7,9 @@ from flax import nnx
 from jax import lax
 
 from spectral_flax.layers.attention import DoubleAttention, GraphReasoning
-from spectral_flax.layers.basic import BatchNorm, ConvNormAct
 from spectral_flax.layers.ffc import FFC, FourierUnit
 from spectral_flax.layers.non_local import NonLocal
+from spectral_flax.layers.norm import BatchNorm, ConvNormAct
 from spectral_flax.layers.spectral import SpectralResidual
 from spectral_flax.layers.transposed import TransposedConvNormAct
 

@@ -11,6 +11,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
+from spectral_flax.arrays import with_range
+
 
 class Numerics(TypedDict, total=False):
     """``**numerics: Unpack[Numerics]``: Flax's words, with Flax's meaning."""
@@ -26,6 +28,12 @@ class Numerics(TypedDict, total=False):
 
 
 DEFAULTS = dict(dtype=None, param_dtype=jnp.float32, precision=None)
+
+
+def summing_dtype(dtype: DTypeLike | None, param_dtype: DTypeLike) -> DTypeLike | None:
+    """Return the dtype of a layer that is given sums over a map: float16 does not hold them."""
+    given = param_dtype if dtype is None else dtype
+    return dtype if with_range(given) == given else with_range(given)
 
 
 def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:

@@ -14,15 +14,11 @@ from spectral_flax.arrays import common, with_range
 from spectral_flax.functional import orthogonal, pairs
 from spectral_flax.functional.pooling import pool_frames
 from spectral_flax.layers.activations import SpectrumReLU
-from spectral_flax.layers.basic import (
-    BatchNorm,
-    Initializer,
-    conv,
-    kaiming_normal,
-    summing_dtype,
-    zeros,
-)
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.initializers import Initializer, kaiming_normal, zeros
+from spectral_flax.layers.norm import BatchNorm
+from spectral_flax.layers.numerics import summing_dtype
 
 
 def identity_kernel(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:

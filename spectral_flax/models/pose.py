@@ -14,7 +14,8 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.layers.basic import conv, normal
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.initializers import normal
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
 from spectral_flax.models.image import BACKBONES

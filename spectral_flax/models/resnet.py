@@ -15,7 +15,9 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating, wide
-from spectral_flax.layers.basic import ConvNormAct, SqueezeExcite, conv, linear
+from spectral_flax.layers.attention import SqueezeExcite
+from spectral_flax.layers.conv import conv, linear
+from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.remat import Rematerialisable
 
 Convolution = Callable[..., nnx.Module]

@@ -16,7 +16,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating
-from spectral_flax.layers.basic import ConvNormAct, conv
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import transposed_conv
 from spectral_flax.models.placement import inserted_blocks

@@ -89,8 +89,8 @@ def test_one_convolution_of_all_channels_is_the_two(ratio_in, dtype):
     for seed, conv in enumerate((layer.to_local, layer.local_to_global)):
         conv.bias.set_value(jax.random.normal(jax.random.key(seed), conv.bias.shape))
     x = draw(2, 7, 8, 32)
-    y, apart = layer(x), nnx.view(layer, join=False)(x)
-    assert layer.join
+    y, apart = layer(x), nnx.view(layer, fuse_outputs=False)(x)
+    assert layer.fuse_outputs
     assert y.dtype == apart.dtype
     tolerance = 1e-5 if dtype is None else 0.03
     np.testing.assert_allclose(
