@@ -4,6 +4,7 @@
 Chi, Jiang and Mu, "Fast Fourier Convolution", NeurIPS 2020.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating, common, with_range
 from spectral_flax.functional import fourier
+from spectral_flax.functional.fourier import RealFFT
 from spectral_flax.functional.pooling import average_pool
 from spectral_flax.layers.conv import Size, as_tuple, conv, fused_convolution
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
@@ -27,6 +29,7 @@ class FourierUnit(nnx.Module):
 
     ``[N, *spatial, in_features] -> [N, *spatial, out_features]``: half spectrum over H and W (of
     each frame of a video, ``rank=3``), grouped 1x1 convolution, batch normalisation, ReLU, inverse.
+    ``nnx.view(model, implementation=...)`` changes how the transforms are computed.
     """
 
     def __init__(
@@ -60,15 +63,17 @@ class FourierUnit(nnx.Module):
         self.norm = BatchNorm(2 * out_features, **numerics)
         self.groups = groups
         self.dtype = dtype
-        self.transform_norm = norm
-        self.implementation = implementation
+        self.transform = RealFFT(2, groups, norm, implementation)
+
+    def set_view(self, implementation: fourier.Implementation | None = None):
+        if implementation is not None:
+            self.transform = dataclasses.replace(self.transform, implementation=implementation)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        transform = dict(norm=self.transform_norm, implementation=self.implementation)
         x = as_floating(x=x)
-        s = fourier.rfft2(x.astype(with_range(x.dtype)), self.groups, **transform)
+        s = self.transform.forward(x.astype(with_range(x.dtype)))
         s = nnx.relu(self.norm(self.conv(s)))
-        y = fourier.irfft2(s, x.shape[-2], self.groups, **transform)
+        y = self.transform.inverse(s, x.shape[1:-1])
         return y.astype(self.dtype or common(x, self.conv.kernel[...]))
 
 
@@ -142,8 +147,9 @@ class FFC(nnx.Module):
     every convolution is grouped, those of the spectral transform in half as many groups. Where few
     channels are global the convolutions to both outputs are computed as one, unless
     ``nnx.view(model, fuse_outputs=False)`` keeps them apart. A kernel that covers several frames of
-    a video does so on every path. The result has the size of the convolution's whatever the window, its padding and the strides: the
-    global path averages as many blocks of its map. Other arguments as in `conv.conv`.
+    a video does so on every path. The result has the size of the convolution's whatever the window,
+    its padding and the strides: the global path averages as many blocks of its map. Other arguments
+    as in `conv.conv`.
 
     Raises:
       ValueError: a ratio lies outside [0, 1] or, not being 0, leaves no channel to the global

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spectral residual blocks: a transform pair with something cheap and pointwise in between."""
+"""Spectral residual blocks: a pointwise convolution in the domain of a transform."""
 
+import dataclasses
 from typing import Literal
 
 import jax
@@ -12,6 +13,7 @@ from jax.typing import DTypeLike
 
 from spectral_flax.arrays import common, with_range
 from spectral_flax.functional import orthogonal, pairs
+from spectral_flax.functional.fourier import Implementation, Norm, RealFFT
 from spectral_flax.functional.pooling import pool_frames
 from spectral_flax.layers.activations import SpectrumReLU
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive
@@ -108,12 +110,12 @@ class SpectralResidual(nnx.Module):
       pair: the transform: a value with ``forward``, ``inverse`` and ``multiplier`` (see
         `functional.pairs`), or a module that returns one when called, such as `HouseholderPair`.
       rank: 2 for images, 3 for videos. A pair of rank 2 transforms a video frame by frame.
-      groups: of the convolution. A `Fourier` pair needs the same number.
+      groups: of the convolution. A `RealFFT` needs the same number.
       temporal_kernel: frames that the convolution of a video covers.
       temporal_pooling: "average" or "max" over neighbouring frames (as many as
         ``temporal_kernel``, of those that exist) after the ReLU; None for no pooling.
       bottleneck: channels that the spectrum is reduced to, by a convolution, normalisation and
-        ReLU of its own, before the convolution that restores them (both with ``groups``).
+        ReLU of their own, before the convolution that restores them (both with ``groups``).
       gate: whether the transformed part is multiplied by a learned scalar that starts at 0.
       spectrum_size: map size (of the transformed axes) for a `SpectrumReLU` in the place of the
         ReLU; the block then takes maps of that size only. None for the ReLU.
@@ -154,7 +156,7 @@ class SpectralResidual(nnx.Module):
                 f"temporal_pooling={temporal_pooling!r}; expected 'average' or 'max' for videos, "
                 "or None"
             )
-        if isinstance(pair, pairs.Fourier) and pair.groups != groups:
+        if isinstance(pair, RealFFT) and pair.groups != groups:
             raise ValueError(f"pair.groups={pair.groups} differs from groups={groups}")
         if getattr(pair, "rank", 2) > rank:
             raise ValueError(f"pair.rank={pair.rank} is above rank={rank}")
@@ -186,6 +188,10 @@ class SpectralResidual(nnx.Module):
         self.dtype = dtype
         self.spectrum_size = None if spectrum_size is None else tuple(spectrum_size)
 
+    def set_view(self, implementation: Implementation | None = None):
+        if implementation is not None and isinstance(self.pair, RealFFT):
+            self.pair = dataclasses.replace(self.pair, implementation=implementation)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_map(x, self.rank, self.features)
         size = self.spectrum_size
@@ -203,7 +209,7 @@ class SpectralResidual(nnx.Module):
         return x + y
 
     def phi(self, s: jax.Array) -> jax.Array:
-        """What happens to the spectrum, ``[N, *grid, multiplier * C]``."""
+        """Convolution, normalisation and ReLU of a spectrum ``[N, *grid, multiplier * C]``."""
         if self.reduce is not None:
             s = nnx.relu(self.reduce_norm(self.reduce(s)))
         s = self.norm(self.conv(s))
@@ -221,8 +227,8 @@ def srl_fft(
     spectrum_size: tuple[int, ...] | None = None,
     transform_time: bool = False,
     temporal_kernel: int | None = None,
-    norm: str = "backward",
-    implementation: str = "auto",
+    norm: Norm = "backward",
+    implementation: Implementation = "auto",
     rngs: nnx.Rngs,
     **options,
 ) -> SpectralResidual:
@@ -232,7 +238,7 @@ def srl_fft(
     of them; ``transform_time`` transforms time as well, with a pointwise convolution.
     ``options`` are those of `SpectralResidual`.
     """
-    pair = pairs.Fourier(_pair_rank(rank, transform_time), groups, norm, implementation)
+    pair = RealFFT(_pair_rank(rank, transform_time), groups, norm, implementation)
     if temporal_kernel is None:
         temporal_kernel = 3 if rank == 3 and not transform_time else 1
     return SpectralResidual(

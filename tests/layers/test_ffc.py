@@ -188,3 +188,19 @@ def test_a_fourier_unit_names_what_is_no_array():
     for x in (None, [[1.0]], np.zeros((1, 4, 4, 4), int)):
         with pytest.raises(TypeError, match=r"x (is|has dtype)"):
             FourierUnit(4, 4, rngs=nnx.Rngs(0))(x)
+
+
+def test_a_view_fixes_the_implementation_of_the_transforms():
+    x = jnp.zeros((1, 8, 8, 4))
+    unit = FourierUnit(4, 4, rngs=nnx.Rngs(0))
+
+    def count(platform, implementation=None):
+        layer = nnx.view(unit, implementation=implementation) if implementation else unit
+        graphdef, state = nnx.split(layer)
+        apply = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+        exported = jax.export.export(apply, platforms=[platform])(state, x)
+        return exported.mlir_module().count("stablehlo.fft")
+
+    assert count("cpu") == 0 and count("cpu", "fft") == 2
+    assert count("tpu") == 2 and count("tpu", "matmul") == 0
+    assert count("cpu") == 0
