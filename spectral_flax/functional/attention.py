@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention over the positions of a map: non-local, double, compact, criss-cross and graphs.
 
-Positions are one axis, ``[..., N, C]``, but for criss-cross attention, which has rows and columns.
+Positions are one axis, ``[..., N, C]``, except in criss-cross attention: rows and columns.
 Sums of products and exponentials are computed in float32 at least; results have the dtype of the
 values unless a function says otherwise. Shapes that do not fit each other, and no positions to
-attend to, are a ValueError; what is no real floating array is a TypeError.
+attend to, raise ValueError; inputs that are not real floating arrays raise TypeError.
 """
 
 import math

@@ -200,8 +200,8 @@ def split_quarters(x: jax.Array) -> jax.Array:
 def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
     """Repeat a map: ``[..., ceil(height/2), ceil(width/2), C] -> [..., height, width, C]``.
 
-    It stands 2 x 2 times in the result, less the last row or column where a side is odd: the
-    positions that `split_quarters` added.
+    The result is the map repeated 2 x 2 times, without the last row or column where a side is odd:
+    the positions that `split_quarters` adds.
     """
     x = as_floating(x=x)
     if x.shape[-3:-1] != (-(-height // 2), -(-width // 2)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transform pairs as values: a linear map of feature maps and its inverse.
+"""Transform pairs: a linear transform of feature maps and its inverse, as one value.
 
 A pair is any object with ``forward(x)``, ``inverse(s, sizes)`` and ``multiplier``; those here and
 `fourier.RealFFT` are frozen dataclasses. Each transforms the last ``rank`` axes before the
@@ -24,7 +24,7 @@ _LETTERS = "thw"
 
 
 class Pair(Protocol):
-    """What a spectral block needs of a transform."""
+    """Interface of a transform that a spectral block uses."""
 
     multiplier: int
     """Channels of the spectrum for each channel of the map."""
@@ -128,7 +128,7 @@ def hadamard_matrix(n: int) -> np.ndarray:
     """Orthonormal Hadamard matrix in Sylvester's order, ``[n, n]``, in float64.
 
     Raises:
-      ValueError: ``n`` is no power of two.
+      ValueError: ``n`` is not a power of two.
     """
     if n < 1 or n & (n - 1):
         raise ValueError(f"a Hadamard transform of length {n}; expected a power of two")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flax NNX layers: parameters and a functional call or two each."""
+"""Flax NNX layers: parameters around the functions of `spectral_flax.functional`."""
 
 from spectral_flax.layers.attention import (
     CrissCrossAttention,

@@ -55,7 +55,7 @@ class SqueezeExcite(nnx.Module):
 
 
 class DoubleAttention(nnx.Module):
-    """Gather descriptors of a map and give each position its mix: ``[N, *spatial, C]`` to the same.
+    """Gather descriptors of a map, distribute them to positions: ``[N, *spatial, C]`` to the same.
 
     ``inner_features`` and ``descriptors`` are C // 4 unless given. ``distribute="channels"`` is
     the paper's softmax over the descriptors, "positions" that of the code of spectral residual
@@ -109,7 +109,7 @@ class DoubleAttention(nnx.Module):
 
 
 class CrissCrossAttention(nnx.Module):
-    """Add what lies in the row and the column of each pixel: ``[N, *, H, W, C]`` to the same.
+    """Attend to the row and the column of each pixel: ``[N, *, H, W, C]`` to the same.
 
     ``x + gamma * attention``, where gamma is a learned scalar that starts at 0; frames of a video
     are treated one by one. ``inner_features``, of queries and keys, is C // 8 unless given.

@@ -19,7 +19,7 @@ from spectral_flax.layers.norm import ConvNormAct
 
 
 class AttentionMaps(NamedTuple):
-    """What a bilinear attention did to a map; leading axes are [N] or [N, T], G its groups."""
+    """Matrices and weights of a bilinear attention; leading axes are [N] or [N, T], G groups."""
 
     p: jax.Array
     """Row matrices ``[..., G, n, n]``: output block i takes P[i, j] of block j."""

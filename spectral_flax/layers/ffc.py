@@ -318,7 +318,7 @@ def _windows(rank, kernel_size, strides, padding, dilation) -> tuple[_Window, ..
     return tuple(map(_Window, extents, strides, padding))
 
 
-_FEW_ZEROS = 0.125  # of a kernel: up to this, one convolution is no more work than two
+_FEW_ZEROS = 0.125  # fraction of a kernel up to which one convolution is as fast as two
 
 
 def split_channels(features: int, ratio: float, name: str = "ratio") -> int:

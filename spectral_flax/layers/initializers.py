@@ -44,6 +44,17 @@ def ones(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
     return jax.device_put(np.ones(shape, dtype))
 
 
+def identity_kernel(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
+    """Return a (grouped) kernel ``[*window, C//groups, C]`` that leaves its input as it is."""
+    *window, fan_in, features = shape
+    if features % fan_in or any(size % 2 == 0 for size in window):
+        raise ValueError(f"no convolution with a kernel of shape {shape} is the identity")
+    kernel = np.zeros(shape, np.float32)
+    centre = tuple(size // 2 for size in window)
+    kernel[centre] = np.tile(np.eye(fan_in), features // fan_in)
+    return jnp.asarray(kernel, dtype)
+
+
 def _draw(key, shape, dtype, std):
     """Draw block by block: eagerly with the shared samplers, or the same values under a trace."""
     count = math.prod(shape)

@@ -33,7 +33,7 @@ class NonLocal(nnx.Module):
     Args:
       features: channels C of the map.
       rank: 2 for images, 3 for videos, where a position is of a frame and its place.
-      mode: how weights come about. "embedded_gaussian": softmax of products; "gaussian": the
+      mode: how weights are computed. "embedded_gaussian": softmax of products; "gaussian": the
         same of the map's own channels, without queries and keys; "dot_product" and
         "concatenation": products, or a rectified linear form of both, over the number of keys.
       inner_features: channels of queries, keys and values; None is C // 2.

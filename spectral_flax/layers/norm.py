@@ -80,7 +80,7 @@ class BatchNorm(nnx.Module):
         """Return x less the batch's mean, the (biased) variance, and update the running ones."""
         axes = tuple(range(x.ndim - 1))
         count = math.prod(x.shape[:-1])
-        if count == 0:  # nothing to learn from, and no mean of it
+        if count == 0:  # an empty batch has no mean
             return x, self.var[...].astype(x.dtype)
         mean = x.mean(axes)
         if self.axis_name is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments for arithmetic and random values that every layer and model takes."""
+"""Arguments for dtypes, precision and random numbers, common to all layers and models."""
 
 import inspect
 import typing
@@ -31,7 +31,7 @@ DEFAULTS = dict(dtype=None, param_dtype=jnp.float32, precision=None)
 
 
 def summing_dtype(dtype: DTypeLike | None, param_dtype: DTypeLike) -> DTypeLike | None:
-    """Return the dtype of a layer that is given sums over a map: float16 does not hold them."""
+    """Return the dtype of a layer whose input is sums over a map: float16 overflows."""
     given = param_dtype if dtype is None else dtype
     return dtype if with_range(given) == given else with_range(given)
 

@@ -6,7 +6,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
@@ -18,85 +17,77 @@ from spectral_flax.functional.pooling import pool_frames
 from spectral_flax.layers.activations import SpectrumReLU
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive
 from spectral_flax.layers.conv import conv
-from spectral_flax.layers.initializers import Initializer, kaiming_normal, zeros
+from spectral_flax.layers.initializers import Initializer, identity_kernel, kaiming_normal, zeros
 from spectral_flax.layers.norm import BatchNorm
 from spectral_flax.layers.numerics import summing_dtype
 
 
-def identity_kernel(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
-    """Return a (grouped) kernel ``[*window, C//groups, C]`` that leaves its input as it is."""
-    *window, fan_in, features = shape
-    if features % fan_in or any(size % 2 == 0 for size in window):
-        raise ValueError(f"no convolution with a kernel of shape {shape} is the identity")
-    kernel = np.zeros(shape, np.float32)
-    centre = tuple(size // 2 for size in window)
-    kernel[centre] = np.tile(np.eye(fan_in), features // fan_in)
-    return jnp.asarray(kernel, dtype)
+class _LearnedPair(nnx.Module):
+    """A parameter for each axis, from which a call computes an orthogonal matrix.
+
+    ``sizes`` are H and W (T, H, W for video).
+    """
+
+    kind: str
+    """What the parameters are; the end of their names."""
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        *,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        self.sizes = tuple(sizes)
+        self.precision = precision
+        self.multiplier = 1
+        for name, size in zip(self._names(), sizes, strict=True):
+            setattr(self, name, nnx.Param(self._draw(rngs.params(), size, param_dtype)))
+
+    def __call__(self) -> pairs.Orthogonal:
+        parameters = (getattr(self, name)[...] for name in self._names())
+        return pairs.Orthogonal(tuple(map(self._matrix, parameters)), self.precision)
+
+    def _names(self):
+        axes = ("frame", "row", "column")[-len(self.sizes) :]
+        return [f"{axis}_{self.kind}" for axis in axes]
 
 
-class HouseholderPair(nnx.Module):
+class HouseholderPair(_LearnedPair):
     """Learned orthogonal matrices for each axis, as products of reflections.
 
     Called, it returns the `functional.pairs.Orthogonal` of its parameters, which are orthogonal
     at any value, so that any optimiser may move them. ``sizes`` are H and W (T, H, W for video).
     """
 
-    def __init__(
-        self,
-        sizes: tuple[int, ...],
-        *,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
-    ):
-        draw = orthogonal.random_reflectors
-        names = _axis_names(sizes)
-        for name, size in zip(names, sizes, strict=True):
-            setattr(self, f"{name}_reflectors", nnx.Param(draw(rngs.params(), size, param_dtype)))
-        self.sizes = tuple(sizes)
-        self.precision = precision
-        self.multiplier = 1
-
-    def __call__(self) -> pairs.Orthogonal:
-        reflectors = (getattr(self, f"{name}_reflectors")[...] for name in _axis_names(self.sizes))
-        matrices = tuple(orthogonal.orthogonal_matrix(v) for v in reflectors)
-        return pairs.Orthogonal(matrices, self.precision)
+    kind = "reflectors"
+    _draw = staticmethod(orthogonal.random_reflectors)
+    _matrix = staticmethod(orthogonal.orthogonal_matrix)
 
 
-class RetractedPair(nnx.Module):
+class RetractedPair(_LearnedPair):
     """Learned orthogonal matrices for each axis, made orthogonal again by QR in every call.
 
     As published: the transform uses the QR factor of each stored matrix, while the stored matrix
     receives the gradient as if it had been used itself. Called, it returns the
     `functional.pairs.Orthogonal` of the factors. The published code also overwrites the stored
-    matrices; `retract` does so, to be called between steps of the optimiser.
+    matrices; `retract` does so, to be called between steps of the optimiser. ``sizes`` are H and W
+    (T, H, W for video).
     """
 
-    def __init__(
-        self,
-        sizes: tuple[int, ...],
-        *,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
-    ):
-        draw = orthogonal.random_orthogonal
-        for name, size in zip(_axis_names(sizes), sizes, strict=True):
-            setattr(self, f"{name}_matrix", nnx.Param(draw(rngs.params(), size, param_dtype)))
-        self.sizes = tuple(sizes)
-        self.precision = precision
-        self.multiplier = 1
+    kind = "matrix"
+    _draw = staticmethod(orthogonal.random_orthogonal)
 
-    def __call__(self) -> pairs.Orthogonal:
-        return pairs.Orthogonal(tuple(_retracted(p[...]) for p in self._matrices()), self.precision)
+    @staticmethod
+    def _matrix(stored):
+        return _retracted(stored)
 
     def retract(self) -> None:
         """Replace the stored matrices by their QR factors."""
-        for p in self._matrices():
-            p[...] = orthogonal.qr_retraction(p[...]).astype(p[...].dtype)
-
-    def _matrices(self):
-        return [getattr(self, f"{name}_matrix") for name in _axis_names(self.sizes)]
+        for name in self._names():
+            stored = getattr(self, name)
+            stored[...] = orthogonal.qr_retraction(stored[...]).astype(stored[...].dtype)
 
 
 class SpectralResidual(nnx.Module):
@@ -305,10 +296,6 @@ def _pair_rank(rank, transform_time):
     if transform_time and rank != 3:
         raise ValueError(f"transform_time=True needs rank=3; got rank={rank!r}")
     return 3 if transform_time else 2
-
-
-def _axis_names(sizes):
-    return ("frame", "row", "column")[-len(sizes) :]
 
 
 def _spectrum_grid(pair, features, size):
