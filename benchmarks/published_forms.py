@@ -12,13 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from spectral_flax.layers.attention import (
-    CompactNonLocal,
     DoubleAttention,
     GraphReasoning,
     RecurrentCrissCross,
 )
 from spectral_flax.layers.bilinear import BilinearAttention
-from spectral_flax.layers.non_local import NonLocal, _pooled
+from spectral_flax.layers.non_local import CompactNonLocal, NonLocal, _pooled
 from spectral_flax.layers.spectral import HouseholderPair, SpectralResidual
 
 

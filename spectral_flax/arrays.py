@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments as arrays, and the dtypes to compute in.
+"""Checks of array arguments, and the dtypes to compute in.
 
 The dtypes are named, not left to JAX's promotion, which ``jax.numpy_dtype_promotion`` may forbid.
 """
@@ -28,7 +28,7 @@ def as_array(name: str, value: Any) -> jax.Array:
 
 
 def as_floating(**arrays: Any) -> Any:
-    """Return the arguments as arrays of JAX, in their order; a single one by itself.
+    """Return the arguments as arrays of JAX, in their order; a single one is not in a list.
 
     Raises:
       TypeError: one is not an array of a real floating dtype; it is named.

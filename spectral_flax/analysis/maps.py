@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of attention: weights of positions drawn over the image they belong to."""
+"""Attention maps as pictures: weights of positions drawn over their image."""
 
 import os
 import pathlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network costs, layer by layer, without running it or allocating its weights.
+"""Cost of a network by layer, without running it or allocating its weights.
 
 The program is traced with shapes in place of arrays, and the operations of the trace are counted:
 convolutions, matrix products and Fourier transforms, also within loops and transformed functions.
@@ -19,7 +19,7 @@ from flax import nnx
 from jax.extend import core
 from jax.typing import DTypeLike
 
-from spectral_flax.functional import fourier
+from spectral_flax.functional.fourier import RealFFT
 
 _MARK = "@"  # begins a name scope that is the path of a module
 _scopes: contextvars.ContextVar[dict[int, str]] = contextvars.ContextVar("scopes")
@@ -95,9 +95,12 @@ def profile(
     def run(state, x):
         merged = nnx.merge(graphdef, state)
         mode = dict(use_running_average=True, deterministic=True)
-        # FFCs apart, since what one convolution of all channels multiplies by zero is not counted.
-        merged = nnx.view(merged, join=False, raise_if_not_found=False, **mode)
-        with _scoped(merged), fourier.auto_is("fft"):  # which needs the least
+        # Kernels of FFCs apart: padded to one, they multiply by zeros, which are not counted.
+        merged = nnx.view(merged, fuse_outputs=False, raise_if_not_found=False, **mode)
+        # FFTs where a layer leaves the choice open: they need the fewest operations.
+        fft = dict(only=_is_automatic, implementation="fft")
+        merged = nnx.view(merged, raise_if_not_found=False, **fft)
+        with _scoped(merged):
             return merged(x) if call is None else call(merged, x)
 
     jaxpr = jax.make_jaxpr(run)(abstract, jax.ShapeDtypeStruct(tuple(shape), dtype)).jaxpr
@@ -106,6 +109,12 @@ def profile(
     for path, cost in _parameters(model).items():
         counter.add(path, cost)
     return Profile({path: cost for path, cost in counter.layers.items() if cost != Cost()})
+
+
+def _is_automatic(path: tuple, module: Any) -> bool:
+    """Return whether a module holds a transform whose implementation is "auto"."""
+    values = [value for _, value in _attributes(module)]
+    return any(isinstance(v, RealFFT) and v.implementation == "auto" for v in values)
 
 
 def _modules(model: nnx.Module) -> Iterator[tuple[tuple, nnx.Module]]:
@@ -137,8 +146,8 @@ def _parameters(model: nnx.Module) -> dict[str, Cost]:
     return layers
 
 
-# Naming the operations of each module: while tracing, modules are of a class that is their own in
-# all but this, that a call opens a name scope. Flax NNX opens none itself.
+# Names of the operations of each module: while tracing, each module has a subclass of its class
+# whose call opens a name scope. Flax NNX opens none itself.
 
 
 @contextlib.contextmanager
@@ -157,7 +166,7 @@ def _scoped(model: nnx.Module):
 def _with_scope(cls: type) -> type:
     def __call__(self, *args, **kwargs):
         path = _scopes.get({}).get(id(self))
-        if path is None:  # a copy made within the model; its caller's scope is as near as we know
+        if path is None:  # a copy made within the model: it counts for its caller
             return cls.__call__(self, *args, **kwargs)
         with jax.named_scope(_MARK + path):
             return cls.__call__(self, *args, **kwargs)
@@ -174,7 +183,7 @@ class _Counter:
     def count(self, jaxpr, depends: list[bool], path: str, times: int, keep: bool) -> list[bool]:
         """Count a jaxpr done ``times`` over; return which results depend on the input.
 
-        ``depends`` says so of the arguments; ``keep`` whether training keeps the results.
+        ``depends`` tells which arguments depend on it; ``keep`` whether training keeps the results.
         """
         known = dict(zip(jaxpr.invars, depends, strict=True))
 
@@ -224,7 +233,7 @@ class _Counter:
         return results
 
     def _loop(self, jaxpr, flags, consts, carry, path, times, keep) -> list[bool]:
-        """Count the body of a loop, whose arguments are constants, a carry and what is mapped."""
+        """Count the body of a loop, whose arguments are constants, a carry and mapped arrays."""
         while True:  # what enters the carry in one round reaches the next
             outs = _Counter().count(jaxpr, flags, path, 1, False)
             merged = [a or b for a, b in zip(flags[consts : consts + carry], outs, strict=False)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The papers' complexity tables, recounted with our models under each table's own convention.
+"""Complexity tables of the papers, recounted for our models under each table's convention.
 
 The papers count differently from each other. The tables of images and video count convolutions as
 multiply-adds but the two matrix products of non-local attention twice, in units of 1e9; the table

@@ -14,6 +14,7 @@ from spectral_flax.functional.attention import (
 )
 from spectral_flax.functional.bilinear import bilinear_product, reproject, temporal_product
 from spectral_flax.functional.fourier import (
+    RealFFT,
     irfft2,
     irfft3,
     rfft2,
@@ -34,6 +35,7 @@ from spectral_flax.kernels.batch_parallel import batch_parallel
 from spectral_flax.kernels.convolution import convolution
 
 __all__ = [
+    "RealFFT",
     "adaptive_average_pool",
     "adaptive_max_pool",
     "apply_reflectors",

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention over the positions of a map: non-local, double, compact, criss-cross and graphs.
 
-Positions are one axis, ``[..., N, C]``, but for criss-cross attention, which has rows and columns.
+Positions are one axis, ``[..., N, C]``, except in criss-cross attention: rows and columns.
 Sums of products and exponentials are computed in float32 at least; results have the dtype of the
 values unless a function says otherwise. Shapes that do not fit each other, and no positions to
-attend to, are a ValueError; what is no real floating array is a TypeError.
+attend to, raise ValueError; inputs that are not real floating arrays raise TypeError.
 """
 
 import math
@@ -19,6 +19,11 @@ from spectral_flax.arrays import as_fitting, common, wide, with_range
 
 # Scores of one example held at a time: as many as fit caches and still fill matrix units.
 _SCORES = 1 << 20
+
+
+def flatten_positions(x: jax.Array) -> jax.Array:
+    """Return a map ``[N, *spatial, C]`` as ``[N, positions, C]``."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 def softmax_attention(

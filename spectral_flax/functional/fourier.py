@@ -7,12 +7,10 @@ channels. The inverse means what NumPy's does for every spectrum: Hermitian symm
 the last axis only, so its zero and Nyquist frequencies enter by their Hermitian part.
 """
 
-import contextlib
-import contextvars
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +30,92 @@ Implementation = Literal["auto", "fft", "matmul"]
 # this comes from is in docs/performance.md; other platforms were not measured.
 MATMUL_UP_TO = 16
 
-_meaning_of_auto = contextvars.ContextVar("meaning_of_auto", default=None)
+
+@dataclasses.dataclass(frozen=True)
+class RealFFT:
+    """The Fourier transform of real maps to packed half spectra, and its inverse.
+
+    ``[..., H, W, C] <-> [..., H, W//2 + 1, 2C]`` for ``rank=2``, with T before H for ``rank=3``;
+    the axes before are the batch. Results have the dtype of the input.
+
+    Args:
+      rank: how many axes before the channels are transformed: 2 or 3.
+      groups: channels of the spectrum are ordered (groups, real/imaginary, C//groups).
+      norm: "ortho" (1/sqrt(HW) both ways), "backward" (1/(HW) in the inverse) or "forward".
+      implementation: "fft", "matmul" (products with cosine and sine matrices: real arithmetic,
+        standard operators only) or "auto": the one that was measured to be faster at that size on
+        the platform that the program is lowered for (`choose_implementation`).
+      dtype: computation dtype of the matmul form. None: float32, or float64 for float64 input;
+        the FFT has no other.
+      precision: of the matrix products; None is "highest", which an FFT's accuracy needs.
+
+    Raises:
+      TypeError: an input is not a real floating array.
+      ValueError: an axis is missing or empty, or an option is unknown.
+
+    Chi, Jiang and Mu, "Fast Fourier Convolution", NeurIPS 2020, Fourier unit.
+    """
+
+    rank: int = 2
+    groups: int = 1
+    norm: Norm = "ortho"
+    implementation: Implementation = "auto"
+    dtype: DTypeLike | None = None
+    precision: lax.PrecisionLike = None
+    multiplier = 2
+
+    def __post_init__(self):
+        check_rank(self.rank)
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"norm={self.norm!r}; expected 'ortho', 'backward' or 'forward'")
+        if self.implementation not in get_args(Implementation):
+            raise ValueError(
+                f"implementation={self.implementation!r}; expected 'auto', 'fft' or 'matmul'"
+            )
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        """Return the half spectrum, ``[..., *sizes, C] -> [..., *grid, 2C]``."""
+        x = as_floating(x=x)
+        sizes = _spatial(x, self.rank, "x")
+        self._check_groups("channels of x", x.shape[-1])
+        return self._apply(x, sizes, _ForwardFFT(self, sizes), _ForwardMatmul(self, sizes))
+
+    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+        """Return the map, ``[..., *grid, 2C] -> [..., *sizes, C]``.
+
+        Only the last of ``sizes``, the width, is read: the spectrum has the others.
+        """
+        s = as_floating(s=s)
+        grid = _spatial(s, self.rank, "s")
+        width = sizes[-1]
+        if not isinstance(width, int | np.integer) or width < 1 or grid[-1] != width // 2 + 1:
+            raise ValueError(
+                f"s has {grid[-1]} frequencies along the width; expected width//2 + 1 for "
+                f"width={width!r}"
+            )
+        self._check_groups("half the channels of s", s.shape[-1] / 2)
+        sizes = (*grid[:-1], width)
+        return self._apply(s, sizes, _InverseFFT(self, sizes), _InverseMatmul(self, sizes))
+
+    def _apply(self, x, sizes, fft, matmul):
+        # There is no FFT of 16 bits.
+        needs_matmul = self.dtype is not None and np.dtype(self.dtype) != wide(x.dtype)
+        if self.implementation == "fft" and needs_matmul:
+            raise ValueError(
+                f"dtype={self.dtype} needs implementation='matmul'; an FFT computes in float32"
+            )
+        auto = self.implementation == "auto"
+        if self.implementation == "matmul" or (auto and self.dtype is not None):
+            return matmul(x)
+        if auto and choose_implementation(sizes, "cpu") == "matmul":
+            fft = ByPlatform(fft, cpu=matmul)
+        axis = 0 if x.ndim > self.rank + 1 else None
+        return batch_parallel(fft, x, batch=(axis,), out=axis)
+
+    def _check_groups(self, what, channels):
+        integer = isinstance(self.groups, int | np.integer)
+        if not integer or self.groups < 1 or channels % self.groups:
+            raise ValueError(f"{what}: {channels:g}, do not divide into groups={self.groups!r}")
 
 
 def rfft2(
@@ -46,24 +129,9 @@ def rfft2(
 ) -> jax.Array:
     """Half spectrum over H and W: ``[..., H, W, C] -> [..., H, W//2 + 1, 2C]``.
 
-    Args:
-      x: real feature map with channels last; a leading axis is the batch.
-      groups: channels of the result are ordered (groups, real/imaginary, C//groups).
-      norm: "ortho" (1/sqrt(HW) both ways), "backward" (1/(HW) in the inverse) or "forward".
-      implementation: "fft", "matmul" (products with cosine and sine matrices: real arithmetic,
-        standard operators only) or "auto": what was measured to be faster at that size on the
-        platform that the program is lowered for (`choose_implementation`).
-      dtype: computation dtype of the matmul form. None: float32, or float64 for float64 input;
-        the FFT knows no other. The result has the dtype of ``x`` in any case.
-      precision: of the matrix products; None is "highest", which an FFT's accuracy needs.
-
-    Raises:
-      TypeError: ``x`` is not a real floating array.
-      ValueError: an axis is missing or empty, or an option is unknown.
-
-    Chi, Jiang and Mu, "Fast Fourier Convolution", NeurIPS 2020, Fourier unit.
+    Options and errors as in `RealFFT`.
     """
-    return _forward(x, 2, groups, norm, implementation, dtype, precision)
+    return RealFFT(2, groups, norm, implementation, dtype, precision).forward(x)
 
 
 def irfft2(
@@ -77,7 +145,8 @@ def irfft2(
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
     """Inverse of `rfft2`: ``[..., H, width//2 + 1, 2C] -> [..., H, width, C]``."""
-    return _inverse(s, 2, width, groups, norm, implementation, dtype, precision)
+    transform = RealFFT(2, groups, norm, implementation, dtype, precision)
+    return transform.inverse(s, (width,))
 
 
 def rfft3(
@@ -91,9 +160,9 @@ def rfft3(
 ) -> jax.Array:
     """Half spectrum over T, H and W: ``[..., T, H, W, C] -> [..., T, H, W//2 + 1, 2C]``.
 
-    Arguments and errors as in `rfft2`.
+    Options and errors as in `RealFFT`.
     """
-    return _forward(x, 3, groups, norm, implementation, dtype, precision)
+    return RealFFT(3, groups, norm, implementation, dtype, precision).forward(x)
 
 
 def irfft3(
@@ -107,7 +176,8 @@ def irfft3(
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
     """Inverse of `rfft3`: ``[..., T, H, width//2 + 1, 2C] -> [..., T, H, width, C]``."""
-    return _inverse(s, 3, width, groups, norm, implementation, dtype, precision)
+    transform = RealFFT(3, groups, norm, implementation, dtype, precision)
+    return transform.inverse(s, (width,))
 
 
 def split_quarters(x: jax.Array) -> jax.Array:
@@ -130,8 +200,8 @@ def split_quarters(x: jax.Array) -> jax.Array:
 def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
     """Repeat a map: ``[..., ceil(height/2), ceil(width/2), C] -> [..., height, width, C]``.
 
-    It stands 2 x 2 times in the result, less the last row or column where a side is odd: the
-    positions that `split_quarters` added.
+    The result is the map repeated 2 x 2 times, without the last row or column where a side is odd:
+    the positions that `split_quarters` adds.
     """
     x = as_floating(x=x)
     if x.shape[-3:-1] != (-(-height // 2), -(-width // 2)):
@@ -143,64 +213,14 @@ def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def choose_implementation(sizes: tuple[int, ...], platform: str) -> Literal["fft", "matmul"]:
-    """Return what "auto" means on a platform for a transform over ``sizes``: see `MATMUL_UP_TO`."""
+    """Return what "auto" is on a platform for a transform over ``sizes``: see `MATMUL_UP_TO`."""
     return "matmul" if platform == "cpu" and max(sizes) <= MATMUL_UP_TO else "fft"
 
 
-@contextlib.contextmanager
-def auto_is(implementation: Literal["fft", "matmul"]):
-    """Let "auto" mean one implementation at all sizes, in what is traced within the context."""
-    token = _meaning_of_auto.set(implementation)
-    try:
-        yield
-    finally:
-        _meaning_of_auto.reset(token)
-
-
-def _forward(x, rank, groups, norm, implementation, dtype, precision):
-    x = as_floating(x=x)
-    sizes = _spatial(x, rank, "x")
-    _check_groups("channels of x", x.shape[-1], groups)
-    scale = {
-        "ortho": 1 / math.sqrt(math.prod(sizes)),
-        "backward": 1,
-        "forward": 1 / math.prod(sizes),
-    }
-    _check(x.dtype, norm, implementation, dtype)
-    fft = _ForwardFFT(rank, groups, scale[norm])
-    compute = np.dtype(dtype or wide(x.dtype))
-    matmul = _ForwardMatmul(sizes, groups, scale[norm], compute, precision or "highest")
-    return _transform(x, sizes, implementation, dtype, fft, matmul)
-
-
-def _inverse(s, rank, width, groups, norm, implementation, dtype, precision):
-    s = as_floating(s=s)
-    sizes = _spatial(s, rank, "s")
-    if not isinstance(width, int | np.integer) or width < 1 or s.shape[-2] != width // 2 + 1:
-        raise ValueError(
-            f"s has {s.shape[-2]} frequencies along the width; expected width//2 + 1 for "
-            f"width={width!r}"
-        )
-    sizes = (*sizes[:-1], width)
-    _check_groups("half the channels of s", s.shape[-1] / 2, groups)
-    count = math.prod(sizes)  # lax divides by it
-    scale = {"ortho": math.sqrt(count), "backward": 1, "forward": count}
-    _check(s.dtype, norm, implementation, dtype)
-    fft = _InverseFFT(rank, width, groups, scale[norm])
-    compute = np.dtype(dtype or wide(s.dtype))
-    matmul = _InverseMatmul(sizes, groups, scale[norm] / count, compute, precision or "highest")
-    return _transform(s, sizes, implementation, dtype, fft, matmul)
-
-
-def _transform(x, sizes, implementation, dtype, fft, matmul):
-    if implementation == "auto":
-        implementation = _meaning_of_auto.get() or ("auto" if dtype is None else "matmul")
-    if implementation == "matmul":
-        return matmul(x)
-    if implementation == "auto" and choose_implementation(sizes, "cpu") == "matmul":
-        fft = ByPlatform(fft, cpu=matmul)
-    axis = 0 if x.ndim > len(sizes) + 1 else None
-    return batch_parallel(fft, x, batch=(axis,), out=axis)
+def check_rank(rank: int) -> None:
+    """Raise ValueError unless ``rank`` is 2 (H, W) or 3 (T, H, W)."""
+    if rank not in (2, 3):
+        raise ValueError(f"rank is {rank!r}; expected 2 (H, W) or 3 (T, H, W)")
 
 
 def _spatial(x, rank, name) -> tuple[int, ...]:
@@ -213,51 +233,87 @@ def _spatial(x, rank, name) -> tuple[int, ...]:
     return sizes
 
 
-def _check_groups(what, channels, groups):
-    if not isinstance(groups, int | np.integer) or groups < 1 or channels % groups:
-        raise ValueError(f"{what}: {channels:g}, do not divide into groups={groups!r}")
-
-
-def _check(input_dtype, norm, implementation, dtype):
-    if norm not in ("ortho", "backward", "forward"):
-        raise ValueError(f"norm={norm!r}; expected 'ortho', 'backward' or 'forward'")
-    if implementation not in ("auto", "fft", "matmul"):
-        raise ValueError(f"implementation={implementation!r}; expected 'auto', 'fft' or 'matmul'")
-    # There is no FFT of 16 bits.
-    if implementation == "fft" and dtype is not None and np.dtype(dtype) != wide(input_dtype):
-        raise ValueError(f"dtype={dtype} needs implementation='matmul'; an FFT computes in float32")
-
-
 @dataclasses.dataclass(frozen=True)
-class _ForwardFFT:
-    rank: int
-    groups: int
-    scale: float
+class _Half:
+    """One direction and implementation of a transform at one size, hashable."""
 
+    transform: RealFFT
+    sizes: tuple[int, ...]
+
+
+class _ForwardFFT(_Half):
     def __call__(self, x: jax.Array) -> jax.Array:
-        sizes = x.shape[-self.rank - 1 : -1]
-        z = jnp.moveaxis(x, -1, -self.rank - 1).astype(wide(x.dtype))
-        z = lax.fft(z, "rfft", sizes) * self.scale
-        z = jnp.moveaxis(z, -self.rank - 1, -1)
-        z = z.reshape(*z.shape[:-1], self.groups, 1, z.shape[-1] // self.groups)
+        groups = self.transform.groups
+        channels = -len(self.sizes) - 1
+        z = jnp.moveaxis(x, -1, channels).astype(wide(x.dtype))
+        z = lax.fft(z, "rfft", self.sizes) * _forward_scale(self.transform.norm, self.sizes)
+        z = jnp.moveaxis(z, channels, -1)
+        z = z.reshape(*z.shape[:-1], groups, 1, z.shape[-1] // groups)
         s = jnp.concatenate([z.real, z.imag], axis=-2)
         return lax.collapse(s, s.ndim - 3).astype(x.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class _InverseFFT:
-    rank: int
-    width: int
-    groups: int
-    scale: float
-
+class _InverseFFT(_Half):
     def __call__(self, s: jax.Array) -> jax.Array:
-        sizes = (*s.shape[-self.rank - 1 : -2], self.width)
-        r = _complex_channels(s, self.groups).astype(wide(s.dtype))
+        channels = -len(self.sizes) - 1
+        r = _complex_channels(s, self.transform.groups).astype(wide(s.dtype))
         z = lax.collapse(lax.complex(r[..., 0, :], r[..., 1, :]), s.ndim - 1)
-        z = jnp.moveaxis(z, -1, -self.rank - 1)
-        x = lax.fft(z, "irfft", sizes) * self.scale
-        return jnp.moveaxis(x, -self.rank - 1, -1).astype(s.dtype)
+        z = jnp.moveaxis(z, -1, channels)
+        x = lax.fft(z, "irfft", self.sizes) * _inverse_scale(self.transform.norm, self.sizes)
+        return jnp.moveaxis(x, channels, -1).astype(s.dtype)
+
+
+class _Matmul(_Half):
+    def _product(self, subscripts, x, table, input_dtype):
+        """Contract with a table in the computation dtype, accumulating in float32 or wider."""
+        dtype = np.dtype(self.transform.dtype or wide(input_dtype))
+        y = jnp.einsum(
+            subscripts,
+            x.astype(dtype),
+            jnp.asarray(table, dtype),
+            precision=self.transform.precision or "highest",
+            preferred_element_type=wide(dtype),
+        )
+        return y.astype(dtype)
+
+    def _other_axes(self, y, tables, input_dtype):
+        letters = "thw"[-len(tables) - 1 : -1]
+        for letter, table in zip(letters, tables, strict=True):
+            tail = letters[letters.index(letter) + 1 :]
+            spec = f"...{letter}{tail}kgrc,r{letter}su->...u{tail}kgsc"
+            y = self._product(spec, y, table, input_dtype)
+        return y
+
+
+class _ForwardMatmul(_Matmul):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        groups = self.transform.groups
+        scale = _forward_scale(self.transform.norm, self.sizes)
+        last, others = _forward_tables(self.sizes, scale)
+        y = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+        y = self._product("...wgc,rwk->...kgrc", y, last, x.dtype)
+        y = self._other_axes(y, others, x.dtype)
+        return lax.collapse(y, y.ndim - 3).astype(x.dtype)
+
+
+class _InverseMatmul(_Matmul):
+    def __call__(self, s: jax.Array) -> jax.Array:
+        scale = _inverse_scale(self.transform.norm, self.sizes)
+        last, others = _inverse_tables(self.sizes, scale / math.prod(self.sizes))
+        y = _complex_channels(s, self.transform.groups)
+        y = self._other_axes(y, others, s.dtype)
+        y = self._product("...kgrc,rkw->...wgc", y, last, s.dtype)
+        return lax.collapse(y, y.ndim - 2).astype(s.dtype)
+
+
+def _forward_scale(norm, sizes):
+    count = math.prod(sizes)
+    return {"ortho": 1 / math.sqrt(count), "backward": 1, "forward": 1 / count}[norm]
+
+
+def _inverse_scale(norm, sizes):
+    count = math.prod(sizes)  # lax divides by it
+    return {"ortho": math.sqrt(count), "backward": 1, "forward": count}[norm]
 
 
 @functools.lru_cache(maxsize=256)
@@ -289,53 +345,5 @@ def _inverse_tables(sizes: tuple[int, ...], scale: float):
     ]
 
 
-def _product(subscripts, x, table, dtype, precision):
-    """Contract with a table in ``dtype``, accumulating in float32 or wider."""
-    y = jnp.einsum(
-        subscripts,
-        x.astype(dtype),
-        jnp.asarray(table, dtype),
-        precision=precision,
-        preferred_element_type=wide(dtype),
-    )
-    return y.astype(dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Matmul:
-    sizes: tuple[int, ...]
-    groups: int
-    scale: float
-    dtype: np.dtype
-    precision: lax.PrecisionLike
-
-
-class _ForwardMatmul(_Matmul):
-    def __call__(self, x: jax.Array) -> jax.Array:
-        last, others = _forward_tables(self.sizes, self.scale)
-        y = x.reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
-        y = _product("...wgc,rwk->...kgrc", y, last, self.dtype, self.precision)
-        y = _other_axes(y, others, self.dtype, self.precision)
-        return lax.collapse(y, y.ndim - 3).astype(x.dtype)
-
-
-class _InverseMatmul(_Matmul):
-    def __call__(self, s: jax.Array) -> jax.Array:
-        last, others = _inverse_tables(self.sizes, self.scale)
-        y = _complex_channels(s, self.groups)
-        y = _other_axes(y, others, self.dtype, self.precision)
-        y = _product("...kgrc,rkw->...wgc", y, last, self.dtype, self.precision)
-        return lax.collapse(y, y.ndim - 2).astype(s.dtype)
-
-
 def _complex_channels(s, groups):
     return s.reshape(*s.shape[:-1], groups, 2, s.shape[-1] // (2 * groups))
-
-
-def _other_axes(y, tables, dtype, precision):
-    letters = "thw"[-len(tables) - 1 : -1]
-    for letter, table in zip(letters, tables, strict=True):
-        tail = letters[letters.index(letter) + 1 :]
-        spec = f"...{letter}{tail}kgrc,r{letter}su->...u{tail}kgsc"
-        y = _product(spec, y, table, dtype, precision)
-    return y

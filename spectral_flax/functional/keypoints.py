@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joints as heatmaps and back, and suppression of repeated poses.
+"""Heatmaps of joints, their decoding, and non-maximum suppression of poses.
 
 Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018, and its code.
 """

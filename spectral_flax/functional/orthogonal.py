@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orthogonal matrices: as products of Householder reflections, by QR, and at random."""
+"""Orthogonal matrices: products of Householder reflections, QR factors, random draws."""
 
 import functools
 
@@ -21,7 +21,7 @@ def orthogonal_matrix(reflectors: jax.Array) -> jax.Array:
     """Multiply Householder reflections: ``[..., n, k] -> [..., n, n]``.
 
     The result is ``H_1 H_2 ... H_k`` with ``H_i = I - 2 v v^T / (v^T v)`` and v the i-th column.
-    It is orthogonal whatever the columns are; a zero column stands for the identity and gets a zero
+    It is orthogonal for any columns; a zero column means the identity and gets a zero
     gradient. n columns reach every orthogonal matrix, of either determinant. Computed in float32,
     or float64 for float64 columns, with every entry of ``P^T P - I`` below 1e-6 for n up to 128.
 
@@ -32,7 +32,7 @@ def orthogonal_matrix(reflectors: jax.Array) -> jax.Array:
     product = jnp.matmul(u, w, precision=_HIGHEST)
     matrix = _identity_like(product) - product
     # One Newton step towards the nearest orthogonal matrix removes the rounding of the triangular
-    # solve (1.4e-6 at n = 128 without it). It is no part of the function, hence of no gradient.
+    # solve (1.4e-6 at n = 128 without it). It is not part of the function, so it has no gradient.
     return matrix + lax.stop_gradient(_newton(matrix) - matrix)
 
 
@@ -65,7 +65,7 @@ def matrix_to_reflectors(matrix: ArrayLike) -> np.ndarray:
 
     The inverse of `orthogonal_matrix`, exact to rounding, signs and determinant included: the last
     reflector has one entry, which is zero or turns the last sign. For any other regular matrix the
-    result stands for its orthogonal QR factor with ``diag(R) > 0``. Computed on the host in
+    result represents its orthogonal QR factor with ``diag(R) > 0``. Computed on the host in
     float64 (weights are converted once), returned in float64.
 
     Raises:

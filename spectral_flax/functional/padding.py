@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps made larger by what stands at their border."""
+"""Edge padding that shards."""
 
 import jax
 import jax.numpy as jnp

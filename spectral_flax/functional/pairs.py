@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transform pairs as values: a linear map of feature maps and its inverse.
+"""Transform pairs: a linear transform of feature maps and its inverse, as one value.
 
-A pair is any object with ``forward(x)``, ``inverse(s, sizes)`` and ``multiplier``; those here are
-frozen dataclasses. Each transforms the last ``rank`` axes before the channels, so ``rank=2`` works
-frame by frame on video. A pair of one's own is such a class, or a `TransformPair` of two functions.
+A pair is any object with ``forward(x)``, ``inverse(s, sizes)`` and ``multiplier``; those here and
+`fourier.RealFFT` are frozen dataclasses. Each transforms the last ``rank`` axes before the
+channels: ``rank=2`` transforms a video frame by frame. A user-defined pair is such a class, or a
+`TransformPair` of two functions.
 """
 
 import dataclasses
@@ -17,13 +18,13 @@ import numpy as np
 from jax import lax
 
 from spectral_flax.arrays import as_floating, wide
-from spectral_flax.functional import fourier
+from spectral_flax.functional.fourier import check_rank
 
 _LETTERS = "thw"
 
 
 class Pair(Protocol):
-    """What a spectral block needs of a transform."""
+    """Interface of a transform that a spectral block uses."""
 
     multiplier: int
     """Channels of the spectrum for each channel of the map."""
@@ -57,32 +58,6 @@ class Identity:
         return s
 
 
-@dataclasses.dataclass(frozen=True)
-class Fourier:
-    """The real Fourier transform, as a packed half spectrum; options as in `fourier.rfft2`.
-
-    ``[..., H, W, C] <-> [..., H, W//2 + 1, 2C]`` for ``rank=2``, with T before H for ``rank=3``.
-    """
-
-    rank: int = 2
-    groups: int = 1
-    norm: fourier.Norm = "ortho"
-    implementation: fourier.Implementation = "auto"
-    multiplier = 2
-
-    def __post_init__(self):
-        _check_rank(self.rank)
-
-    def forward(self, x: jax.Array) -> jax.Array:
-        transform = fourier.rfft2 if self.rank == 2 else fourier.rfft3
-        return transform(x, self.groups, norm=self.norm, implementation=self.implementation)
-
-    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
-        transform = fourier.irfft2 if self.rank == 2 else fourier.irfft3
-        options = dict(norm=self.norm, implementation=self.implementation)
-        return transform(s, sizes[-1], self.groups, **options)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Orthogonal:
     """Multiplication by an orthogonal matrix per axis: ``P X Q`` and ``P^T S Q^T`` per channel.
@@ -105,39 +80,37 @@ class Orthogonal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cosine:
+class _FixedMatrices:
+    """Multiplication of each axis by the orthogonal matrix of its length."""
+
+    rank: int = 2
+    precision: lax.PrecisionLike = None
+    multiplier = 1
+
+    def __post_init__(self):
+        check_rank(self.rank)
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        matrices = [self._matrix(n) for n in _sizes(x, self.rank)]
+        return _multiply(x, matrices, self.precision)
+
+    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+        matrices = [self._matrix(n).T for n in _sizes(s, self.rank)]
+        return _multiply(s, matrices, self.precision)
+
+
+class Cosine(_FixedMatrices):
     """The orthonormal cosine transform: DCT-II forward, DCT-III back, for any size."""
 
-    rank: int = 2
-    precision: lax.PrecisionLike = None
-    multiplier = 1
-
-    def __post_init__(self):
-        _check_rank(self.rank)
-
-    def forward(self, x: jax.Array) -> jax.Array:
-        return _multiply(x, [cosine_matrix(n) for n in _sizes(x, self.rank)], self.precision)
-
-    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
-        return _multiply(s, [cosine_matrix(n).T for n in _sizes(s, self.rank)], self.precision)
+    def _matrix(self, n):
+        return cosine_matrix(n)
 
 
-@dataclasses.dataclass(frozen=True)
-class Hadamard:
+class Hadamard(_FixedMatrices):
     """The orthonormal Walsh-Hadamard transform, its own inverse, for powers of two."""
 
-    rank: int = 2
-    precision: lax.PrecisionLike = None
-    multiplier = 1
-
-    def __post_init__(self):
-        _check_rank(self.rank)
-
-    def forward(self, x: jax.Array) -> jax.Array:
-        return _multiply(x, [hadamard_matrix(n) for n in _sizes(x, self.rank)], self.precision)
-
-    def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
-        return self.forward(s)
+    def _matrix(self, n):
+        return hadamard_matrix(n)
 
 
 @functools.lru_cache(maxsize=256)
@@ -155,7 +128,7 @@ def hadamard_matrix(n: int) -> np.ndarray:
     """Orthonormal Hadamard matrix in Sylvester's order, ``[n, n]``, in float64.
 
     Raises:
-      ValueError: ``n`` is no power of two.
+      ValueError: ``n`` is not a power of two.
     """
     if n < 1 or n & (n - 1):
         raise ValueError(f"a Hadamard transform of length {n}; expected a power of two")
@@ -163,11 +136,6 @@ def hadamard_matrix(n: int) -> np.ndarray:
     while len(matrix) < n:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]]) / np.sqrt(2)
     return matrix
-
-
-def _check_rank(rank):
-    if rank not in (2, 3):
-        raise ValueError(f"rank is {rank!r}; expected 2 (H, W) or 3 (T, H, W)")
 
 
 def _sizes(x, rank):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Average and maximum pooling, adaptive with the bins that PyTorch defines or by strides."""
+"""Average and maximum pooling: adaptive, with PyTorch's bins, or by strides."""
 
 import functools
 import operator

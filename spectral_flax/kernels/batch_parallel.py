@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations that stay on their own examples when a batch is spread over devices.
+"""Operations that XLA splits over the batch without communication.
 
 XLA's partitioner does not split an FFT (jax 0.10) or a grouped convolution over the batch: it
 gathers the whole batch on every device. `batch_parallel` states what it cannot infer, namely
@@ -61,7 +61,7 @@ def batch_parallel(
     return _bind(_Multilinear(_as_configured(fun), tuple(batch), out), *args)
 
 
-# What changes the operations of a traced function, or whether it can be traced at all.
+# Options that change the operations of a traced function, or whether it can be traced.
 _SETTINGS = (
     "allow_f16_reductions",
     "default_matmul_precision",
@@ -297,6 +297,6 @@ for _primitive in (batch_parallel_p, by_platform_p):
     ad.primitive_jvps[_primitive] = _jvp
     ad.primitive_transposes[_primitive] = _transpose
     batching.primitive_batchers[_primitive] = _vmap
-# XLA splits what stands here by itself.
+# XLA splits these operations without help.
 _on_cpu = mlir.lower_fun(_lower_on_cpu, multiple_results=False)
 mlir.register_lowering(by_platform_p, _on_cpu, platform="cpu")

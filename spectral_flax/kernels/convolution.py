@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution in the form each case is fastest in, without gathers on a data-parallel mesh."""
+"""Convolution: the fastest form for each case, without gathers on a data-parallel mesh."""
 
 import dataclasses
 import operator
@@ -155,7 +155,7 @@ def _is_positive(value):
 
 
 def _sizes(name, value, rank) -> tuple[int, ...]:
-    """Return a positive integer for each spatial axis; one stands for all, None for ones."""
+    """Return a positive integer for each spatial axis; one is repeated for all, None is ones."""
     if value is None or isinstance(value, int | np.integer):
         value = (1 if value is None else value,) * rank
     values = tuple(value) if np.iterable(value) else ()
@@ -184,7 +184,7 @@ def _margins(padding, sizes, window, strides) -> tuple[tuple[int, int], ...]:
 
 
 def _has_forms(x, kernel):
-    """Return whether a primitive may stand for this convolution.
+    """Return whether a primitive may replace this convolution.
 
     It has no rule for arrays whose type says how they are split, and none for symbolic sizes.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution and its two gradients, each in the form that its platform is fastest in.
+"""A convolution and its two gradients, each in the fastest form of its platform.
 
 With x the input, k the kernel and y the output's cotangent, all three are derived from the numbers
 ``sum(conv(x, k) * y)``: given two of the three, the third is what these are linear in. So one

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A convolution and its gradients as matrix products with what each position of the window sees.
+"""A convolution and its gradients as matrix products with shifted views of the map.
 
 ``form`` is a `convolution_forms.Convolution`; each function computes one of input, kernel and
 cotangent of the output from the other two.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process that computes on a CPU does better than by default: XLA options, host memory."""
+"""XLA options and host memory settings for a process that computes on a CPU."""
 
 import ctypes
 import importlib.metadata

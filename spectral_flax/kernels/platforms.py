@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What differs between platforms, decided when a program is lowered for one and not when traced.
+"""Operations that differ between platforms, chosen when a program is lowered.
 
-The platform that a process computes on says nothing of where its programs go: one traced on a CPU
-host may be lowered, or exported, for accelerators.
+The choice cannot be made while tracing: a program traced on a CPU host may be lowered, or exported,
+for accelerators.
 """
 
 import dataclasses

@@ -20,7 +20,7 @@ def convolution_3x3(
 ) -> jax.Array:
     """Convolve ``[N, H, W, C], [3, 3, C, D] -> [N, H', W', D]`` without strides or dilation.
 
-    ``padding`` says how many zeros stand before and after H and W, none of them negative; if
+    ``padding`` is the number of zeros before and after H and W, none of them negative; if
     ``transposed``, the kernel is ``[3, 3, D, C]`` and flipped on both axes of the window. One
     matrix product for each of the 16 positions in a transformed tile, over all tiles.
     """
@@ -29,7 +29,8 @@ def convolution_3x3(
     rows, columns = (height + 1) // 2, (width + 1) // 2
     (top, bottom), (before, after) = padding
     even = (top, bottom + height % 2), (before, after + width % 2)
-    # Together, lest the kernels of a whole network be transformed before its first convolution.
+    # One barrier for both: otherwise XLA transforms the kernels of a whole network before its first
+    # convolution.
     x, kernel = _apart((jnp.pad(x, ((0, 0), *even, (0, 0))), kernel))
     tiles = [
         tile

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flax NNX layers: parameters and a functional call or two each."""
+"""Flax NNX layers: parameters around the functions of `spectral_flax.functional`."""
 
 from spectral_flax.layers.attention import (
-    CompactNonLocal,
     CrissCrossAttention,
     DoubleAttention,
     GraphReasoning,
     RecurrentCrissCross,
-    compact_non_local_rbf,
+    SqueezeExcite,
 )
-from spectral_flax.layers.basic import BatchNorm, ConvNormAct, SqueezeExcite, conv, linear
 from spectral_flax.layers.bilinear import (
     AttentionMaps,
     BilinearAttention,
@@ -18,9 +16,16 @@ from spectral_flax.layers.bilinear import (
     bat3d,
 )
 from spectral_flax.layers.blocks import BLOCKS, block, block_options
+from spectral_flax.layers.conv import conv, linear
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
 from spectral_flax.layers.folding import fold_batch_norm
-from spectral_flax.layers.non_local import NonLocal, non_local
+from spectral_flax.layers.non_local import (
+    CompactNonLocal,
+    NonLocal,
+    compact_non_local_rbf,
+    non_local,
+)
+from spectral_flax.layers.norm import BatchNorm, ConvNormAct
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.spectral import (
     HouseholderPair,

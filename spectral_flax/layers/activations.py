@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations: with parameters, or such as can be pickled with the layer that holds them."""
+"""Activations: with parameters, or picklable with the layer that holds them."""
 
 import dataclasses
 

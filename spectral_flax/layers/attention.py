@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Double, compact and criss-cross attention, and reasoning on graphs, for images and videos."""
-
-import math
+"""Squeeze-and-excitation, double and criss-cross attention, and graph reasoning."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +7,55 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.arrays import with_range
 from spectral_flax.functional import attention
+from spectral_flax.functional.attention import flatten_positions
 from spectral_flax.layers.activations import LeakyReLU
-from spectral_flax.layers.basic import BatchNorm, ConvNormAct, conv, normal, summing_dtype, zeros
-from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank
+from spectral_flax.layers.checks import (
+    as_channels_last,
+    as_map,
+    check_multiple,
+    check_positive,
+    check_rank,
+)
+from spectral_flax.layers.conv import conv, linear
+from spectral_flax.layers.initializers import normal, zeros
+from spectral_flax.layers.norm import BatchNorm, ConvNormAct
+from spectral_flax.layers.numerics import summing_dtype
+
+
+class SqueezeExcite(nnx.Module):
+    """Scale each channel by a gate computed from all: ``[N, *spatial, C] -> [N, *spatial, C]``.
+
+    Global mean, linear to C // reduction, ReLU, linear to C, sigmoid. Hu et al., CVPR 2018.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        reduction: int = 16,
+        *,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        if features < reduction:
+            raise ValueError(f"features={features} is below reduction={reduction}")
+        options = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
+        self.reduce = linear(features, features // reduction, **options)
+        self.expand = linear(features // reduction, features, **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_channels_last(x, self.expand.out_features)
+        if 0 in x.shape[1:]:
+            raise ValueError(f"x has shape {x.shape}; expected no empty axis but that of the batch")
+        gate = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
+        gate = nnx.sigmoid(self.expand(nnx.relu(self.reduce(gate))))
+        return x.astype(gate.dtype) * gate
 
 
 class DoubleAttention(nnx.Module):
-    """Gather descriptors of a map and give each position its mix: ``[N, *spatial, C]`` to the same.
+    """Gather descriptors of a map, distribute them to positions: ``[N, *spatial, C]`` to the same.
 
     ``inner_features`` and ``descriptors`` are C // 4 unless given. ``distribute="channels"`` is
     the paper's softmax over the descriptors, "positions" that of the code of spectral residual
@@ -63,83 +101,17 @@ class DoubleAttention(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_map(x, self.rank, self.features)
-        a, b, v = (_flat(layer(x)) for layer in (self.feature, self.gather, self.distribution))
+        a, b, v = (
+            flatten_positions(layer(x)) for layer in (self.feature, self.gather, self.distribution)
+        )
         options = dict(distribute=self.distribute, precision=self.precision)
         y = attention.double_attention(a, b, v, **options)
         y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1])))
         return x.astype(y.dtype) + y
 
 
-class CompactNonLocal(nnx.Module):
-    """Attend over positions and channels in groups: ``[N, *spatial, C] -> [N, *spatial, C]``.
-
-    ``gamma=None`` is the dot product; a number the Gaussian kernel by its Taylor series of
-    ``order``. No division by the length of the products; group normalisation follows, whose
-    scale starts at zero: the identity at first. ``inner_features`` is C // 2 unless given.
-
-    Yue et al., "Compact Generalized Non-local Network", NeurIPS 2018.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        *,
-        rank: int = 2,
-        groups: int = 8,
-        inner_features: int | None = None,
-        gamma: float | None = None,
-        order: int = 3,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
-    ):
-        check_rank(rank)
-        check_positive(order=order)
-        if gamma is not None and not (gamma > 0 and math.isfinite(gamma)):
-            raise ValueError(f"gamma={gamma!r}; expected a positive number or None")
-        if inner_features is None:
-            check_multiple("features", features, reduction=2)
-            inner_features = features // 2
-        check_multiple("inner_features", inner_features, groups=groups)
-        check_multiple("features", features, groups=groups)
-        types = dict(dtype=dtype, param_dtype=param_dtype)
-        options = types | dict(rank=rank, precision=precision, kernel_init=normal(0.01), rngs=rngs)
-        self.query = conv(features, inner_features, **options)
-        self.key = conv(features, inner_features, **options)
-        self.value = conv(features, inner_features, **options)
-        sums = options | dict(dtype=summing_dtype(dtype, param_dtype))
-        self.expand = conv(inner_features, features, groups=groups, **sums)
-        self.norm = nnx.GroupNorm(
-            features,
-            num_groups=groups,
-            epsilon=1e-5,
-            use_fast_variance=False,
-            scale_init=zeros,
-            bias_init=zeros,
-            rngs=rngs,
-            **types | dict(dtype=summing_dtype(dtype, param_dtype)),
-        )
-        self.features = features
-        self.rank = rank
-        self.groups = groups
-        self.gamma = gamma
-        self.order = order
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = as_map(x, self.rank, self.features)
-        t, p, g = (_flat(layer(x)) for layer in (self.query, self.key, self.value))
-        options = dict(groups=self.groups, gamma=self.gamma, order=self.order)
-        # The sums grow with the map: they stay in float32 at least up to the normalisation.
-        y = attention.compact_attention(t, p, g, **options)
-        y = y.reshape(*x.shape[:-1], y.shape[-1]).astype(with_range(t.dtype))
-        with jax.numpy_dtype_promotion("standard"):  # Flax mixes dtypes in there
-            y = self.norm(self.expand(y)).astype(t.dtype)
-        return x.astype(y.dtype) + y
-
-
 class CrissCrossAttention(nnx.Module):
-    """Add what lies in the row and the column of each pixel: ``[N, *, H, W, C]`` to the same.
+    """Attend to the row and the column of each pixel: ``[N, *, H, W, C]`` to the same.
 
     ``x + gamma * attention``, where gamma is a learned scalar that starts at 0; frames of a video
     are treated one by one. ``inner_features``, of queries and keys, is C // 8 unless given.
@@ -274,7 +246,10 @@ class GraphReasoning(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_map(x, self.rank, self.features)
-        states, projection = _flat(self.state(x)), _flat(self.projection(x))
+        states, projection = (
+            flatten_positions(self.state(x)),
+            flatten_positions(self.projection(x)),
+        )
         options = dict(precision=self.precision)
         v = attention.gather_nodes(states, projection, normalize=self.normalize, **options)
         v = nnx.relu(v + self.mix_nodes(v))
@@ -282,14 +257,3 @@ class GraphReasoning(nnx.Module):
         y = attention.scatter_nodes(v, projection, **options)
         y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1]))).astype(states.dtype)
         return x.astype(y.dtype) + y
-
-
-def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
-
-
-def compact_non_local_rbf(
-    features: int, *, gamma: float = 1e-4, rngs: nnx.Rngs, **options
-) -> CompactNonLocal:
-    """Build the Gaussian form of `CompactNonLocal`, whose ``options`` it takes."""
-    return CompactNonLocal(features, gamma=gamma, rngs=rngs, **options)

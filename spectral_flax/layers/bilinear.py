@@ -13,12 +13,13 @@ from jax.typing import DTypeLike
 from spectral_flax.functional import bilinear
 from spectral_flax.functional.padding import repeat_last
 from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max_pool
-from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.norm import ConvNormAct
 
 
 class AttentionMaps(NamedTuple):
-    """What a bilinear attention did to a map; leading axes are [N] or [N, T], G its groups."""
+    """Matrices and weights of a bilinear attention; leading axes are [N] or [N, T], G groups."""
 
     p: jax.Array
     """Row matrices ``[..., G, n, n]``: output block i takes P[i, j] of block j."""

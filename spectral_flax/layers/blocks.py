@@ -8,14 +8,17 @@ from typing import Any
 from flax import nnx
 
 from spectral_flax.layers.attention import (
-    CompactNonLocal,
     DoubleAttention,
     GraphReasoning,
     RecurrentCrissCross,
-    compact_non_local_rbf,
 )
 from spectral_flax.layers.bilinear import BilinearAttention, bat, bat3d
-from spectral_flax.layers.non_local import NonLocal, non_local
+from spectral_flax.layers.non_local import (
+    CompactNonLocal,
+    NonLocal,
+    compact_non_local_rbf,
+    non_local,
+)
 from spectral_flax.layers.numerics import parameters_of
 from spectral_flax.layers.spectral import SpectralResidual, srl_dct, srl_fft, srl_lo
 from spectral_flax.messages import closest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks that every block makes of its options and of its input."""
+"""Checks of the options and the input of a block."""
 
 import jax
 import numpy as np
@@ -54,7 +54,7 @@ def as_channels_last(x: jax.Array, features: int) -> jax.Array:
     """Return ``x`` if it is an array ``[..., features]`` of a floating dtype.
 
     Raises:
-      TypeError: it is no real floating array.
+      TypeError: it is not a real floating array.
       ValueError: it has another number of channels.
     """
     x = as_floating(x=x)

@@ -4,6 +4,7 @@
 Chi, Jiang and Mu, "Fast Fourier Convolution", NeurIPS 2020.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,16 +17,11 @@ from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating, common, with_range
 from spectral_flax.functional import fourier
+from spectral_flax.functional.fourier import RealFFT
 from spectral_flax.functional.pooling import average_pool
-from spectral_flax.layers.basic import (
-    BatchNorm,
-    ConvNormAct,
-    Size,
-    as_tuple,
-    conv,
-    joined,
-    summing_dtype,
-)
+from spectral_flax.layers.conv import Size, as_tuple, conv, fused_convolution
+from spectral_flax.layers.norm import BatchNorm, ConvNormAct
+from spectral_flax.layers.numerics import summing_dtype
 
 
 class FourierUnit(nnx.Module):
@@ -33,6 +29,7 @@ class FourierUnit(nnx.Module):
 
     ``[N, *spatial, in_features] -> [N, *spatial, out_features]``: half spectrum over H and W (of
     each frame of a video, ``rank=3``), grouped 1x1 convolution, batch normalisation, ReLU, inverse.
+    ``nnx.view(model, implementation=...)`` changes how the transforms are computed.
     """
 
     folds = (("conv", "norm"),)
@@ -66,15 +63,19 @@ class FourierUnit(nnx.Module):
             **numerics,
         )
         self.norm = BatchNorm(2 * out_features, **numerics)
-        self.groups, self.dtype = groups, dtype
-        self.transform_norm, self.implementation = norm, implementation
+        self.groups = groups
+        self.dtype = dtype
+        self.transform = RealFFT(2, groups, norm, implementation)
+
+    def set_view(self, implementation: fourier.Implementation | None = None):
+        if implementation is not None:
+            self.transform = dataclasses.replace(self.transform, implementation=implementation)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        transform = dict(norm=self.transform_norm, implementation=self.implementation)
         x = as_floating(x=x)
-        s = fourier.rfft2(x.astype(with_range(x.dtype)), self.groups, **transform)
+        s = self.transform.forward(x.astype(with_range(x.dtype)))
         s = nnx.relu(self.norm(self.conv(s)))
-        y = fourier.irfft2(s, x.shape[-2], self.groups, **transform)
+        y = self.transform.inverse(s, x.shape[1:-1])
         return y.astype(self.dtype or common(x, self.conv.kernel[...]))
 
 
@@ -146,10 +147,11 @@ class FFC(nnx.Module):
     ``local_to_global=False`` and ``global_to_local=False`` cut the exchange between the paths (the
     paper's ablation). ``padding_mode="reflect"`` pads the convolutions by reflection. With groups,
     every convolution is grouped, those of the spectral transform in half as many groups. Where few
-    channels are global the convolutions are computed as one, unless ``nnx.view(model, join=False)``
-    keeps them apart. A kernel that covers several frames of a video does so on every path. The
-    result has the size of the convolution's whatever the window, its padding and the strides: the
-    global path averages as many blocks of its map. Other arguments as in `basic.conv`.
+    channels are global the convolutions to both outputs are computed as one, unless
+    ``nnx.view(model, fuse_outputs=False)`` keeps them apart. A kernel that covers several frames of
+    a video does so on every path. The result has the size of the convolution's whatever the window,
+    its padding and the strides: the global path averages as many blocks of its map. Other arguments
+    as in `conv.conv`.
 
     Raises:
       ValueError: a ratio lies outside [0, 1] or, not being 0, leaves no channel to the global
@@ -199,11 +201,11 @@ class FFC(nnx.Module):
             window = dict(padding=padding, dilation=dilation, use_bias=use_bias)
             return conv(inputs, outputs, kernel_size, **window, **options)
 
-        # Summing two convolutions is one convolution of the joined channels, unless grouped.
-        fused = groups == 1 and global_to_local
-        self.to_local = convolution(in_features if fused else in_local, out_local)
+        # Summing two convolutions is one convolution of the concatenated channels, unless grouped.
+        fuse_inputs = groups == 1 and global_to_local
+        self.to_local = convolution(in_features if fuse_inputs else in_local, out_local)
         self.global_to_local = (
-            convolution(in_global, out_local) if global_to_local and not fused else None
+            convolution(in_global, out_local) if global_to_local and not fuse_inputs else None
         )
         self.local_to_global = convolution(in_local, out_global) if local_to_global else None
         spectral = options | dict(groups=max(1, groups // 2), implementation=implementation)
@@ -217,10 +219,13 @@ class FFC(nnx.Module):
         # As one convolution, both convolutions of the local input have a kernel with zeros where
         # the global input would meet the global output.
         zeros = in_global * out_global / (in_features * out_features)
-        self.join = fused and local_to_global and bool(out_local and out_global and in_local)
-        self.join = self.join and zeros <= _FEW_ZEROS
-        self.in_local, self.fused = in_local, fused
-        self.in_features, self.out_features, self.out_local = in_features, out_features, out_local
+        both_paths = bool(out_local and out_global and in_local)
+        self.fuse_inputs = fuse_inputs
+        self.fuse_outputs = fuse_inputs and local_to_global and both_paths and zeros <= _FEW_ZEROS
+        self.in_features = in_features
+        self.out_features = out_features
+        self.in_local = in_local
+        self.out_local = out_local
         for name, size, sources in (
             ("local", out_local, (self.to_local, self.global_to_local)),
             ("global", out_global, (self.local_to_global, self.global_to_global)),
@@ -231,9 +236,9 @@ class FFC(nnx.Module):
                     f"local_to_global={local_to_global}, global_to_local={global_to_local}"
                 )
 
-    def set_view(self, join: bool | None = None):
-        if join is not None:
-            self.join = self.join and join
+    def set_view(self, fuse_outputs: bool | None = None):
+        if fuse_outputs is not None:
+            self.fuse_outputs = self.fuse_outputs and fuse_outputs
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if x.shape[-1] != self.in_features:
@@ -247,19 +252,21 @@ class FFC(nnx.Module):
         if self.pad is not None:
             margins = [(0, 0), *((p, p) for p in self.pad), (0, 0)]
             x = jnp.pad(x, margins, mode="reflect")
-        if self.join:
-            y = joined((self.to_local, self.local_to_global), x)
+        if self.fuse_outputs:
+            y = fused_convolution((self.to_local, self.local_to_global), x)
             if self.global_to_global is None:
                 return y
-            local, glob = y[..., : self.out_local], y[..., self.out_local :]
-            return jnp.concatenate([local, glob + self.global_to_global(global_input)], axis=-1)
-        local, glob = x[..., : self.in_local], x[..., self.in_local :]
+            local_y, global_y = y[..., : self.out_local], y[..., self.out_local :]
+            global_y += self.global_to_global(global_input)
+            return jnp.concatenate([local_y, global_y], axis=-1)
+        local_x, global_x = x[..., : self.in_local], x[..., self.in_local :]
         paths = []
         if self.out_local:
-            terms = [(self.to_local, x if self.fused else local), (self.global_to_local, glob)]
+            to_local_x = x if self.fuse_inputs else local_x
+            terms = [(self.to_local, to_local_x), (self.global_to_local, global_x)]
             paths.append(_sum(terms))
         if self.out_local < self.out_features:
-            terms = [(self.local_to_global, local), (self.global_to_global, global_input)]
+            terms = [(self.local_to_global, local_x), (self.global_to_global, global_input)]
             paths.append(_sum(terms))
         return paths[0] if len(paths) == 1 else jnp.concatenate(paths, axis=-1)
 
@@ -313,7 +320,7 @@ def _windows(rank, kernel_size, strides, padding, dilation) -> tuple[_Window, ..
     return tuple(map(_Window, extents, strides, padding))
 
 
-_FEW_ZEROS = 0.125  # of a kernel: up to this, one convolution is no more work than two
+_FEW_ZEROS = 0.125  # fraction of a kernel up to which one convolution is as fast as two
 
 
 def split_channels(features: int, ratio: float, name: str = "ratio") -> int:

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from spectral_flax.layers.basic import BatchNorm
 from spectral_flax.layers.ffc import FFC
+from spectral_flax.layers.norm import BatchNorm
 
 
 class Folded(nnx.Module):

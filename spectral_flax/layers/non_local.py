@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Non-local blocks for images and videos."""
+"""Non-local and compact generalised non-local blocks for images and videos."""
 
 import math
 from typing import Literal, get_args
@@ -12,9 +12,13 @@ from jax.typing import DTypeLike
 
 from spectral_flax.arrays import with_range
 from spectral_flax.functional import attention
+from spectral_flax.functional.attention import flatten_positions
 from spectral_flax.functional.pooling import adaptive_max_pool
-from spectral_flax.layers.basic import BatchNorm, conv, normal, summing_dtype, zeros
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.initializers import normal, zeros
+from spectral_flax.layers.norm import BatchNorm
+from spectral_flax.layers.numerics import summing_dtype
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 
@@ -29,7 +33,7 @@ class NonLocal(nnx.Module):
     Args:
       features: channels C of the map.
       rank: 2 for images, 3 for videos, where a position is of a frame and its place.
-      mode: how weights come about. "embedded_gaussian": softmax of products; "gaussian": the
+      mode: how weights are computed. "embedded_gaussian": softmax of products; "gaussian": the
         same of the map's own channels, without queries and keys; "dot_product" and
         "concatenation": products, or a rectified linear form of both, over the number of keys.
       inner_features: channels of queries, keys and values; None is C // 2.
@@ -135,7 +139,7 @@ class NonLocal(nnx.Module):
             q, k = x.astype(value.dtype), pooled.astype(value.dtype)
         else:
             q, k = self.query(x), self.key(pooled)
-        flat = (a.reshape(len(a), math.prod(a.shape[1:-1]), a.shape[-1]) for a in (q, k, value))
+        flat = map(flatten_positions, (q, k, value))
         return *flat, pooled.shape[1:-1]
 
     def _shares(self, q, k):
@@ -169,3 +173,78 @@ def non_local(
     """
     sub_sample = rank == 3 if sub_sample is None else sub_sample
     return NonLocal(features, rank=rank, sub_sample=sub_sample, rngs=rngs, **options)
+
+
+class CompactNonLocal(nnx.Module):
+    """Attend over positions and channels in groups: ``[N, *spatial, C] -> [N, *spatial, C]``.
+
+    ``gamma=None`` is the dot product; a number the Gaussian kernel by its Taylor series of
+    ``order``. No division by the length of the products; group normalisation follows, whose
+    scale starts at zero: the identity at first. ``inner_features`` is C // 2 unless given.
+
+    Yue et al., "Compact Generalized Non-local Network", NeurIPS 2018.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rank: int = 2,
+        groups: int = 8,
+        inner_features: int | None = None,
+        gamma: float | None = None,
+        order: int = 3,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        check_rank(rank)
+        check_positive(order=order)
+        if gamma is not None and not (gamma > 0 and math.isfinite(gamma)):
+            raise ValueError(f"gamma={gamma!r}; expected a positive number or None")
+        if inner_features is None:
+            check_multiple("features", features, reduction=2)
+            inner_features = features // 2
+        check_multiple("inner_features", inner_features, groups=groups)
+        check_multiple("features", features, groups=groups)
+        types = dict(dtype=dtype, param_dtype=param_dtype)
+        options = types | dict(rank=rank, precision=precision, kernel_init=normal(0.01), rngs=rngs)
+        self.query = conv(features, inner_features, **options)
+        self.key = conv(features, inner_features, **options)
+        self.value = conv(features, inner_features, **options)
+        sums = options | dict(dtype=summing_dtype(dtype, param_dtype))
+        self.expand = conv(inner_features, features, groups=groups, **sums)
+        self.norm = nnx.GroupNorm(
+            features,
+            num_groups=groups,
+            epsilon=1e-5,
+            use_fast_variance=False,
+            scale_init=zeros,
+            bias_init=zeros,
+            rngs=rngs,
+            **types | dict(dtype=summing_dtype(dtype, param_dtype)),
+        )
+        self.features = features
+        self.rank = rank
+        self.groups = groups
+        self.gamma = gamma
+        self.order = order
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_map(x, self.rank, self.features)
+        t, p, g = (flatten_positions(layer(x)) for layer in (self.query, self.key, self.value))
+        options = dict(groups=self.groups, gamma=self.gamma, order=self.order)
+        # The sums grow with the map: they stay in float32 at least up to the normalisation.
+        y = attention.compact_attention(t, p, g, **options)
+        y = y.reshape(*x.shape[:-1], y.shape[-1]).astype(with_range(t.dtype))
+        with jax.numpy_dtype_promotion("standard"):  # Flax mixes dtypes in there
+            y = self.norm(self.expand(y)).astype(t.dtype)
+        return x.astype(y.dtype) + y
+
+
+def compact_non_local_rbf(
+    features: int, *, gamma: float = 1e-4, rngs: nnx.Rngs, **options
+) -> CompactNonLocal:
+    """Build the Gaussian form of `CompactNonLocal`, whose ``options`` it takes."""
+    return CompactNonLocal(features, gamma=gamma, rngs=rngs, **options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments for arithmetic and random values that every layer and model takes."""
+"""Arguments for dtypes, precision and random numbers, common to all layers and models."""
 
 import inspect
 import typing
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
+
+from spectral_flax.arrays import with_range
 
 
 class Numerics(TypedDict, total=False):
@@ -26,6 +28,12 @@ class Numerics(TypedDict, total=False):
 
 
 DEFAULTS = dict(dtype=None, param_dtype=jnp.float32, precision=None)
+
+
+def summing_dtype(dtype: DTypeLike | None, param_dtype: DTypeLike) -> DTypeLike | None:
+    """Return the dtype of a layer whose input is sums over a map: float16 overflows."""
+    given = param_dtype if dtype is None else dtype
+    return dtype if with_range(given) == given else with_range(given)
 
 
 def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:

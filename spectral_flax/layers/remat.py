@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rematerialisation: blocks whose inner values are computed twice rather than kept."""
+"""Rematerialisation: a model that recomputes its blocks in the backward pass."""
 
 import jax
 from flax import nnx
 
 
 class Rematerialisable(nnx.Module):
-    """A model that can forget the insides of its blocks between forward and backward pass.
+    """A model that recomputes its blocks in the backward pass, to save memory.
 
     ``nnx.view(model, remat=True)`` turns that on: of each block that the model calls through
-    `_run`, only the input is kept, and the backward pass computes the rest a second time, one
-    block after the other. Results, statistics and random numbers are the same to rounding.
+    `_run`, only the input is kept, and the backward pass computes the block again from it.
+    Results, statistics and random numbers are the same to rounding.
 
     Chen et al., "Training deep nets with sublinear memory cost", 2016.
     """

@@ -1,104 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spectral residual blocks: a transform pair with something cheap and pointwise in between."""
+"""Spectral residual blocks: a pointwise convolution in the domain of a transform."""
 
+import dataclasses
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.arrays import common, with_range
 from spectral_flax.functional import orthogonal, pairs
+from spectral_flax.functional.fourier import Implementation, Norm, RealFFT
 from spectral_flax.functional.pooling import pool_frames
 from spectral_flax.layers.activations import SpectrumReLU
-from spectral_flax.layers.basic import (
-    BatchNorm,
-    Initializer,
-    conv,
-    kaiming_normal,
-    summing_dtype,
-    zeros,
-)
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.initializers import Initializer, identity_kernel, kaiming_normal, zeros
+from spectral_flax.layers.norm import BatchNorm
+from spectral_flax.layers.numerics import summing_dtype
 
 
-def identity_kernel(key, shape, dtype=jnp.float32, *_, **__) -> jax.Array:
-    """Return a (grouped) kernel ``[*window, C//groups, C]`` that leaves its input as it is."""
-    *window, fan_in, features = shape
-    if features % fan_in or any(size % 2 == 0 for size in window):
-        raise ValueError(f"no convolution with a kernel of shape {shape} is the identity")
-    kernel = np.zeros(shape, np.float32)
-    centre = tuple(size // 2 for size in window)
-    kernel[centre] = np.tile(np.eye(fan_in), features // fan_in)
-    return jnp.asarray(kernel, dtype)
+class _LearnedPair(nnx.Module):
+    """A parameter for each axis, from which a call computes an orthogonal matrix.
+
+    ``sizes`` are H and W (T, H, W for video).
+    """
+
+    kind: str
+    """What the parameters are; the end of their names."""
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        *,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        rngs: nnx.Rngs,
+    ):
+        self.sizes = tuple(sizes)
+        self.precision = precision
+        self.multiplier = 1
+        for name, size in zip(self._names(), sizes, strict=True):
+            setattr(self, name, nnx.Param(self._draw(rngs.params(), size, param_dtype)))
+
+    def __call__(self) -> pairs.Orthogonal:
+        parameters = (getattr(self, name)[...] for name in self._names())
+        return pairs.Orthogonal(tuple(map(self._matrix, parameters)), self.precision)
+
+    def _names(self):
+        axes = ("frame", "row", "column")[-len(self.sizes) :]
+        return [f"{axis}_{self.kind}" for axis in axes]
 
 
-class HouseholderPair(nnx.Module):
+class HouseholderPair(_LearnedPair):
     """Learned orthogonal matrices for each axis, as products of reflections.
 
     Called, it returns the `functional.pairs.Orthogonal` of its parameters, which are orthogonal
     at any value, so that any optimiser may move them. ``sizes`` are H and W (T, H, W for video).
     """
 
-    def __init__(
-        self,
-        sizes: tuple[int, ...],
-        *,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
-    ):
-        draw = orthogonal.random_reflectors
-        names = _axis_names(sizes)
-        for name, size in zip(names, sizes, strict=True):
-            setattr(self, f"{name}_reflectors", nnx.Param(draw(rngs.params(), size, param_dtype)))
-        self.sizes = tuple(sizes)
-        self.precision = precision
-        self.multiplier = 1
-
-    def __call__(self) -> pairs.Orthogonal:
-        reflectors = (getattr(self, f"{name}_reflectors")[...] for name in _axis_names(self.sizes))
-        matrices = tuple(orthogonal.orthogonal_matrix(v) for v in reflectors)
-        return pairs.Orthogonal(matrices, self.precision)
+    kind = "reflectors"
+    _draw = staticmethod(orthogonal.random_reflectors)
+    _matrix = staticmethod(orthogonal.orthogonal_matrix)
 
 
-class RetractedPair(nnx.Module):
+class RetractedPair(_LearnedPair):
     """Learned orthogonal matrices for each axis, made orthogonal again by QR in every call.
 
     As published: the transform uses the QR factor of each stored matrix, while the stored matrix
     receives the gradient as if it had been used itself. Called, it returns the
     `functional.pairs.Orthogonal` of the factors. The published code also overwrites the stored
-    matrices; `retract` does so, to be called between steps of the optimiser.
+    matrices; `retract` does so, to be called between steps of the optimiser. ``sizes`` are H and W
+    (T, H, W for video).
     """
 
-    def __init__(
-        self,
-        sizes: tuple[int, ...],
-        *,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
-    ):
-        draw = orthogonal.random_orthogonal
-        for name, size in zip(_axis_names(sizes), sizes, strict=True):
-            setattr(self, f"{name}_matrix", nnx.Param(draw(rngs.params(), size, param_dtype)))
-        self.sizes = tuple(sizes)
-        self.precision = precision
-        self.multiplier = 1
+    kind = "matrix"
+    _draw = staticmethod(orthogonal.random_orthogonal)
 
-    def __call__(self) -> pairs.Orthogonal:
-        return pairs.Orthogonal(tuple(_retracted(p[...]) for p in self._matrices()), self.precision)
+    @staticmethod
+    def _matrix(stored):
+        return _retracted(stored)
 
     def retract(self) -> None:
         """Replace the stored matrices by their QR factors."""
-        for p in self._matrices():
-            p[...] = orthogonal.qr_retraction(p[...]).astype(p[...].dtype)
-
-    def _matrices(self):
-        return [getattr(self, f"{name}_matrix") for name in _axis_names(self.sizes)]
+        for name in self._names():
+            stored = getattr(self, name)
+            stored[...] = orthogonal.qr_retraction(stored[...]).astype(stored[...].dtype)
 
 
 class SpectralResidual(nnx.Module):
@@ -112,12 +101,12 @@ class SpectralResidual(nnx.Module):
       pair: the transform: a value with ``forward``, ``inverse`` and ``multiplier`` (see
         `functional.pairs`), or a module that returns one when called, such as `HouseholderPair`.
       rank: 2 for images, 3 for videos. A pair of rank 2 transforms a video frame by frame.
-      groups: of the convolution. A `Fourier` pair needs the same number.
+      groups: of the convolution. A `RealFFT` needs the same number.
       temporal_kernel: frames that the convolution of a video covers.
       temporal_pooling: "average" or "max" over neighbouring frames (as many as
         ``temporal_kernel``, of those that exist) after the ReLU; None for no pooling.
       bottleneck: channels that the spectrum is reduced to, by a convolution, normalisation and
-        ReLU of its own, before the convolution that restores them (both with ``groups``).
+        ReLU of their own, before the convolution that restores them (both with ``groups``).
       gate: whether the transformed part is multiplied by a learned scalar that starts at 0.
       spectrum_size: map size (of the transformed axes) for a `SpectrumReLU` in the place of the
         ReLU; the block then takes maps of that size only. None for the ReLU.
@@ -160,7 +149,7 @@ class SpectralResidual(nnx.Module):
                 f"temporal_pooling={temporal_pooling!r}; expected 'average' or 'max' for videos, "
                 "or None"
             )
-        if isinstance(pair, pairs.Fourier) and pair.groups != groups:
+        if isinstance(pair, RealFFT) and pair.groups != groups:
             raise ValueError(f"pair.groups={pair.groups} differs from groups={groups}")
         if getattr(pair, "rank", 2) > rank:
             raise ValueError(f"pair.rank={pair.rank} is above rank={rank}")
@@ -192,6 +181,10 @@ class SpectralResidual(nnx.Module):
         self.dtype = dtype
         self.spectrum_size = None if spectrum_size is None else tuple(spectrum_size)
 
+    def set_view(self, implementation: Implementation | None = None):
+        if implementation is not None and isinstance(self.pair, RealFFT):
+            self.pair = dataclasses.replace(self.pair, implementation=implementation)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_map(x, self.rank, self.features)
         size = self.spectrum_size
@@ -209,7 +202,7 @@ class SpectralResidual(nnx.Module):
         return x + y
 
     def phi(self, s: jax.Array) -> jax.Array:
-        """What happens to the spectrum, ``[N, *grid, multiplier * C]``."""
+        """Convolution, normalisation and ReLU of a spectrum ``[N, *grid, multiplier * C]``."""
         if self.reduce is not None:
             s = nnx.relu(self.reduce_norm(self.reduce(s)))
         s = self.norm(self.conv(s))
@@ -227,8 +220,8 @@ def srl_fft(
     spectrum_size: tuple[int, ...] | None = None,
     transform_time: bool = False,
     temporal_kernel: int | None = None,
-    norm: str = "backward",
-    implementation: str = "auto",
+    norm: Norm = "backward",
+    implementation: Implementation = "auto",
     rngs: nnx.Rngs,
     **options,
 ) -> SpectralResidual:
@@ -238,7 +231,7 @@ def srl_fft(
     of them; ``transform_time`` transforms time as well, with a pointwise convolution.
     ``options`` are those of `SpectralResidual`.
     """
-    pair = pairs.Fourier(_pair_rank(rank, transform_time), groups, norm, implementation)
+    pair = RealFFT(_pair_rank(rank, transform_time), groups, norm, implementation)
     if temporal_kernel is None:
         temporal_kernel = 3 if rank == 3 and not transform_time else 1
     return SpectralResidual(
@@ -335,10 +328,6 @@ def _pair_rank(rank, transform_time):
     if transform_time and rank != 3:
         raise ValueError(f"transform_time=True needs rank=3; got rank={rank!r}")
     return 3 if transform_time else 2
-
-
-def _axis_names(sizes):
-    return ("frame", "row", "column")[-len(sizes) :]
 
 
 def _spectrum_grid(pair, features, size):

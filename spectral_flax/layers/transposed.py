@@ -8,7 +8,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating
-from spectral_flax.layers.basic import BatchNorm, Initializer, kaiming_normal, zeros
+from spectral_flax.layers.initializers import Initializer, kaiming_normal, zeros
+from spectral_flax.layers.norm import BatchNorm
 
 
 def transposed_conv(

@@ -15,9 +15,10 @@ from flax import nnx
 from spectral_flax.arrays import as_floating
 from spectral_flax.functional.fourier import Implementation
 from spectral_flax.layers.activations import LeakyReLU
-from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.checks import as_channels_last
+from spectral_flax.layers.conv import conv
 from spectral_flax.layers.ffc import FFC
+from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct

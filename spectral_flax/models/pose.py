@@ -11,8 +11,9 @@ from typing import Any, Literal, Unpack
 import jax
 from flax import nnx
 
-from spectral_flax.layers.basic import conv, normal
 from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.initializers import normal
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct

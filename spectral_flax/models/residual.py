@@ -9,7 +9,9 @@ from typing import NamedTuple, Unpack
 import jax
 from flax import nnx
 
-from spectral_flax.layers.basic import ConvNormAct, SqueezeExcite, conv
+from spectral_flax.layers.attention import SqueezeExcite
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.numerics import Numerics
 
 Convolution = Callable[..., nnx.Module]

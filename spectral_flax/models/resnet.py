@@ -13,7 +13,8 @@ import jax
 from flax import nnx
 
 from spectral_flax.arrays import as_floating, wide
-from spectral_flax.layers.basic import ConvNormAct, linear
+from spectral_flax.layers.conv import linear
+from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.models.residual import (

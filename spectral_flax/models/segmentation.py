@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from spectral_flax.arrays import as_floating
-from spectral_flax.layers.basic import ConvNormAct, conv
 from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import transposed_conv

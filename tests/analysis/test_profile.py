@@ -9,8 +9,9 @@ from jax import lax
 
 from spectral_flax.analysis.profile import Cost, profile
 from spectral_flax.analysis.published import TABLES, agrees, recount
-from spectral_flax.layers.basic import ConvNormAct, conv
+from spectral_flax.layers.conv import conv
 from spectral_flax.layers.ffc import FourierUnit
+from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.models.registry import abstract_model
 
 

@@ -63,7 +63,7 @@ CALLS = {
     "tiles": (lambda x: fourier.tile_quarters(x, 5, 4), ((2, 3, 2, 3),), (1, 2)),
     "cosine": (pairs.Cosine().forward, ((2, 5, 4, 3),), (1, 2)),
     "Hadamard": (pairs.Hadamard().forward, ((2, 4, 8, 3),), (1, 2)),
-    "Fourier": (pairs.Fourier().forward, ((2, 4, 8, 3),), (1, 2)),
+    "Fourier": (fourier.RealFFT().forward, ((2, 4, 8, 3),), (1, 2)),
     "average": (lambda x: pooling.adaptive_average_pool(x, (2, 3)), ((2, 5, 6, 3),), (1, 2)),
     "maximum": (lambda x: pooling.adaptive_max_pool(x, (2, 3)), ((2, 5, 6, 3),), (1, 2)),
     "blocks": (lambda x: pooling.average_pool(x, (2, 3)), ((2, 5, 6, 3),), (1, 2)),

@@ -7,7 +7,6 @@ import pytest
 from jax.test_util import check_grads
 
 from spectral_flax.functional import (
-    fourier,
     irfft2,
     irfft3,
     rfft2,
@@ -219,8 +218,3 @@ def test_auto_takes_matrices_where_they_are_faster(sides, expected, transform):
         return
     assert transforms("cpu") == expected
     assert transforms("tpu") == transforms("cuda") == 1
-    with fourier.auto_is("fft"):
-        assert transforms("cpu") == 1
-    with fourier.auto_is("matmul"):
-        assert transforms("tpu") == 0
-    assert transforms("cpu") == expected

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spectral_flax.functional import pairs
+from spectral_flax.functional.fourier import RealFFT
 from spectral_flax.functional.orthogonal import random_orthogonal
 
 SIZES = [(8, 8), (7, 8), (8, 7), (5, 13), (1, 4), (1, 1), (3, 4, 6)]
@@ -18,8 +19,8 @@ def orthogonal(sizes):
 
 
 PAIRS = [
-    *[(lambda s: pairs.Fourier(len(s)), size) for size in SIZES],
-    *[(lambda s: pairs.Fourier(len(s), groups=2, implementation="matmul"), size) for size in SIZES],
+    *[(lambda s: RealFFT(len(s)), size) for size in SIZES],
+    *[(lambda s: RealFFT(len(s), groups=2, implementation="matmul"), size) for size in SIZES],
     *[(lambda s: pairs.Cosine(len(s)), size) for size in SIZES],
     *[(orthogonal, size) for size in SIZES],
     *[(lambda s: pairs.Identity(), size) for size in SIZES],
@@ -34,7 +35,7 @@ def normal(*shape, seed=0):
 def inner(pair, s, t, width):
     """Inner product of two spectra; a half spectrum counts its inner columns twice."""
     weights = np.ones(s.shape[-2])
-    if isinstance(pair, pairs.Fourier):
+    if isinstance(pair, RealFFT):
         columns = np.arange(s.shape[-2])
         weights = np.where((2 * columns) % width == 0, 1, 2)
     return np.sum(np.asarray(s, np.float64) * np.asarray(t) * weights[:, None])
@@ -104,12 +105,12 @@ def test_a_hadamard_transform_needs_powers_of_two(n):
         pairs.Hadamard().forward(normal(1, n, 4, 2))
 
 
-@pytest.mark.parametrize("kind", [pairs.Fourier, pairs.Cosine, pairs.Hadamard])
+@pytest.mark.parametrize("kind", [RealFFT, pairs.Cosine, pairs.Hadamard])
 def test_other_ranks_are_errors(kind):
     with pytest.raises(ValueError, match=r"rank is 1; expected 2 \(H, W\) or 3"):
         kind(1)
 
 
-@pytest.mark.parametrize("kind", [pairs.Fourier, pairs.Cosine, pairs.Hadamard])
+@pytest.mark.parametrize("kind", [RealFFT, pairs.Cosine, pairs.Hadamard])
 def test_fixed_pairs_are_equal_and_hash_alike_when_their_options_are(kind):
     assert kind(2) == kind(2) != kind(3) and hash(kind(2)) == hash(kind(2))

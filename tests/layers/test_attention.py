@@ -9,14 +9,17 @@ from parity_checks import PRECISIONS, check_parity
 
 from spectral_flax.checkpoints.load import load_torch, save_torch
 from spectral_flax.layers.attention import (
-    CompactNonLocal,
     CrissCrossAttention,
     DoubleAttention,
     GraphReasoning,
     RecurrentCrissCross,
-    compact_non_local_rbf,
 )
-from spectral_flax.layers.non_local import NonLocal, non_local
+from spectral_flax.layers.non_local import (
+    CompactNonLocal,
+    NonLocal,
+    compact_non_local_rbf,
+    non_local,
+)
 
 RNGS = nnx.Rngs(0)
 

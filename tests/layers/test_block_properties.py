@@ -11,8 +11,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import spectral_flax as sf
-from spectral_flax.layers.basic import BatchNorm, SqueezeExcite
+from spectral_flax.layers.attention import SqueezeExcite
 from spectral_flax.layers.blocks import block
+from spectral_flax.layers.norm import BatchNorm
 
 FEW = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 FEW = settings(FEW, phases=[Phase.explicit, Phase.generate])

@@ -89,8 +89,8 @@ def test_one_convolution_of_all_channels_is_the_two(ratio_in, dtype):
     for seed, conv in enumerate((layer.to_local, layer.local_to_global)):
         conv.bias.set_value(jax.random.normal(jax.random.key(seed), conv.bias.shape))
     x = draw(2, 7, 8, 32)
-    y, apart = layer(x), nnx.view(layer, join=False)(x)
-    assert layer.join
+    y, apart = layer(x), nnx.view(layer, fuse_outputs=False)(x)
+    assert layer.fuse_outputs
     assert y.dtype == apart.dtype
     tolerance = 1e-5 if dtype is None else 0.03
     np.testing.assert_allclose(
@@ -188,3 +188,19 @@ def test_a_fourier_unit_names_what_is_no_array():
     for x in (None, [[1.0]], np.zeros((1, 4, 4, 4), int)):
         with pytest.raises(TypeError, match=r"x (is|has dtype)"):
             FourierUnit(4, 4, rngs=nnx.Rngs(0))(x)
+
+
+def test_a_view_fixes_the_implementation_of_the_transforms():
+    x = jnp.zeros((1, 8, 8, 4))
+    unit = FourierUnit(4, 4, rngs=nnx.Rngs(0))
+
+    def count(platform, implementation=None):
+        layer = nnx.view(unit, implementation=implementation) if implementation else unit
+        graphdef, state = nnx.split(layer)
+        apply = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))
+        exported = jax.export.export(apply, platforms=[platform])(state, x)
+        return exported.mlir_module().count("stablehlo.fft")
+
+    assert count("cpu") == 0 and count("cpu", "fft") == 2
+    assert count("tpu") == 2 and count("tpu", "matmul") == 0
+    assert count("cpu") == 0

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from spectral_flax.functional import pairs
+from spectral_flax.functional.fourier import RealFFT
 from spectral_flax.layers.spectral import SpectralResidual, srl_fft, srl_lo
 
 BLOCKS = {
@@ -53,7 +54,7 @@ BLOCKS = {
         (lambda: srl_lo(8, size=(4, 4, 4), rngs=nnx.Rngs(0)), r"size=\(4, 4, 4\); expected H, W"),
         (lambda: srl_lo(8, size=(4, -4), rngs=nnx.Rngs(0)), "size=-4; expected a positive integer"),
         (
-            lambda: SpectralResidual(8, pair=pairs.Fourier(2, 4), groups=2, rngs=nnx.Rngs(0)),
+            lambda: SpectralResidual(8, pair=RealFFT(2, 4), groups=2, rngs=nnx.Rngs(0)),
             "pair.groups=4 differs from groups=2",
         ),
         (

@@ -272,7 +272,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Turn a failure to write into a SaveFailedError; Orbax reports those of its threads later."""
+        """Turn a failure to write, which Orbax may report later, into a SaveFailedError."""
         try:
             yield
         except Exception as error:  # of any layer between here and the disk

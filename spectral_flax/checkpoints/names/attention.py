@@ -9,13 +9,12 @@ for the graph unit, of facebookresearch/GloRe.
 from spectral_flax.checkpoints.names.layouts import Layout, single
 from spectral_flax.checkpoints.names.tables import Rule, nested, register_rules
 from spectral_flax.layers.attention import (
-    CompactNonLocal,
     CrissCrossAttention,
     DoubleAttention,
     GraphReasoning,
     RecurrentCrissCross,
 )
-from spectral_flax.layers.non_local import NonLocal
+from spectral_flax.layers.non_local import CompactNonLocal, NonLocal
 
 # [1] <-> []
 scalar = single(lambda a: a.reshape(()), lambda a: a.reshape(1))

@@ -17,15 +17,15 @@ from spectral_flax.checkpoints.names.layouts import (
     summed,
 )
 from spectral_flax.checkpoints.names.tables import Rule, nested, register_rules, tables_for
-from spectral_flax.layers.basic import ConvNormAct
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
+from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.models.residual import ResidualBlock
 from spectral_flax.models.resnet import ResNet
 
 
 def _input_sizes(ffc: FFC) -> tuple[int, int]:
     """Return how many local and global channels ``to_local`` sees."""
-    return ffc.in_local, ffc.in_features - ffc.in_local if ffc.fused else 0
+    return ffc.in_local, ffc.in_features - ffc.in_local if ffc.fuse_inputs else 0
 
 
 def _output_sizes(block: ConvNormAct) -> tuple[int, int]:

@@ -5,13 +5,13 @@ import numpy as np
 
 from spectral_flax.checkpoints.names.layouts import Layout, single, spectrum
 from spectral_flax.checkpoints.names.tables import Rule, register_rules
+from spectral_flax.functional.fourier import RealFFT
 from spectral_flax.functional.orthogonal import matrix_to_reflectors
-from spectral_flax.functional.pairs import Fourier
 from spectral_flax.layers.spectral import SpectralResidual
 
 
 def _layout_of(block: SpectralResidual) -> Layout:
-    return spectrum if isinstance(block.pair, Fourier) else single(np.asarray, np.asarray)
+    return spectrum if isinstance(block.pair, RealFFT) else single(np.asarray, np.asarray)
 
 
 # Only a Fourier spectrum has real and imaginary channels to put in order.
