@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from spectral_flax.functional.orthogonal import orthogonal_matrix, qr_retraction
-from spectral_flax.layers.spectral import HouseholderPair, RetractedPair, SpectrumReLU
+from spectral_flax.layers.activations import SpectrumReLU
+from spectral_flax.layers.learned_pairs import HouseholderPair, RetractedPair
 
 
 def normal(*shape, seed=0):
