@@ -17,8 +17,9 @@ from spectral_flax.layers.attention import (
     RecurrentCrissCross,
 )
 from spectral_flax.layers.bilinear import BilinearAttention
+from spectral_flax.layers.learned_pairs import HouseholderPair
 from spectral_flax.layers.non_local import CompactNonLocal, NonLocal, _pooled
-from spectral_flax.layers.spectral import HouseholderPair, SpectralResidual
+from spectral_flax.layers.spectral import SpectralResidual
 
 
 def plain(module: nnx.Module):

@@ -19,6 +19,7 @@ from spectral_flax.layers.blocks import BLOCKS, block, block_options
 from spectral_flax.layers.conv import conv, linear
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
 from spectral_flax.layers.folding import fold_batch_norm
+from spectral_flax.layers.learned_pairs import HouseholderPair, RetractedPair
 from spectral_flax.layers.non_local import (
     CompactNonLocal,
     NonLocal,
@@ -28,8 +29,6 @@ from spectral_flax.layers.non_local import (
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.spectral import (
-    HouseholderPair,
-    RetractedPair,
     SpectralResidual,
     SpectrumReLU,
     srl_dct,

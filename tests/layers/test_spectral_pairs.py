@@ -8,7 +8,9 @@ import scipy.fft
 from flax import nnx
 
 from spectral_flax.functional.orthogonal import orthogonal_matrix, qr_retraction
-from spectral_flax.layers.spectral import HouseholderPair, RetractedPair, SpectrumReLU, srl_dct
+from spectral_flax.layers.activations import SpectrumReLU
+from spectral_flax.layers.learned_pairs import HouseholderPair, RetractedPair
+from spectral_flax.layers.spectral import srl_dct
 
 
 def normal(*shape, seed=0):
