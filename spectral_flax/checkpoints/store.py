@@ -151,7 +151,7 @@ def build(
     options = _options(weights, name, options or {})
     model = _abstract(name, options, weights, source)
     load_weights(model, weights, allow_non_finite=allow_non_finite)
-    _start_generators(model)
+    _seed_rngs(model)
     return model, name, options
 
 
@@ -244,7 +244,7 @@ def _format(path: str | os.PathLike) -> str:
     return ""
 
 
-def _start_generators(model: nnx.Module) -> None:
+def _seed_rngs(model: nnx.Module) -> None:
     """Give an abstract model's random number generators (of dropout) a state."""
     state = nnx.to_flat_state(nnx.state(model, nnx.RngState))
     values = []
