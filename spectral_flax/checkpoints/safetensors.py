@@ -13,10 +13,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.json_text import parse_json
-from spectral_flax.checkpoints.torch.budget import Budget
 from spectral_flax.checkpoints.weights import (
     Weights,
     checked_name,
@@ -54,7 +54,7 @@ def write_safetensors(
         if array.dtype.newbyteorder("=") not in known:
             raise TypeError(f"tensors[{name!r}] has dtype {array.dtype}, which safetensors lacks")
     with new_file(path, overwrite=overwrite) as draft:
-        save_file(arrays, draft, metadata)
+        draft.write_bytes(save(arrays, metadata))  # its own writer hides errors of the system
 
 
 def read_safetensors(path: str | os.PathLike) -> Weights:

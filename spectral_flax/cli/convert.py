@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``spectral-flax convert``: weights from one format and naming into another, through the model."""
+"""``spectral-flax convert``: convert weights to another format or to other names."""
 
 import argparse
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``spectral-flax predict``: the best classes of images, or the skeletons of people in them."""
+"""``spectral-flax predict``: classify images, or find the skeletons of people in them."""
 
 import argparse
 import json
