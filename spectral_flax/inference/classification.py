@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.inference.images import File, normalized, pillow, read_image
-from spectral_flax.inference.mode import evaluation_mode
 from spectral_flax.kernels.cpu import compiler_options
+from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.models.registry import Card
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def classify(model: nnx.Module, x: np.ndarray) -> np.ndarray:
 
     Raises ValueError if the model gives something else than classes.
     """
-    graphdef, state = evaluation_mode(model)
+    graphdef, state = nnx.split(evaluation_mode(model))
 
     @functools.partial(jax.jit, compiler_options=compiler_options())
     def forward(state, x):

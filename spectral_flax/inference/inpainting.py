@@ -14,8 +14,8 @@ from flax import nnx
 from spectral_flax.files import local_path
 from spectral_flax.inference.image_output import check_output, check_output_folder, save_image
 from spectral_flax.inference.images import files_by_stem, pillow, read_pair
-from spectral_flax.inference.mode import evaluation_mode
 from spectral_flax.kernels.cpu import compiler_options
+from spectral_flax.layers.modes import evaluation_mode
 
 
 def inpaint(model: nnx.Module, image, mask, *, multiple: int = 8) -> np.ndarray:
@@ -54,7 +54,7 @@ def inpaint(model: nnx.Module, image, mask, *, multiple: int = 8) -> np.ndarray:
     height, width = x.shape[1:3]
     margins = [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)]
     x, m = (np.pad(a, margins, mode="symmetric") for a in (x, m))
-    graphdef, state = evaluation_mode(model)
+    graphdef, state = nnx.split(evaluation_mode(model))
     filled = np.asarray(_compiled_fill()(graphdef, state, x, m))[:, :height, :width] * scale
     if image.dtype == np.uint8:
         filled = np.rint(filled)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps
 from spectral_flax.inference.images import normalized, pillow
-from spectral_flax.inference.mode import evaluation_mode
+from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.models.registry import Card, card
 
 COCO_LIMBS = (
@@ -109,7 +109,7 @@ def predict_pose(
     regions = [box_to_region(box, size) for box in boxes]
     matrices = [crop_matrix(*region, size) for region in regions]
     crops = np.stack([crop(image, matrix, size) for matrix in matrices])
-    graphdef, state = evaluation_mode(model)
+    graphdef, state = nnx.split(evaluation_mode(model))
     x = normalized(crops, about.mean, about.std, bgr=about.channel_order == "BGR")
     places, scores, grid = (np.asarray(a) for a in _joints(graphdef, state, x))
     matrices = [crop_matrix(*region, tuple(grid)) for region in regions]
