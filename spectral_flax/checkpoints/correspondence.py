@@ -35,7 +35,8 @@ class Entry:
     def to_torch(self) -> dict[str, np.ndarray]:
         arrays = self.layout.to_torch(np.asarray(self.variable[...]), self.owner)
         pairs = zip(self.names, (a for a in arrays if a is not None), strict=True)
-        return {name: np.ascontiguousarray(array) for name, array in pairs}
+        # NumPy makes an axis for a scalar.
+        return {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in pairs}
 
 
 @dataclasses.dataclass(frozen=True)
