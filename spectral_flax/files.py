@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files: opened if they are regular, written whole or not at all, and never in place of others."""
+"""Local files: opened only if regular, written whole or not at all, replaced only on request."""
 
 import contextlib
 import errno
@@ -16,10 +16,10 @@ from spectral_flax.messages import several, shown
 
 
 def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
-    """Return a path of this machine, ``~`` expanded.
+    """Return a local path, ``~`` expanded.
 
-    Raises ValueError, naming the argument, for what would silently be another file (`path_fault`),
-    TypeError for what is neither text nor a path.
+    Raises ValueError, naming the argument, for what is no local path (`path_fault`), TypeError for
+    what is neither text nor a path.
     """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
@@ -31,9 +31,9 @@ def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
 
 
 def path_fault(path: str | os.PathLike) -> str | None:
-    """Return why ``path`` is none of this machine, if it is none.
+    """Return why ``path`` is no local path, or None if it is one.
 
-    It is no text at all, the address of a bucket or a server, or in the home of nobody.
+    It may be empty, the address of a bucket or a server, or in the home of an unknown user.
     """
     text = os.fspath(path)
     if not isinstance(text, str) or not text.strip():
@@ -87,11 +87,11 @@ def read_small(path: str | os.PathLike, limit: int) -> bytes:
 
 @contextlib.contextmanager
 def new_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
-    """Give a place to write to, whose file then takes the name ``path``, unless an error is raised.
+    """Yield the path of a draft, which is renamed to ``path`` unless an error is raised.
 
     Raises:
-      FileExistsError: there is something at ``path``, and ``overwrite`` is not set; what is there
-        stays. A directory is never overwritten by a file.
+      FileExistsError: ``path`` exists and ``overwrite`` is not set; it is left unchanged.
+      IsADirectoryError: ``path`` is a directory, which a file never replaces.
     """
     path = local_path(path)
     refuse_existing([path], overwrite=overwrite)
@@ -101,7 +101,9 @@ def new_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pa
     try:
         with _told_of(path, draft):
             yield draft
-            refuse_existing([path], overwrite=overwrite)  # another may have been faster
+            refuse_existing(
+                [path], overwrite=overwrite
+            )  # another process may have written it since
             os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
@@ -109,9 +111,9 @@ def new_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pa
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
-    """Give a place to make a folder at, which then takes the name ``path``, as `new_file` does.
+    """Yield the path for a draft folder, which is renamed to ``path``; see `new_file`.
 
-    A folder that is overwritten is replaced with all it holds.
+    An overwritten folder is replaced with all its contents.
     """
     path = local_path(path)
     refuse_existing([path], overwrite=overwrite)
@@ -134,7 +136,7 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
 
 
 def refuse_existing(paths: Iterable[pathlib.Path], *, overwrite: bool) -> None:
-    """Raise FileExistsError, naming them, if something stands at any of ``paths``."""
+    """Raise FileExistsError, naming them, if any of ``paths`` exist."""
     there = [] if overwrite else [repr(str(path)) for path in paths if os.path.lexists(path)]
     if there:
         verb = "exist" if len(there) > 1 else "exists"
@@ -149,7 +151,7 @@ def _draft_beside(path: pathlib.Path) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _told_of(path: pathlib.Path, draft: pathlib.Path) -> Iterator[None]:
-    """Name the file that was asked for, and not its draft, in an error of the system."""
+    """Name ``path`` instead of its draft in an error of the system."""
     try:
         yield
     except OSError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text from files and other programs, as messages show it: on one line, escaped and bounded."""
+"""Text for messages: values from files on one line, escaped and bounded; closest names."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def shown(value: Any, limit: int = 200) -> str:
-    """Return a value from a file as a line of text: bounded, escaped, at no cost of its size."""
+    """Return a value from a file as a line of text, escaped and bounded; its size costs no time."""
     if isinstance(value, str):
         text = "".join(map(_escaped, value[:limit]))
         return text if len(value) <= limit else f"{text}..."
@@ -37,9 +37,9 @@ def several(values: Iterable[Any], count: int = 8, limit: int = 100) -> str:
 
 
 def closest(word: str, known: Iterable[str], count: int = 5) -> str:
-    """Return the end of a message on an unknown name: a few of those known, the nearest first.
+    """Return the end of a message on an unknown name: the closest known names, the closest first.
 
-    All of them where there are few.
+    If few are known, all are told.
     """
     known = list(known)
     near = difflib.get_close_matches(word, known, count, cutoff=0.5)
@@ -49,7 +49,7 @@ def closest(word: str, known: Iterable[str], count: int = 5) -> str:
 
 
 def reason(error: BaseException, limit: int = 200) -> str:
-    """Return why an operation failed: of a failure of the system its plain words, else a line."""
+    """Return in a line why an operation failed: the system's own words, or the error's."""
     if isinstance(error, OSError) and error.strerror:
         return shown(error.strerror, limit)
     lines = str(error).strip().splitlines()
@@ -57,7 +57,7 @@ def reason(error: BaseException, limit: int = 200) -> str:
 
 
 def message(error: BaseException, limit: int = 1000) -> str:
-    """Return what an error says, which may quote a file: bounded and escaped."""
+    """Return the text of an error, which may quote a file, escaped and bounded."""
     return shown(str(error), limit)
 
 

@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 from parity import fill
 
-from spectral_flax.checkpoints.load import load_torch, torch_entries
+from spectral_flax.checkpoints.correspondence import torch_entries
+from spectral_flax.checkpoints.load import load_torch
 from spectral_flax.checkpoints.names import tables_for
 
 ROOT = pathlib.Path(__file__).parent / "parity"

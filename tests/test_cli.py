@@ -9,10 +9,7 @@ from PIL import Image
 from spectral_flax.checkpoints.store import load, read_weights, save
 from spectral_flax.checkpoints.weights import variables
 from spectral_flax.cli import COMMANDS, main
-from spectral_flax.cli.images import prepare
-from spectral_flax.cli.predict import read_labels
-from spectral_flax.inference.images import read_image
-from spectral_flax.models.registry import Card, create_model, list_models
+from spectral_flax.models.registry import create_model, list_models
 
 OPTIONS = dict(width=8, depths=(1, 1), num_classes=4)
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -190,78 +187,6 @@ def test_predict_compares_labels_with_classes(weights, photograph, tmp_path, cap
     labels.write_text("a\nb\nc\n")
     told = fails(capsys, "predict", photograph, "--weights", weights, "--labels", labels)
     assert "labels.txt names 3 classes; resnet18 has 4" in told
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "labels"),
-    [
-        ("l.txt", "a\nb c\n\nd\n", ["a", "b c", "", "d"]),
-        ("l.txt", "", []),
-        ("l.json", '["a", "b"]', ["a", "b"]),
-        ("l.json", '{"1": ["n02", "b"], "0": ["n01", "a"]}', ["a", "b"]),
-        ("l.json", '{"0": "a", "1": "b"}', ["a", "b"]),
-    ],
-)
-def test_labels_are_read_in_the_usual_forms(name, text, labels, tmp_path):
-    (tmp_path / name).write_text(text)
-    assert read_labels(tmp_path / name) == labels
-
-
-@pytest.mark.parametrize("text", ["{", "3", '{"a": "b"}', "[[]]"])
-def test_other_labels_are_refused(text, tmp_path):
-    (tmp_path / "l.json").write_text(text)
-    with pytest.raises(ValueError, match=r"l\.json holds no class names"):
-        read_labels(tmp_path / "l.json")
-
-
-CARD = Card(paper="", input_size=(32, 32), resize=36)
-
-
-def mode_of(mode: str) -> Image.Image:
-    image = Image.fromarray(PIXELS)
-    if mode == "I;16":
-        return Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
-    if mode == "I":
-        return Image.fromarray(PIXELS[..., 0].astype(np.int32) * 257)
-    return image.convert(mode)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "I"])
-def test_images_of_every_mode_are_read(mode, tmp_path):
-    path = tmp_path / ("image.tif" if mode in ("CMYK", "I") else "image.png")
-    mode_of(mode).save(path)
-    image = read_image(path)
-    assert image.mode == "RGB" and image.size == (60, 40)
-    if mode.startswith("I"):
-        np.testing.assert_array_equal(np.asarray(image)[..., 1], PIXELS[..., 0])
-    x = prepare(image, CARD)
-    assert x.shape == (32, 32, 3) and x.dtype == np.float32 and np.isfinite(x).all()
-
-
-def test_transparency_is_laid_on_white(tmp_path):
-    Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "x.png")
-    assert np.asarray(read_image(tmp_path / "x.png", alpha="white")).min() == 255
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 7), (31, 400), (2000, 30)])
-def test_images_of_every_size_are_prepared(size):
-    assert prepare(Image.new("RGB", size, "red"), CARD).shape == (32, 32, 3)
-
-
-def test_the_card_says_how_an_image_is_normalised():
-    image = Image.new("RGB", (32, 32), (255, 51, 0))
-    x = prepare(image, Card(paper="", input_size=(32, 32), resize=32, mean=(0,) * 3, std=(1,) * 3))
-    np.testing.assert_allclose(x[5, 6], [1, 0.2, 0], atol=1e-6)
-    wide = dict(paper="", input_size=(32, 32), resize=32, channel_order="BGR")
-    x = prepare(image, Card(**wide, mean=(100, 110, 120), std=(1, 1, 1)))
-    np.testing.assert_allclose(x[5, 6], [-100, -59, 135], atol=1e-4)
-
-
-def test_a_photograph_is_scaled_by_its_shorter_side_and_cut_in_the_middle():
-    ramp = np.tile(3 * np.arange(80, dtype=np.uint8), (40, 1))
-    image = Image.fromarray(ramp).convert("RGB")
-    x = prepare(image, Card(paper="", input_size=(20, 20), resize=20, mean=(0,) * 3, std=(1,) * 3))
-    assert x.mean() * 255 / 3 == pytest.approx(39.5, abs=0.5)
 
 
 def test_read_weights_of_a_converted_file_are_under_our_names(weights):

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import spectral_flax as sf
-from spectral_flax.cli import inpaint, main, poses, predict
+from spectral_flax.cli import inpaint, main, predict
 from spectral_flax.inference import inpainting
+from spectral_flax.inference.classification import Class
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 HOLE = np.zeros((8, 8), np.uint8)
@@ -57,7 +58,7 @@ def boxes(monkeypatch, reads):
         found.append(boxes)
         return np.zeros((1, 17, 2)), np.zeros((1, 17))
 
-    monkeypatch.setattr(poses, "predict_pose", find)
+    monkeypatch.setattr(predict, "predict_pose", find)
     return found
 
 
@@ -251,14 +252,6 @@ def test_predict_draws_to_new_files_and_over_old_ones_when_asked(boxes, capsys, 
 # Classes
 
 
-@pytest.mark.parametrize("text", [b"\xef\xbb\xbfa\nb", b"a\r\nb\r\n", b"a\nb\n\n", b'["a", "b"]'])
-def test_a_mark_and_line_ends_are_no_part_of_labels(tmp_path, text):
-    name = tmp_path / ("l.json" if text.startswith(b"[") else "l.txt")
-    for mark in (b"", b"\xef\xbb\xbf"):
-        name.write_bytes(mark + text.removeprefix(b"\xef\xbb\xbf"))
-        assert predict.read_labels(name) == ["a", "b"]
-
-
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -275,15 +268,9 @@ def test_labels_that_can_not_be_read_are_named(reads, capsys, tmp_path, text, to
 
 
 def test_names_are_printed_as_they_are(capsys):
-    predict._print({"photo[red].jpg": [{"label": "[/b] [bold]", "probability": 0.5}]})
+    predict._print({"photo[red].jpg": [Class("[/b] [bold]", 0.5)]})
     out = capsys.readouterr().out
     assert "photo[red].jpg" in out and "[/b] [bold]" in out
-
-
-def test_a_deep_json_of_labels_is_named(tmp_path):
-    (tmp_path / "l.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"l\.json.* holds no class names"):
-        predict.read_labels(tmp_path / "l.json")
 
 
 def test_a_reader_that_has_read_enough_is_no_fault(monkeypatch, capfd):

@@ -119,3 +119,18 @@ def test_convert_takes_numbers_that_are_not_finite_only_if_asked(model, tmp_path
     command = ["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "y.pth")]
     assert "holds NaN or infinity" in fails(capsys, *command)
     assert main([*command, "--allow-non-finite"]) == 0
+
+
+@pytest.mark.parametrize("command", ["predict", "inpaint"])
+def test_commands_take_numbers_that_are_not_finite_only_if_asked(command, tmp_path, capsys):
+    name, options = {
+        "predict": ("resnet18", OPTIONS),
+        "inpaint": ("lama", dict(width=8, blocks=1)),
+    }[command]
+    tensors = variables(sf.create_model(name, **options))
+    variance = next(n for n in tensors if n.endswith("var"))  # the outputs stay finite
+    tensors[variance] = np.full(tensors[variance].shape, np.inf, np.float32)
+    write_safetensors(tmp_path / "x.safetensors", Weights(tensors, "flax", name, options))
+    words = list(map(str, commands(tmp_path / "x.safetensors", tmp_path)[command]))
+    assert "holds NaN or infinity" in fails(capsys, *words)
+    assert main([*words, "--allow-non-finite"]) == 0

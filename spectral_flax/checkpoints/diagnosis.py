@@ -1,54 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a state dict seems to be of, told from its names and shapes alone."""
+"""Diagnosis of a state dict that does not fit: which model its names and shapes are of."""
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from spectral_flax.checkpoints.variants import Shapes, deconvolution_kernels, projects_first
-from spectral_flax.messages import shown
+from flax import nnx
 
-# A part of a name that only one family of files has, and what that family is.
+from spectral_flax.checkpoints.correspondence import tables_covering
+from spectral_flax.checkpoints.variants import Shapes, deconvolution_kernels, projects_first
+from spectral_flax.layers.blocks import BLOCKS, block
+from spectral_flax.messages import shown
+from spectral_flax.models.image import BACKBONES
+
+# As the published code of FFC has its widest ResNeXt, and as others have it.
+WIDEST = {(3, 4, 32, 3): (3, 4, 23, 3)}
+
+# A part of the names of networks other than classifiers, and what they are.
 _FAMILIES = {
-    r"inception\d": "googlenet",
-    r"conv_(h2h|h2l|l2h|l2l)\b": "an octave ResNet",
     # With or without what precedes all names of a generator's file, "generator.model.".
     r"^(.*\bmodel\.)?\d+\.(conv1\.)?ffc\.": "a LaMa generator",
-    r"^classifier\.0\.convs\.": "a DeepLabV3",
     r"^(deconv_layers|final_layer)\.": "a pose network (ResNet with deconvolutions)",
-    r"^base_model\.|\.conv1\.net\.|^new_fc\.": "a temporal shift network (tsm_)",
     r"\.res_blocks\.": "a video network with PyTorchVideo's names",
     r"pathway\d_res": "a video network with SlowFast's names",
-    r"^stages\.\d+\.\d+\.conv1_1x1": "a timm ByobNet",
-    r"^blob_names|_bn_riv": "a Caffe2 network",
-    r"^layer1\.0\.conv1\.0\.": "a (2+1)-D or 3-D ResNet of torchvision (r2plus1d_, r3d_)",
-    r"^features\.0\.0\.": "s3d, or another network in one sequence",
     r"^(inc|up\d)\.": "a U-Net",
-    r"complex_weight|weights1|fourier_weight": "a Fourier operator or filter network",
-}
-
-# A part of the names of an inserted block, and the block; the first that occurs.
-_BLOCKS = {
-    "batransform.conv_t": "bat3d",
-    "batransform": "bat",
-    "gn.": "cgnl",
-    "convA": "a2",
-    "cca.": "rcca",
-    "conv_state": "glore",
-    "source_P": "srl_lo",
-    "conv_layer": "srl_fft",
-    "theta": "nl",
-    "t.weight": "nl",
-}
-
-_DEPTHS = {
-    ((2, 2, 2, 2), False): "resnet18",
-    ((3, 4, 6, 3), False): "resnet34",
-    ((2, 2, 2, 2), True): "resnet26",
-    ((3, 4, 6, 3), True): "resnet50",
-    ((3, 4, 23, 3), True): "resnet101",
-    ((3, 4, 32, 3), True): "resnet101",  # as the published code of FFC has its widest
-    ((3, 8, 36, 3), True): "resnet152",
 }
 
 # An option of the models, how the file is said to be, and what to do about it.
@@ -117,18 +93,14 @@ def describe(shapes: Shapes) -> dict[str, Any]:
             return {"name": family, "deconvolution_kernels": deconvolution_kernels(shapes)}
     stem = shapes.get("conv1.weight")
     depths = _depths(shapes)
-    if stem is None or not depths or len(stem) < 4:
+    if stem is None or not depths or len(stem) not in (4, 5):
         return {}
     ffc = any(".ffc." in name for name in shapes)
     bottleneck = any(re.fullmatch(r"layer1\.0\.conv3\..*weight", name) for name in shapes)
     blocks = _inserted(shapes)
-    backbone = _DEPTHS.get((depths, bottleneck), f"a ResNet of {depths} blocks")
-    groups, width = _grouped(shapes)
-    if bottleneck and groups > 1:
-        per_group = width * 64 // stem[0] // groups
-        backbone = f"{backbone.replace('resnet', 'resnext')}_{groups}x{per_group}d"
     video = len(stem) == 5 and ("i3d" if stem[2] > 1 else "c2d")
-    kind = _kind_of_block(shapes) if blocks else None
+    backbone = _backbone(shapes, depths, bottleneck)
+    kind = _kind_of_block(shapes, rank=len(stem) - 2) if blocks else None
     facts: dict[str, Any] = {
         "name": "_".join(filter(None, ("ffc" if ffc else "", video, backbone, kind))),
         "width": stem[0],
@@ -162,6 +134,20 @@ def _depths(shapes: Iterable[str]) -> tuple[int, ...]:
     return tuple(found[stage] for stage in sorted(found))
 
 
+def _backbone(shapes: Shapes, depths: tuple[int, ...], bottleneck: bool) -> str:
+    groups, width = _grouped(shapes) if bottleneck else (1, 0)
+    grouped = {}
+    if groups > 1:
+        grouped = dict(
+            groups=groups, width_per_group=width * 64 // shapes["conv1.weight"][0] // groups
+        )
+    for name, (published, kind) in BACKBONES.items():
+        same = bottleneck == kind.get("bottleneck", True)
+        if same and grouped.items() <= kind.items() and WIDEST.get(depths, depths) == published:
+            return name
+    return f"a ResNet of {depths} blocks"
+
+
 def _grouped(shapes: Shapes) -> tuple[int, int]:
     """Return groups of the 3x3 convolutions and their width in the first stage."""
     stage = len(_depths(shapes))
@@ -180,10 +166,21 @@ def _inserted(shapes: Iterable[str]) -> dict[int, tuple[int, ...]]:
     return {stage: tuple(sorted(places[stage])) for stage in sorted(places)}
 
 
-def _kind_of_block(shapes: Iterable[str]) -> str | None:
-    inside = [re.sub(r"^layer\d+\.nl\d+\.", "", n) for n in shapes if re.match(r"layer\d+\.nl", n)]
-    kinds = (k for part, k in _BLOCKS.items() if any(n.startswith(part) for n in inside))
-    return next(kinds, None)
+def _kind_of_block(shapes: Iterable[str], rank: int) -> str | None:
+    """Return the block whose names fit those of the inserted blocks best."""
+    places = re.compile(r"layer\d+\.nl\d+\.(.*)")
+    inside = {match[1] for match in map(places.fullmatch, shapes) if match}
+    best, least = None, len(inside)
+    for name in BLOCKS:
+        make = lambda name: block(name, 64, rank=rank, size=(8, 8), rngs=nnx.Rngs(0))
+        try:
+            tables = tables_covering(nnx.eval_shape(functools.partial(make, name)))
+        except ValueError:  # a block for videos alone
+            continue
+        misfit = min(len(table.shapes.keys() ^ inside) for table in tables)
+        if misfit < least:
+            best, least = name, misfit
+    return best
 
 
 def _bilinear_options(shapes: Shapes) -> dict[str, int]:

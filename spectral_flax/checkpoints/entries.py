@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where in nested dictionaries, as training programs save them, the weights are."""
+"""Search for the weights in the nested dictionaries that training programs save."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of weights that do not fit."""
+"""Errors that tell which weights do not fit a model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

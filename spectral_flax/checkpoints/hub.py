@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models as folders (``config.json`` and ``model.safetensors``), on disk or on the Hub."""
+"""Folders of a model (``config.json`` and ``model.safetensors``), on disk or on the Hub."""
 
 import contextlib
 import dataclasses

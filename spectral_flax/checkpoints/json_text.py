@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON from files, which anybody may have written."""
+"""A reader of JSON from untrusted files."""
 
 import json
 import pathlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published PyTorch state dicts into our models, and back, strictly."""
+"""`load_torch` and `save_torch`: models filled from PyTorch state dicts, and back, strictly."""
 
 import dataclasses
 import os
@@ -11,21 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax.checkpoints.correspondence import Entry, Table, shapes_of, tables_covering
 from spectral_flax.checkpoints.diagnosis import hints
 from spectral_flax.checkpoints.entries import weights_in
 from spectral_flax.checkpoints.faults import CheckpointError, first_names, misfits, shape_of
-from spectral_flax.checkpoints.names.layouts import LEAF_NAMES, Layout, each, usual
-from spectral_flax.checkpoints.names.tables import Rule, ignored_by, tables_for
 from spectral_flax.checkpoints.parts import INSERTED, as_parts, chosen, covers, inserted_in
-from spectral_flax.checkpoints.prefixes import weights_below
+from spectral_flax.checkpoints.prefixes import Below, weights_below
 from spectral_flax.checkpoints.torch.reader import read_torch
 from spectral_flax.checkpoints.values import UnfitValueError, converted
 from spectral_flax.files import local_path
 from spectral_flax.messages import quoted, several
-
-
-class UncoveredError(ValueError):
-    """A table of names says nothing of an array of the model."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,27 +48,6 @@ class Report:
         return text
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One array of ours and the PyTorch entries that make it up."""
-
-    path: str
-    variable: nnx.Variable
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    layout: Layout
-    owner: nnx.Module
-
-    def from_torch(self, mapping: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self.layout.from_torch([np.asarray(mapping[n]) for n in self.names], self.owner)
-
-    def to_torch(self) -> dict[str, np.ndarray]:
-        arrays = self.layout.to_torch(np.asarray(self.variable[...]), self.owner)
-        pairs = zip(self.names, (a for a in arrays if a is not None), strict=True)
-        # NumPy makes an axis for a scalar.
-        return {name: np.ascontiguousarray(a).reshape(np.shape(a)) for name, a in pairs}
-
-
 def load_torch(
     model: nnx.Module,
     source: Mapping[str, Any] | str | os.PathLike,
@@ -99,31 +73,15 @@ def load_torch(
         beyond the range of the model's dtype, or NaN or infinite without ``allow_non_finite``.
     """
     mapping, foreign = _read(source, entry)
-    tables = _covering_tables(model)
-    below = weights_below(mapping, [table.shapes.keys() for table in tables])
-    table = min(tables, key=lambda table: table.misfit(below.tensors))
-    wanted, left = _without(skip, table, below.tensors, type(model).__name__)
-    relevant = {n: v for n, v in table.own(below.tensors).items() if n not in left}
-    expected = _shapes(wanted)
-    skipped = [e for e in table.entries if e not in wanted]
-    faults = misfits(expected, relevant, _shapes(skipped))
-    title = f"the checkpoint does not fit this {type(model).__name__} ({table.family} names"
-    title += f" below {quoted(below.prefix)}):" if below.prefix else "):"
-    if faults:
-        told = relevant or mapping  # where all is taken for other modules, they tell
-        found = {name: shape_of(value) for name, value in told.items()}
-        notes = [*hints(expected, found), *first_names(expected, mapping if below.prefix else told)]
-        if below.beside:
-            notes.append(f"beside {quoted(below.prefix)}: {several(below.beside)}")
-        raise CheckpointError(title, faults, notes)
-    values, faults = _values(wanted, below.tensors, allow_non_finite)  # all before any is assigned
-    if faults:
-        raise CheckpointError(title, faults)
-    for item, value in values:
+    table, below = _chosen_table(tables_covering(model), mapping)
+    wanted, left = _split(table, below.tensors, skip, type(model).__name__)
+    _check_names(model, table, wanted, left, below, mapping)
+    for item, value in _values(model, table, wanted, below, allow_non_finite):
         item.variable.set_value(value)  # not by item: an abstract model has no items
-    used = tuple(name for e in table.entries for name in e.names if name in below.tensors)
+    used = tuple(n for e in table.entries for n in e.names if n in below.tensors)
     ignored = (*sorted(below.tensors.keys() - set(used)), *below.beside)
-    return Report(table.family, used, ignored, tuple(e.path for e in skipped), foreign)
+    skipped = tuple(e.path for e in table.entries if e not in wanted)
+    return Report(table.family, used, ignored, skipped, foreign)
 
 
 def save_torch(
@@ -139,7 +97,7 @@ def save_torch(
     replaced with ``overwrite`` only. ``family`` chooses among several published ways to name one
     architecture; None is the first.
     """
-    tables = {table.family: table.entries for table in _covering_tables(model)}
+    tables = {table.family: table.entries for table in tables_covering(model)}
     family = next(iter(tables)) if family is None else family
     if family not in tables:
         raise ValueError(f"family={family!r}; expected one of {', '.join(tables)}")
@@ -155,94 +113,6 @@ def save_torch(
     return state
 
 
-def torch_entries(model: nnx.Module, rules: Sequence[Rule]) -> list[Entry]:
-    """Return where each array of ``model`` comes from by a table of rules.
-
-    Raises:
-      UncoveredError: no rule covers an array.
-    """
-    compiled = [(re.compile(rule.path), rule) for rule in rules]
-    entries = []
-    for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
-        dotted = ".".join(map(str, path))
-        module = _module_at(model, path[:-1])
-        variable = getattr(module, path[-1])
-        leaf = str(path[-1])
-        for pattern, rule in compiled:
-            if match := pattern.fullmatch(dotted):
-                owner, suffix = module, ""
-            elif match := pattern.fullmatch(dotted.rpartition(".")[0]):
-                owner = _module_at(model, path[: -1 - rule.above])
-                suffix = f".{LEAF_NAMES.get(leaf, leaf)}"
-            else:
-                continue
-            layout = _layout(rule, module, leaf, whole=not suffix)
-            names = tuple(n.format(**match.groupdict()) + suffix for n in rule.names)
-            arrays = layout.to_torch(np.broadcast_to(np.float32(0), variable.shape), owner)
-            there = [(n, a.shape) for n, a in zip(names, arrays, strict=True) if a is not None]
-            names, shapes = zip(*there, strict=True)
-            entries.append(Entry(dotted, variable, names, shapes, layout, owner))
-            break
-        else:
-            raise UncoveredError(f"no rule covers {dotted} of {type(model).__name__}")
-    return entries
-
-
-def _layout(rule: Rule, module, leaf: str, whole: bool) -> Layout:
-    if rule.layout is None:
-        return usual(module, leaf)
-    # A rule for one array says all of it; one for a layer works on arrays already in our order.
-    if whole or leaf != "kernel" or isinstance(module, nnx.Linear):
-        return rule.layout
-    return each(usual(module, leaf), rule.layout)
-
-
-def _module_at(model, path):
-    for part in path:
-        model = model[part] if isinstance(model, nnx.List | nnx.Dict) else getattr(model, part)
-    return model
-
-
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    """The entries of a model by one family of names."""
-
-    family: str
-    rules: tuple[Rule, ...]
-    entries: list[Entry]
-    ignored: re.Pattern
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return _shapes(self.entries)
-
-    def own(self, mapping: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave out the entries of other modules published in the same file."""
-        return {name: v for name, v in mapping.items() if not self.ignored.fullmatch(name)}
-
-    def misfit(self, mapping: Mapping[str, Any]) -> int:
-        return len(self.shapes.keys() ^ self.own(mapping).keys())
-
-
-def _covering_tables(model) -> list[_Table]:
-    """Return the tables of the model's class that cover it."""
-    tables, uncovered = [], []
-    for family, rules in tables_for(model):
-        try:
-            entries = torch_entries(model, rules)
-        except UncoveredError as error:  # the names of a sibling architecture
-            uncovered.append(error)
-        else:
-            tables.append(_Table(family, rules, entries, ignored_by(model, family)))
-    if not tables:
-        raise uncovered[0]
-    return tables
-
-
-def _shapes(entries: Iterable[Entry]) -> dict[str, tuple[int, ...]]:
-    return {n: s for e in entries for n, s in zip(e.names, e.shapes, strict=True)}
-
-
 def _read(source, entry: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     if isinstance(source, Mapping):
         return weights_in(source, entry), ()
@@ -250,11 +120,19 @@ def _read(source, entry: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     return file.tensors, tuple(file.foreign)
 
 
-def _without(skip, table: _Table, mapping, model: str) -> tuple[list[Entry], set[str]]:
-    """Return the entries but those to be skipped, and the names in the file to be left.
+def _chosen_table(tables: Sequence[Table], mapping) -> tuple[Table, Below]:
+    """Return the table that fits best, and the entries of a file below the prefix of all."""
+    below = weights_below(mapping, [table.shapes.keys() for table in tables])
+    return min(tables, key=lambda table: table.misfit(below.tensors)), below
 
-    A model may have been built without the part (num_classes=None) that the file has: its rule
-    tells its names then. Names of the file serve where they are none of ours.
+
+def _split(
+    table: Table, mapping: Mapping[str, Any], skip: str | Iterable[str], model: str
+) -> tuple[list[Entry], set[str]]:
+    """Return the entries to be loaded, and the names in the file to be left.
+
+    A file may have a part that the model was built without (num_classes=None): the rules tell its
+    names. A part that names nothing of the model may name entries of the file.
     """
     entries = table.entries
     parts = _with_inserted(as_parts(skip), [e.path for e in entries])
@@ -283,16 +161,31 @@ def _any_covers(parts: Iterable[str], path: str) -> bool:
     return any(covers(part, path) for part in parts)
 
 
-def _values(wanted: Sequence[Entry], mapping, allow_non_finite: bool):
-    """Return the entries with their arrays for the model, and faults of their values."""
+def _check_names(model, table: Table, wanted, left: set[str], below: Below, mapping) -> None:
+    """Raise CheckpointError if entries are missing, left over or of another shape."""
+    expected = shapes_of(wanted)
+    relevant = {n: v for n, v in table.own(below.tensors).items() if n not in left}
+    faults = misfits(expected, relevant, table.shapes.keys() - expected.keys())
+    if not faults:
+        return
+    told = relevant or mapping  # where all is taken for other modules, they tell
+    found = {name: shape_of(value) for name, value in told.items()}
+    notes = [*hints(expected, found), *first_names(expected, mapping if below.prefix else told)]
+    if below.beside:
+        notes.append(f"beside {quoted(below.prefix)}: {several(below.beside)}")
+    raise CheckpointError(_title(model, table, below), faults, notes)
+
+
+def _values(model, table: Table, wanted: Sequence[Entry], below: Below, allow_non_finite: bool):
+    """Return the entries with their arrays; raise CheckpointError for values that do not fit."""
     values, faults = [], []
     for entry in wanted:
         dtype, label = entry.variable.dtype, entry.path
         try:
             for label in entry.names:  # the fault of one of several names is told by that name
-                converted(mapping[label], dtype, allow_non_finite=allow_non_finite)
+                converted(below.tensors[label], dtype, allow_non_finite=allow_non_finite)
             label = ", ".join(entry.names)
-            array = entry.from_torch(mapping)
+            array = entry.from_torch(below.tensors)
             array = converted(array, dtype, allow_non_finite=allow_non_finite)
         except UnfitValueError as error:
             faults.append(f"value: {label} {error}")
@@ -300,4 +193,11 @@ def _values(wanted: Sequence[Entry], mapping, allow_non_finite: bool):
             faults.append(f"value: {label}: {error}")
         else:
             values.append((entry, jnp.asarray(array)))
-    return values, faults
+    if faults:
+        raise CheckpointError(_title(model, table, below), faults)
+    return values
+
+
+def _title(model: nnx.Module, table: Table, below: Below) -> str:
+    place = f" below {quoted(below.prefix)}" if below.prefix else ""
+    return f"the checkpoint does not fit this {type(model).__name__} ({table.family} names{place}):"

@@ -15,8 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
 
+from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.earlier import with_current_names
-from spectral_flax.checkpoints.torch.budget import Budget
 from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
 from spectral_flax.files import read_small
 from spectral_flax.messages import message, quoted, shown

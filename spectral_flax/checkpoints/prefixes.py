@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names under which a file keeps a model among other things: ``model.``, ``module.backbone.``."""
+"""Prefixes of names below which a file keeps a model: ``model.``, ``module.backbone.``."""
 
 import collections
 from collections.abc import Mapping, Sequence, Set

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Safetensors files: a JSON header and the arrays' bytes, nothing else."""
+"""Safetensors files, with the model's name and options in the metadata.
 
-import json
+The library `safetensors` writes them and reads their arrays. Headers are checked here before: the
+library takes an entry that is named twice, and its errors tell neither what is missing nor where.
+"""
+
 import math
 import os
 import pathlib
@@ -9,10 +12,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
 
+from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.earlier import with_current_names
 from spectral_flax.checkpoints.json_text import parse_json
-from spectral_flax.checkpoints.torch.budget import Budget, size_of
 from spectral_flax.checkpoints.weights import (
     Weights,
     checked_name,
@@ -37,36 +42,20 @@ def write_safetensors(
 ) -> None:
     """Write arrays with the model's name and options in the metadata; all or nothing.
 
-    Raises FileExistsError if there is a file, and ``overwrite`` is not set.
+    Raises:
+      FileExistsError: there is a file, and ``overwrite`` is not set.
+      TypeError: the format lacks a dtype.
     """
     metadata = {"format": FORMAT if weights.names == "flax" else "pt"}
     if weights.model is not None:
         metadata |= {"model": weights.model, "options": options_to_json(weights.options)}
-    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": metadata}
-    # The widest numbers first, so that every array lies at a multiple of its item size.
-    arrays = {name: np.asarray(value) for name, value in weights.tensors.items()}
-    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    position = 0
-    for name in order:
-        array = arrays[name]
-        dtype = array.dtype.newbyteorder("=") if array.dtype.kind in "iufc" else array.dtype
-        if dtype not in names:
+    arrays = {name: np.asarray(value, order="C") for name, value in weights.tensors.items()}
+    known = {np.dtype(dtype) for dtype in DTYPES.values()}
+    for name, array in arrays.items():
+        if array.dtype.newbyteorder("=") not in known:
             raise TypeError(f"tensors[{name!r}] has dtype {array.dtype}, which safetensors lacks")
-        end = position + array.nbytes
-        header[name] = dict(
-            dtype=names[dtype], shape=list(array.shape), data_offsets=[position, end]
-        )
-        position = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with new_file(path, overwrite=overwrite) as draft, open(draft, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            array = np.ascontiguousarray(arrays[name]).reshape(-1)
-            if array.dtype.kind in "iufc":
-                array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            file.write(array.view(np.uint8))
+    with new_file(path, overwrite=overwrite) as draft:
+        draft.write_bytes(save(arrays, metadata))  # its own writer hides errors of the system
 
 
 def read_safetensors(path: str | os.PathLike) -> Weights:
@@ -77,40 +66,45 @@ def read_safetensors(path: str | os.PathLike) -> Weights:
     path = pathlib.Path(path)
     try:
         with open_regular(path) as file:
-            return _read(file, size_of(file))
-    except ValueError as error:
+            data = file.read()
+        names, model = _checked_header(data)
+        found = dict(deserialize(data))
+    except (ValueError, SafetensorError) as error:
         told = message(error)
         raise ValueError(f"{path} can not be read as a safetensors file: {told}") from error
-
-
-def _read(file, size: int) -> Weights:
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(size - 8, MAX_HEADER):
-        raise ValueError("it is truncated, or another kind of file")
-    Budget(size).spend(32 * length)  # what "[],[],[]" takes when it is read
-    header = parse_json(file.read(length), limit=MAX_HEADER)
-    if not isinstance(header, dict):
-        raise ValueError("its header is not a JSON object")
-    model = _model(header.pop("__metadata__", {}))
-    entries = [(*_checked(name, entry), name) for name, entry in header.items()]
-    tensors, position = {}, 0
-    for begin, end, dtype, shape, name in sorted(entries, key=lambda entry: entry[:2]):
-        if begin != position:
-            raise ValueError(f"the bytes of {quoted(name)} begin at {begin}, expected {position}")
-        position = end
-        if 8 + length + end > size:
-            raise ValueError(f"it is truncated: {8 + length + end - size} bytes are missing")
-        data = np.empty(end - begin, np.uint8)
-        if file.readinto(data) != len(data):
-            raise ValueError("it is truncated")
-        array = data.view(dtype).reshape(shape)
-        tensors[name] = array if np.little_endian else array.byteswap()
-    if 8 + length + position != size:
-        raise ValueError(f"{size - 8 - length - position} bytes follow its last array")
-    tensors = {name: tensors[name] for name in header}
+    arrays = {
+        name: np.frombuffer(found[name]["data"], DTYPES[found[name]["dtype"]]) for name in names
+    }
+    tensors = {name: a.reshape(found[name]["shape"]) for name, a in arrays.items()}
     if model["names"] == "flax":
         tensors = with_current_names(tensors)
     return Weights(tensors, **model)
+
+
+def _checked_header(data: bytes) -> tuple[list[str], dict[str, Any]]:
+    """Return the names of a file's arrays, and the model that its header tells.
+
+    Raises ValueError if the header is damaged, or describes other data.
+    """
+    size, length = len(data), int.from_bytes(data[:8], "little")
+    if size < 8 or length > min(size - 8, MAX_HEADER):
+        raise ValueError("it is truncated, or another kind of file")
+    Budget(size).spend(32 * length)  # what "[],[],[]" takes when it is read
+    header = parse_json(data[8 : 8 + length], limit=MAX_HEADER)
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    model = _model(header.pop("__metadata__", {}))
+    position = 0
+    for begin, end, name in sorted((*_extent(name, e), name) for name, e in header.items()):
+        if begin != position:
+            raise ValueError(f"the bytes of {quoted(name)} begin at {begin}, expected {position}")
+        position = end
+    missing = 8 + length + position - size
+    if missing > 0:
+        raise ValueError(f"it is truncated: {missing} bytes are missing")
+    if missing < 0:
+        raise ValueError(f"{-missing} bytes follow its last array")
+    return list(header), model
 
 
 def _model(metadata: Any) -> dict[str, Any]:
@@ -126,8 +120,8 @@ def _model(metadata: Any) -> dict[str, Any]:
     }
 
 
-def _checked(name: str, entry: Any) -> tuple:
-    """Return first and last byte, dtype and shape of an array, if they agree."""
+def _extent(name: str, entry: Any) -> tuple[int, int]:
+    """Return the first byte of an array and the one after its last, if dtype and shape agree."""
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
             pass
@@ -136,7 +130,7 @@ def _checked(name: str, entry: Any) -> tuple:
     if dtype not in DTYPES:
         raise ValueError(f"{quoted(name)} has the unknown dtype {quoted(dtype, 20)}")
     whole = all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end))
-    dtype = np.dtype(DTYPES[dtype])
-    if not whole or len(shape) > 64 or end - begin != math.prod(shape) * dtype.itemsize:
+    itemsize = np.dtype(DTYPES[dtype]).itemsize
+    if not whole or len(shape) > 64 or end - begin != math.prod(shape) * itemsize:
         raise ValueError(f"the shape of {quoted(name)} does not agree with its length in bytes")
-    return begin, end, dtype, tuple(shape)
+    return begin, end

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models to and from disk or the Hub, whatever the format."""
+"""Loading and saving of models in any format, on disk or on the Hub."""
 
 import difflib
 import logging
@@ -24,7 +24,7 @@ from spectral_flax.messages import several, shown
 from spectral_flax.models import registry
 
 log = logging.getLogger(__name__)
-# Formats of others, which nobody means as the end of a folder's name.
+# Formats of other libraries: nobody ends the name of a folder so.
 OTHER_SUFFIXES = (
     *(".h5", ".hdf5", ".keras", ".npz", ".npy", ".onnx", ".pkl", ".pickle", ".msgpack"),
     *(".gguf", ".tflite", ".pb", ".json", ".zip"),
@@ -151,12 +151,12 @@ def build(
     options = _options(weights, name, options or {})
     model = _abstract(name, options, weights, source)
     load_weights(model, weights, allow_non_finite=allow_non_finite)
-    _start_generators(model)
+    _seed_rngs(model)
     return model, name, options
 
 
 def _abstract(name: str, options: dict[str, Any], weights: Weights, source) -> nnx.Module:
-    """Build an abstract model, whose options may be of wrong types where a file tells them."""
+    """Build an abstract model; an error names the file if the options are the file's."""
     try:
         return registry.abstract_model(name, **options)
     except Exception as error:
@@ -168,9 +168,9 @@ def _abstract(name: str, options: dict[str, Any], weights: Weights, source) -> n
 
 
 def _options(weights: Weights, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` with those of the weights, which count for their own model only.
+    """Return ``options`` with those of the weights, if these belong to the model ``name``.
 
-    Weights that do not say their model have what the published file calls for.
+    For other weights the defaults are those that the published file needs.
     """
     known = weights.options if name == weights.model else called_for(name, weights)
     return {**known, **options}
@@ -230,7 +230,7 @@ def check_target(path: str | os.PathLike, *, overwrite: bool = False) -> str:
 def _format(path: str | os.PathLike) -> str:
     """Return the suffix that names the format of ``path``, or nothing for a folder.
 
-    A name with a dot is that of a folder unless its end is, or seems to be, that of some format.
+    A name with a dot is a folder's, unless its suffix is, or resembles, that of a format.
     """
     text, suffix = os.fspath(path), local_path(path).suffix
     known = (".safetensors", ".orbax", *hub.TORCH_SUFFIXES)
@@ -244,7 +244,7 @@ def _format(path: str | os.PathLike) -> str:
     return ""
 
 
-def _start_generators(model: nnx.Module) -> None:
+def _seed_rngs(model: nnx.Module) -> None:
     """Give an abstract model's random number generators (of dropout) a state."""
     state = nnx.to_flat_state(nnx.state(model, nnx.RngState))
     values = []

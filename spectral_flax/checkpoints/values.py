@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of a file as those of a model, where the model's dtype can hold them."""
+"""Conversion of a file's numbers to a model's dtype, refused where this changes them."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from spectral_flax.messages import shown
 
 
 class UnfitValueError(ValueError):
-    """An array holds what the model's dtype cannot hold, or what no weight should be."""
+    """An array has values that the model's dtype cannot hold, or that are not finite."""
 
 
 def converted(value: Any, dtype: Any, *, allow_non_finite: bool = False) -> np.ndarray:

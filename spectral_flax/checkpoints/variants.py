@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of a model that a published file calls for and the model's name does not tell."""
+"""Options that a published file needs and the name of its model does not tell."""
 
 import re
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 def called_for(name: str, weights: Weights) -> dict[str, Any]:
     """Return the options with which the model ``name`` was published as ``weights`` have it.
 
-    They concern what several published files of one name differ in, and no more: a file of another
-    model does not fit, as ever.
+    These are the options in which published files of one name differ. A file of another model
+    does not fit all the same.
     """
     if weights.names != "torch":
         return {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arrays of a model by their dotted names, with what is needed to build it again."""
+"""`Weights`: arrays by name with the model and options they belong to; assignment to a model."""
 
 import dataclasses
 import json

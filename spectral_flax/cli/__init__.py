@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``spectral-flax``: models listed, priced, converted and tried from the shell."""
+"""The command ``spectral-flax``: list, profile, convert and run models from the shell."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """Write ``--box -1,0,9,9`` as ``--box=-1,0,9,9``, lest argparse take it for two options."""
+    """Write ``--box -1,0,9,9`` as ``--box=-1,0,9,9``, which argparse takes for two options."""
     joined: list[str] = []
     for word in arguments:
         if joined and joined[-1] == "--box" and word.startswith("-") and "," in word:
@@ -52,9 +52,13 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="spectral-flax", description="Networks that see the whole image at once."
+        prog="spectral-flax",
+        description="Networks that see the whole image at once: list, profile, convert, run.",
+        epilog="spectral-flax COMMAND --help tells the options of a command.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND"
+    )
     for module in COMMANDS:
         module.add_command(commands)
     return parser

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``spectral-flax convert``: weights from one format and naming into another, through the model."""
+"""``spectral-flax convert``: convert weights to another format or to other names."""
 
 import argparse
 
 from spectral_flax.checkpoints.store import build, check_target, read_weights, save
 from spectral_flax.checkpoints.weights import variables
-from spectral_flax.cli.options import add_options, add_overwrite
+from spectral_flax.cli.options import add_model, add_overwrite
 
 
 def add_command(commands) -> None:
@@ -23,17 +23,8 @@ def add_command(commands) -> None:
         help="a file (.safetensors, or .pth for PyTorch), "
         "a directory for Orbax (.orbax) or, otherwise, for the Hub",
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="as in spectral-flax list; files of this library know theirs",
-    )
-    parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
+    add_model(parser)
     add_overwrite(parser)
-    parser.add_argument(
-        "--allow-non-finite", action="store_true", help="take weights that are NaN or infinite"
-    )
-    add_options(parser)
     parser.set_defaults(run=run)  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import argparse
 import pathlib
 
 from spectral_flax.checkpoints.store import build, read_weights
-from spectral_flax.cli.options import add_options, add_overwrite, complain, exit_code
+from spectral_flax.cli.options import add_model, add_overwrite, complain, exit_code
 from spectral_flax.inference.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
 
 
@@ -20,11 +20,11 @@ def add_command(commands) -> None:
         "a folder: of the same names",
     )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help="a file, or a folder")
-    parser.add_argument("--model", metavar="NAME", help="lama, lama_big; our files know theirs")
-    parser.add_argument("--weights", metavar="FILE", required=True, help="of the model")
-    parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="as the input of spectral-flax convert"
+    )
+    add_model(parser)
     add_overwrite(parser)
-    add_options(parser)
     parser.set_defaults(run=run)  # fmt: skip
 
 
@@ -32,12 +32,13 @@ def run(args: argparse.Namespace) -> int:
     """Fill in and say where the results are; return 1 if some images could not be, 2 if none."""
     job, overwrite = (args.image, args.mask, args.output), args.overwrite
     several = pathlib.Path(args.image).is_dir()
-    # What can not be done is found before the weights are read.
+    # Before the weights are read, find what can not be done.
     count = len(folder_jobs(*job, overwrite=overwrite)) if several else 1
     if not several:
         read_job(*job, overwrite=overwrite)
     weights = read_weights(args.weights, entry=args.entry)
-    model, _, _ = build(weights, args.model, dict(args.options), source=args.weights)
+    how = dict(source=args.weights, allow_non_finite=args.allow_non_finite)
+    model, _, _ = build(weights, args.model, dict(args.options), **how)
     if not several:
         inpaint_file(model, *job, overwrite=overwrite)
         print(args.output)

@@ -19,6 +19,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add what is to be known of weights to build their model and fill it."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="as in spectral-flax list; files of this library know theirs",
+    )
+    parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
+    parser.add_argument(
+        "--allow-non-finite", action="store_true", help="take weights that are NaN or infinite"
+    )
+    add_options(parser)
+
+
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Add ``--overwrite``: without it nothing that exists is overwritten."""
     parser.add_argument(

@@ -1,31 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``spectral-flax predict``: the best classes of images, or the skeletons of people in them."""
+"""``spectral-flax predict``: classify images, or find the skeletons of people in them."""
 
 import argparse
-import functools
 import json
-import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
 from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from spectral_flax.checkpoints.store import build, read_weights
-from spectral_flax.cli import poses
-from spectral_flax.cli.images import prepare
-from spectral_flax.cli.options import add_options, add_overwrite, complain, exit_code
+from spectral_flax.cli.options import add_model, add_overwrite, complain, exit_code
+from spectral_flax.inference.classification import (
+    Class,
+    best_classes,
+    classify,
+    prepare,
+    read_labels,
+)
+from spectral_flax.inference.image_output import output_files, save_image
 from spectral_flax.inference.images import pillow, read_image
-from spectral_flax.kernels.cpu import compiler_options
-from spectral_flax.layers.modes import evaluation_mode
+from spectral_flax.inference.pose import VISIBLE, draw_skeletons, predict_pose
 from spectral_flax.models.pose import PoseResNet
 from spectral_flax.models.registry import Card, card
-
-BATCH = 16
 
 
 def add_command(commands) -> None:
@@ -37,25 +38,29 @@ def add_command(commands) -> None:
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="as the input of spectral-flax convert"
     )
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="as in spectral-flax list; files of this library know theirs",
-    )
-    parser.add_argument(
+    add_model(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    classes = parser.add_argument_group("models that name classes")
+    classes.add_argument(
         "--labels", metavar="FILE", help="names of the classes: one a line, or JSON"
     )
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
-    parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    poses.add_options(parser)
-    add_overwrite(parser)
-    add_options(parser)
-    parser.set_defaults(run=run)  # fmt: skip
+    classes.add_argument("--top", type=int, default=5, metavar="N", help="classes to show (5)")
+    poses = parser.add_argument_group("models that find poses")
+    poses.add_argument(
+        "--box", dest="boxes", metavar="X,Y,W,H", type=_box, action="append",
+        help="a person's box in pixels, part of it in the image; may be repeated; else the whole "
+        "image is one",
+    )  # fmt: skip
+    poses.add_argument(
+        "-o", "--output", metavar="OUT",
+        help="file for the picture with the skeletons; a folder for several images",
+    )  # fmt: skip
+    add_overwrite(poses)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the best classes of each image; return 1 if some could not be read, 2 if none."""
+    """Print what is in each image; return 1 if some could not be read, 2 if none."""
     if args.top < 1:
         raise ValueError(f"--top {args.top} is not a positive number")
     pillow()  # or say what to install
@@ -63,31 +68,31 @@ def run(args: argparse.Namespace) -> int:
     labels = read_labels(args.labels) if args.labels is not None else None
     if args.model is not None:
         _check_takes_images(args.model)
-    targets = poses.targets(args) if args.output is not None else {}
+    targets = {}
+    if args.output is not None:
+        targets = output_files(args.images, args.output, overwrite=args.overwrite)
     weights = read_weights(args.weights, entry=args.entry)
-    model, name, options = build(weights, args.model, dict(args.options), source=args.weights)
+    how = dict(source=args.weights, allow_non_finite=args.allow_non_finite)
+    model, name, options = build(weights, args.model, dict(args.options), **how)
     about = _check_takes_images(name)
     if isinstance(model, PoseResNet):
-        return poses.run(args, model, about, options, targets)
-    poses.check_unused(args, name)
+        return _find_poses(args, model, about, options, targets)
+    for option, value in (("--box", args.boxes), ("-o", args.output)):
+        if value is not None:
+            raise ValueError(f"{option} is for pose models; {name} names classes")
     inputs = {}
     for path in args.images:
         try:
-            inputs[path] = prepare(read_image(path, alpha="white"), about)
+            inputs[path] = prepare(path, about)
         except (ValueError, OSError) as error:  # the others are still of interest
             complain(error)
     if inputs:
         probabilities = classify(model, np.stack(list(inputs.values())))
-        if labels is None:
-            labels = [f"class {i}" for i in range(probabilities.shape[-1])]
-        if len(labels) != probabilities.shape[-1]:
-            raise ValueError(
-                f"{args.labels} names {len(labels)} classes; {name} has {probabilities.shape[-1]}"
-            )
-        best = {
-            path: _best(p, labels, args.top) for path, p in zip(inputs, probabilities, strict=True)
-        }
-        print(json.dumps(best, indent=2)) if args.json else _print(best)
+        count = probabilities.shape[-1]
+        if labels is not None and len(labels) != count:
+            raise ValueError(f"{args.labels} names {len(labels)} classes; {name} has {count}")
+        found = best_classes(probabilities, labels=labels, top=args.top)
+        _print(dict(zip(inputs, found, strict=True)), as_json=args.json)
     return exit_code(len(inputs), len(args.images))
 
 
@@ -98,51 +103,63 @@ def _check_takes_images(name: str) -> Card:
     return about
 
 
-def read_labels(path: str | os.PathLike) -> list[str]:
-    """Return class names from a text file, one a line, or from JSON.
-
-    JSON may be a list, or a mapping of numbers to names (or to a list that ends in the name).
-    """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")  # with or without a mark
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not UTF-8: {error}") from error
-    if not str(path).endswith(".json"):
-        return text.rstrip("\n").split("\n") if text.strip() else []
-    try:
-        found = json.loads(text)
-        if isinstance(found, dict):
-            found = [found[str(i)] for i in range(len(found))]
-        return [str(item[-1] if isinstance(item, list) else item) for item in found]
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise ValueError(f"{path} holds no class names, numbered from 0: {error!r}") from error
-
-
-def classify(model: nnx.Module, x: np.ndarray) -> np.ndarray:
-    """Return class probabilities ``[N, H, W, C] -> [N, classes]`` of a model in evaluation mode."""
-    graphdef, state = nnx.split(evaluation_mode(model))
-
-    @functools.partial(jax.jit, compiler_options=compiler_options())
-    def forward(state, x):
-        y = nnx.merge(graphdef, state)(x)
-        if y.ndim != 2:
-            raise ValueError(f"the model gives arrays of shape {y.shape}, not classes")
-        return jax.nn.softmax(y.astype(np.float32))
-
-    batches = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
-    return np.concatenate([np.asarray(forward(state, batch)) for batch in batches])
-
-
-def _best(probabilities: np.ndarray, labels: list[str], count: int) -> list[dict]:
-    order = np.argsort(-probabilities, kind="stable")[:count]
-    return [{"label": labels[i], "probability": float(probabilities[i])} for i in order]
-
-
-def _print(best: dict[str, list[dict]]) -> None:
+def _print(found: Mapping[str, Sequence[Class]], *, as_json: bool = False) -> None:
+    if as_json:
+        rows = {path: [one._asdict() for one in best] for path, best in found.items()}
+        print(json.dumps(rows, indent=2))
+        return
     console = Console()
-    for path, classes in best.items():
+    for path, best in found.items():
         table = Table(title=Text(path), title_justify="left", show_header=False, box=None)
-        for found in classes:
-            share = found["probability"]
-            table.add_row(Text(found["label"]), Bar(1, 0, share, width=30), f"{share:.1%}")
+        for label, share in best:
+            table.add_row(Text(label), Bar(1, 0, share, width=30), f"{share:.1%}")
         console.print(table)
+
+
+def _find_poses(
+    args: argparse.Namespace,
+    model: PoseResNet,
+    about: Card,
+    options: Mapping[str, Any],
+    targets: Mapping[str, pathlib.Path],
+) -> int:
+    """Draw the skeletons found in each image, or print the joints."""
+    if args.output is None and not args.json:
+        raise ValueError("a pose model needs -o OUT for its pictures, or --json")
+    if args.boxes and len(args.images) > 1:
+        raise ValueError(f"--box is of one image; {len(args.images)} are given")
+    if args.labels is not None:
+        raise ValueError(f"--labels {args.labels}: a pose model has joints, not classes")
+    settings = dict(size=tuple(options.get("input_size", about.input_size)), about=about)
+    found = {}
+    for path in args.images:
+        try:
+            image = np.asarray(read_image(path, alpha="white"))
+        except (ValueError, OSError) as error:  # the others are still of interest
+            complain(error)
+            continue
+        joints, scores = predict_pose(model, image, args.boxes, **settings)
+        found[path] = np.concatenate([joints, scores[..., None]], -1).round(4).tolist()
+        if path in targets:
+            out = targets[path]
+            out.parent.mkdir(parents=True, exist_ok=True)
+            drawn = pillow().fromarray(draw_skeletons(image, joints, scores))
+            save_image(drawn, out, overwrite=args.overwrite)
+            if not args.json:
+                seen = (scores > VISIBLE).sum(-1)
+                told = ", ".join(f"{n} of {scores.shape[-1]} joints" for n in seen)
+                print(f"{out}: {told}")
+    if args.json:
+        print(json.dumps(found, indent=2))
+    return exit_code(len(found), len(args.images))
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        box = tuple(float(part) for part in text.split(","))
+        if len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0:
+            raise ValueError
+    except ValueError:
+        message = f"{text!r} is not a box X,Y,W,H: four finite numbers, the last two positive"
+        raise argparse.ArgumentTypeError(message) from None
+    return box

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``spectral-flax profile``: parameters, multiply-adds and memory, without running a model."""
+"""``spectral-flax profile``: count parameters, multiply-adds and memory without running a model."""
 
 import argparse
 import json

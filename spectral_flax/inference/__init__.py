@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image in, answer out: reading images, and predictions by a whole model."""
+"""Inference, image in, answer out: readers of images, classification, poses, inpainting."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files written: checked before the work, whole or not at all, with what their source says.
+"""Writing of image files, whole or not at all, with the metadata of their source.
 
-Nothing that exists is overwritten unless this is asked for.
+All is checked before the work, and no file is overwritten unless this is asked for.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,28 @@ def check_output_folder(
         raise ValueError(f"output {str(folder)!r} names an image; several images need a folder")
     _require_writable(next(place for place in (folder, *folder.parents) if place.exists()))
     refuse_existing(files, overwrite=overwrite)
+
+
+def output_files(
+    images: Sequence[str], output: str | os.PathLike, *, overwrite: bool = False
+) -> dict[str, Path]:
+    """Return the file to write for each of several images, having checked that it can be written.
+
+    ``output`` is that of the only image, or a folder, for PNG files of the images' names.
+    Raises ValueError or OSError if one can not be written, or two would have one name.
+    """
+    folder = local_path(output, "output")
+    if len(images) == 1 and not folder.is_dir():
+        check_output(output, overwrite=overwrite)
+        return {images[0]: folder}
+    found: dict[Path, str] = {}
+    for image in images:
+        path = folder / f"{Path(image).stem}.png"
+        if path in found:
+            raise ValueError(f"{found[path]!r} and {image!r} would both be drawn to {str(path)!r}")
+        found[path] = image
+    check_output_folder(output, found, overwrite=overwrite)
+    return {image: path for path, image in found.items()}
 
 
 def save_image(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files and masks: opened, put upright, converted and normalised in one place.
+"""Reader of image files and masks: opens, turns upright, converts and normalises.
 
 Pillow is imported inside the functions: ``pip install "spectral-flax[images]"``.
 """
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 ORIENTATION = 0x0112
-"""The EXIF tag that says how the stored pixels are turned."""
+"""The EXIF tag of the orientation of the stored pixels."""
 
 File = str | os.PathLike | BinaryIO
 
 
 class ImageFileError(ValueError):
-    """A file is no image, or none that is wanted here; ``reason`` leaves its name out."""
+    """A file can not be read as an image; ``reason`` is the message without the file's name."""
 
     def __init__(self, file: File, reason: str, what: str = "an image"):
         super().__init__(_name(file), reason, what)
@@ -49,7 +49,7 @@ def pillow():
     except ImportError as error:
         message = 'image files need Pillow: pip install "spectral-flax[images]"'
         raise ImportError(message) from error
-    # `opened` checks the size and names the file; a filter of the user comes first.
+    # `opened` checks the size and names the file; the user's own filters come first.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
     return Image
 
@@ -180,7 +180,7 @@ def files_by_stem(folder: str | os.PathLike, *, ending: str = "") -> dict[str, P
         raise ValueError(f"{str(folder)!r} is not a folder")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        # Hidden files are made by machines: "._a.png" by macOS beside each a.png.
+        # Systems make hidden files: macOS "._a.png" beside each a.png.
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
             stem = path.stem.removesuffix(ending)
             if stem in found:
@@ -214,12 +214,12 @@ def exif_orientation(image: "Image.Image") -> int | None:
     try:
         value = image.getexif().get(ORIENTATION)
         return value if value in range(1, 9) else None
-    except Exception:  # broken remarks of the camera do not make a broken image
+    except Exception:  # damaged metadata does not make a damaged image
         return None
 
 
 def orientation(image: "Image.Image") -> int:
-    """Return the EXIF orientation that an open image is still to be turned by; 1 is upright."""
+    """Return the EXIF orientation by which an open image has yet to be turned; 1 is upright."""
     if image.format == "TIFF":  # Pillow turns these itself as it loads them
         image.load()
     value = exif_orientation(image)
@@ -284,7 +284,7 @@ def _marked(image: "Image.Image", labels: bool) -> np.ndarray:
 
 
 def _require_one_frame_of_eight_bits(image: "Image.Image") -> None:
-    # Of 16-bit colour Pillow drops half the bits without a word, as the names of raw modes tell.
+    # Pillow silently drops half the bits of 16-bit colour; the names of raw modes tell it.
     raw = str([tile[-1] for tile in getattr(image, "tile", ())])
     deep = any(f";{bits}" in raw for bits in (10, 12, 14, 16, 32))
     ppm = any(tile[0] == "ppm" and tile[-1][-1] > 255 for tile in getattr(image, "tile", ()))

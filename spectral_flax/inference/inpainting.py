@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inpainting of arrays, files and folders with a LaMa generator."""
+"""Inpainting of arrays, files and folders by a LaMa generator."""
 
 import functools
 import os
@@ -151,23 +151,23 @@ def folder_jobs(
     *,
     overwrite: bool = False,
 ) -> list[tuple[pathlib.Path, pathlib.Path, pathlib.Path]]:
-    """Return image, mask and result of all that `inpaint_folder` does.
+    """Return the paths of image, mask and result of each task of `inpaint_folder`.
 
     Raises:
       ValueError: a file has no partner, or there is none, or two share a name.
       OSError: a folder is missing, or a result exists and is not to be overwritten.
     """
-    pictures, holes = files_by_stem(images), files_by_stem(masks)
+    pictures, marks = files_by_stem(images), files_by_stem(masks)
     alone = [
         str(found[stem])
-        for found, other in ((pictures, holes), (holes, pictures))
+        for found, other in ((pictures, marks), (marks, pictures))
         for stem in sorted(found.keys() - other.keys())
     ]
     if alone or not pictures:
         found = f"files without a partner: {', '.join(alone)}" if alone else "no images"
         raise ValueError(f"{str(images)!r} and {str(masks)!r}: {found}")
     jobs = [
-        (pictures[stem], holes[stem], local_path(out, "output") / f"{stem}.png")
+        (pictures[stem], marks[stem], local_path(out, "output") / f"{stem}.png")
         for stem in sorted(pictures)
     ]
     check_output_folder(out, [path for _, _, path in jobs], overwrite=overwrite)
@@ -176,7 +176,7 @@ def folder_jobs(
 
 @functools.cache
 def _compiled_fill():
-    # Not when this is imported: which options these are asks JAX for its devices.
+    # Not at import: the choice of options initialises JAX's devices.
     return jax.jit(_fill, static_argnums=0, compiler_options=compiler_options())
 
 

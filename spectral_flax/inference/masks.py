@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the pixels of a mask mark, whichever way it was drawn or saved."""
+"""Pixels that a mask marks, in grey, colour, palette or alpha channel."""
 
 from typing import TYPE_CHECKING
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Poses of people in an image, given the boxes they stand in, and pictures of them."""
+"""Poses of people in an image, given a box around each, and drawings of the skeletons."""
 
 import functools
 from collections.abc import Sequence
@@ -18,13 +18,15 @@ COCO_LIMBS = (
     *((5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16)),
 )
 LARGEST = 1e9
-"""No coordinate of a box is beyond; infinite ones and what is no number neither."""
+"""Bound of the coordinates of a box."""
+VISIBLE = 0.2
+"""Score above which a joint counts as found."""
 
 
 def box_to_region(box: Sequence[float], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return centre and extent of what is cut out for a box x, y, w, h: both in x, y order.
+    """Return centre and extent, in x, y order, of the region to cut out for a box x, y, w, h.
 
-    The box grows to the proportions of ``size`` H, W and then by a quarter.
+    The box is enlarged to the proportions of ``size`` H, W, and then by a quarter.
     """
     x, y, w, h = box
     proportion = size[1] / size[0]
@@ -116,7 +118,7 @@ def predict_pose(
 
 
 def draw_skeletons(
-    image: np.ndarray, joints: np.ndarray, scores: np.ndarray, *, threshold: float = 0.2
+    image: np.ndarray, joints: np.ndarray, scores: np.ndarray, *, threshold: float = VISIBLE
 ) -> np.ndarray:
     """Draw limbs between joints of scores above ``threshold``; COCO's 17: ``uint8 [H, W, 3]``."""
     Image = pillow()

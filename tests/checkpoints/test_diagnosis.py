@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import spectral_flax as sf
+from spectral_flax.checkpoints.correspondence import torch_entries
 from spectral_flax.checkpoints.diagnosis import describe, hints
-from spectral_flax.checkpoints.load import CheckpointError, torch_entries
+from spectral_flax.checkpoints.load import CheckpointError
 from spectral_flax.checkpoints.names import tables_for
 
 SMALL = dict(width=32, num_classes=5)

@@ -94,11 +94,11 @@ def test_generators_of_an_abstractly_built_model_can_draw():
             self.linear = nnx.Linear(2, 3, rngs=rngs)
             self.dropout = nnx.Dropout(0.5, rngs=rngs)
 
-    from spectral_flax.checkpoints.store import _start_generators
+    from spectral_flax.checkpoints.store import _seed_rngs
 
     noisy = nnx.eval_shape(lambda: Noisy(nnx.Rngs(0)))
     assign(noisy, {"linear.kernel": np.ones((2, 3)), "linear.bias": np.zeros(3)})
-    _start_generators(noisy)
+    _seed_rngs(noisy)
     assert noisy.dropout(noisy.linear(jnp.ones((4, 2)))).shape == (4, 3)
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from evidence.hostile_checkpoints import read
 from evidence.hostile_files import KINDS, archive, beside, get, put, text
+from spectral_flax.checkpoints import budget as untrusted
+from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.hub import read_folder
 from spectral_flax.checkpoints.safetensors import read_safetensors
-from spectral_flax.checkpoints.torch import budget as untrusted
-from spectral_flax.checkpoints.torch.budget import Budget
 from spectral_flax.checkpoints.torch.pickle_values import Key, safe_key
 from spectral_flax.checkpoints.torch.reader import read_torch
 from spectral_flax.checkpoints.torch.writer import write_torch

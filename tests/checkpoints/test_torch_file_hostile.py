@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from evidence.mutate_checkpoint import mutate
-from spectral_flax.checkpoints.torch import pickle_data
-from spectral_flax.checkpoints.torch.pickle_data import is_refused
+from spectral_flax.checkpoints.torch import pickle_machine
+from spectral_flax.checkpoints.torch.pickle_machine import is_refused
 from spectral_flax.checkpoints.torch.reader import read_torch
 
 FILES = pathlib.Path(__file__).parent / "torch_files"
@@ -241,7 +241,7 @@ def test_malformed_pickles_are_refused(body, tmp_path):
 
 
 def test_pickles_of_endless_length_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(pickle_data, "MAX_OPCODES", 1000)
+    monkeypatch.setattr(pickle_machine, "MAX_OPCODES", 1000)
     with pytest.raises(ValueError, match="more than 1000 instructions"):
         read_torch(archive(tmp_path / "x.pth", b"\x80\x02" + b"}0" * 600 + b"}."))
 

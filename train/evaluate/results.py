@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spectral_flax.files import new_file
 from spectral_flax.messages import reason
 from train.errors import UserError
 from train.evaluate.runs_and_weights import Evaluation
@@ -57,7 +58,8 @@ def _write(folder: Path, found: Evaluation) -> None:
     }
     about |= {"evaluated": int(found.sums["valid"].sum())} if "valid" in found.sums else {}
     text = json.dumps(about | {"figures": found.metrics}, indent=2, default=str)
-    (folder / "figures.json").write_text(text + "\n")
+    with new_file(folder / "figures.json", overwrite=True) as draft:
+        draft.write_text(text + "\n")
     confusion = found.task.confusion_matrix(found.sums)
     if confusion is not None:
         names = class_names(found.source)

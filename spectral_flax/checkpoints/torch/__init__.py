@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's files read and written without PyTorch."""
+"""Reader and writer of PyTorch files, without PyTorch."""

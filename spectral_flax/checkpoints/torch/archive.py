@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two containers of ``torch.save``: what each holds, and where its storages are."""
+"""The two containers that ``torch.save`` writes: a zip archive, and pickles in a row (legacy)."""
 
 import contextlib
 import io
@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from spectral_flax.checkpoints.torch.budget import Budget, size_of
-from spectral_flax.checkpoints.torch.pickle_data import read_pickle
+from spectral_flax.checkpoints.budget import Budget, size_of
+from spectral_flax.checkpoints.torch.pickle_machine import read_pickle
 from spectral_flax.checkpoints.torch.tensors import (
     BUILDERS,
     MAX_STORAGE_KEY,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NumPy's arrays and scalars in a pickle, from the record of the calls that would make them."""
+"""NumPy arrays and scalars in a pickle, rebuilt from the recorded calls without calling them."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from spectral_flax.checkpoints.torch.budget import Budget
+from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.torch.pickle_values import Foreign, Global
 from spectral_flax.messages import shown
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which names in a pickle mark it as an attack, and which are only unfamiliar.
+"""Names of functions and classes in a pickle: which mark it as an attack and are refused.
 
 Nothing that a pickle names is ever imported or called, so no name is dangerous here. But a file
 that names ``os.system`` was made to attack whoever reads it by other means, and is refused.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pickle holds beside lists, dictionaries and scalars: names and objects, never built."""
+"""Values of a pickle beside lists, dictionaries and scalars: names, and objects left unbuilt."""
 
 import dataclasses
 from typing import Any

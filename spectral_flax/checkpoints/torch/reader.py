@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the weights in a PyTorch file without PyTorch; nothing in the file is executed.
+"""Reader of the weights in a PyTorch file, without PyTorch; nothing in the file is executed.
 
 Understands both serialisations of ``torch.save`` (zip archives and the older sequence of pickles),
 under any file name: ``.pth``, ``.pth.tar``, ``.pyth``, ``.ckpt``, ``.bin``. Only the storages that
-the weights use are read, each once and straight into its array, so an optimiser's state beside
-them costs nothing.
+the weights use are read, each once and straight into its array: an optimiser's state beside them
+costs nothing.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.entries import MAX_WRAPPERS, NoWeightsError, find_weights
 from spectral_flax.checkpoints.torch import archive as torch_archive
 from spectral_flax.checkpoints.torch import numpy_values
 from spectral_flax.checkpoints.torch.archive import Archive
-from spectral_flax.checkpoints.torch.budget import Budget
-from spectral_flax.checkpoints.torch.pickle_data import Unsafe
+from spectral_flax.checkpoints.torch.pickle_machine import Unsafe
 from spectral_flax.checkpoints.torch.pickle_values import Foreign
 from spectral_flax.checkpoints.torch.tensors import Arrays, Tensor, Unread
 from spectral_flax.messages import message, quoted, shown

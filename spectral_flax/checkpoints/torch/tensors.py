@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's tensors as data: what a pickle says of them, checked, and the arrays they become."""
+"""PyTorch tensors as a pickle describes them, checked, and the NumPy arrays they become."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import ml_dtypes
 import numpy as np
 
-from spectral_flax.checkpoints.torch.budget import Budget
+from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.torch.pickle_values import Foreign, Global
 from spectral_flax.messages import quoted, shown
 

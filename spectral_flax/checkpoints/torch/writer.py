@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a state dict as PyTorch's zip format, without PyTorch."""
+"""Writer of a state dict in PyTorch's zip format, without PyTorch."""
 
 import pathlib
 import struct

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What readers of files from elsewhere may cost."""
+"""A bound on the memory and the work that reading an untrusted file takes."""
 
 import os
 from typing import BinaryIO
@@ -9,7 +9,7 @@ BASE, TIMES = 1 << 26, 3
 
 
 class Budget:
-    """What reading a file may cost in bytes: objects built, entries inflated, numbers spread out.
+    """The bytes that reading a file may take: objects built, entries inflated, numbers expanded.
 
     The allowance is proportional to the size of the file, so that a small file can not fill the
     memory. Objects count when they are made, also those that are dropped again: it bounds the

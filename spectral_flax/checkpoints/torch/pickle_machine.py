@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pickles read as data: an interpreter of the pickle format that imports and calls nothing.
+"""A pickle machine: it reads pickles as data, and imports and calls nothing.
 
 Python's own unpickler turns a file into calls of whatever functions the file names. This one knows
 lists, dictionaries and scalars; a call in the file becomes a `Foreign` value that records what
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
-from spectral_flax.checkpoints.torch.budget import Budget
+from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.torch.pickle_names import full_name, is_refused
 from spectral_flax.checkpoints.torch.pickle_values import Foreign, Global, safe_key
 from spectral_flax.messages import message, shown
