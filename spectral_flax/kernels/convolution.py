@@ -62,29 +62,25 @@ def convolution(
         raise ValueError(f"padding={padding!r} with lhs_dilation={lhs_dilation}; expected numbers")
     pairs = _margins(padding, x.shape[1:-1], window, strides)
     if min(map(min, pairs)) < 0:  # XLA's CPU backend reads beyond the input where it is cropped
-        edges = zip(pairs, lhs_dilation, strict=True)
-        edges = [(0, 0, 0), *((*pair, d - 1) for pair, d in edges), (0, 0, 0)]
-        x = lax.pad(x, jnp.zeros((), x.dtype), edges)
+        x = _padded(x, pairs, lhs_dilation)
         pairs, lhs_dilation = ((0, 0),) * rank, (1,) * rank
     if precision is None:  # now: other settings may hold where gradients and devices are traced
         precision = jax.config.jax_default_matmul_precision
-    elif isinstance(precision, list):
-        precision = tuple(precision)
+    precision = tuple(precision) if isinstance(precision, list) else precision
+    numbers = lax.ConvDimensionNumbers(*_channels_last_numbers(rank))
+    groups, result = (feature_group_count, batch_group_count), preferred_element_type
     options = _Convolution(
-        strides,
-        pairs,
-        lhs_dilation,
-        rhs_dilation,
-        lax.ConvDimensionNumbers(*_channels_last_numbers(rank)),
-        feature_group_count,
-        batch_group_count,
-        precision,
-        preferred_element_type,
+        strides, pairs, lhs_dilation, rhs_dilation, numbers, *groups, precision, result
     )
     y = _apply(options, x, kernel) if out_sharding is None else options(x, kernel)
     if dimension_numbers is not None:
         y = _transposed(y, from_last)
     return y if out_sharding is None else jax.sharding.reshard(y, out_sharding)
+
+
+def _padded(x, pairs, dilation):
+    edges = [(*pair, d - 1) for pair, d in zip(pairs, dilation, strict=True)]
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
 
 
 def _apply(options, x, kernel):

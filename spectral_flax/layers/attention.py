@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Squeeze-and-excitation, double and criss-cross attention, and graph reasoning."""
 
+from typing import Unpack
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jax.typing import DTypeLike
 
 from spectral_flax.functional import attention
 from spectral_flax.functional.attention import flatten_positions
@@ -20,7 +19,7 @@ from spectral_flax.layers.checks import (
 from spectral_flax.layers.conv import conv, linear
 from spectral_flax.layers.initializers import normal, zeros
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
-from spectral_flax.layers.numerics import summing_dtype
+from spectral_flax.layers.numerics import Numerics, for_sums, types_of
 
 
 class SqueezeExcite(nnx.Module):
@@ -33,17 +32,12 @@ class SqueezeExcite(nnx.Module):
         self,
         features: int,
         reduction: int = 16,
-        *,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         if features < reduction:
             raise ValueError(f"features={features} is below reduction={reduction}")
-        options = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
-        self.reduce = linear(features, features // reduction, **options)
-        self.expand = linear(features // reduction, features, **options)
+        self.reduce = linear(features, features // reduction, **numerics)
+        self.expand = linear(features // reduction, features, **numerics)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_channels_last(x, self.expand.out_features)
@@ -74,10 +68,7 @@ class DoubleAttention(nnx.Module):
         inner_features: int | None = None,
         descriptors: int | None = None,
         distribute: str = "channels",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         check_rank(rank)
         if distribute not in ("channels", "positions"):
@@ -87,17 +78,16 @@ class DoubleAttention(nnx.Module):
         inner_features = features // 4 if inner_features is None else inner_features
         descriptors = features // 4 if descriptors is None else descriptors
         check_positive(features=features, inner_features=inner_features, descriptors=descriptors)
-        options = dict(rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision)
-        options |= dict(use_bias=True, kernel_init=normal(0.01), rngs=rngs)
+        options = dict(rank=rank, use_bias=True, kernel_init=normal(0.01), **numerics)
         self.feature = conv(features, inner_features, **options)
         self.gather = conv(features, descriptors, **options)
         self.distribution = conv(features, descriptors, **options)
         self.expand = conv(inner_features, features, **options)
-        self.norm = BatchNorm(features, scale_init=zeros, dtype=dtype, param_dtype=param_dtype)
+        self.norm = BatchNorm(features, scale_init=zeros, **types_of(numerics))
         self.features = features
         self.rank = rank
         self.distribute = distribute
-        self.precision = precision
+        self.precision = numerics.get("precision")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_map(x, self.rank, self.features)
@@ -125,24 +115,20 @@ class CrissCrossAttention(nnx.Module):
         *,
         rank: int = 2,
         inner_features: int | None = None,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         check_rank(rank)
         check_positive(features=features)
         inner_features = max(1, features // 8) if inner_features is None else inner_features
         check_positive(inner_features=inner_features)
-        options = dict(rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision)
-        options |= dict(use_bias=True, rngs=rngs)
+        options = dict(rank=rank, use_bias=True, **numerics)
         self.query = conv(features, inner_features, **options)
         self.key = conv(features, inner_features, **options)
         self.value = conv(features, features, **options)
-        self.gamma = nnx.Param(zeros(None, (), param_dtype))
+        self.gamma = nnx.Param(zeros(None, (), types_of(numerics)["param_dtype"]))
         self.features = features
         self.rank = rank
-        self.precision = precision
+        self.precision = numerics.get("precision")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_map(x, self.rank, self.features)
@@ -168,17 +154,12 @@ class RecurrentCrissCross(nnx.Module):
         recurrences: int = 2,
         reduction: int = 4,
         inner_features: int | None = None,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         check_rank(rank)
         check_positive(recurrences=recurrences)
         check_multiple("features", features, reduction=reduction)
-        options = dict(
-            rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs
-        )
+        options = dict(rank=rank, **numerics)
         window = (1, 3, 3)[-rank:]
         leaky = LeakyReLU(0.01)
         inner = features // reduction
@@ -219,10 +200,7 @@ class GraphReasoning(nnx.Module):
         nodes: int | None = None,
         states: int | None = None,
         normalize: bool = False,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         check_rank(rank)
         if nodes is None:
@@ -230,19 +208,17 @@ class GraphReasoning(nnx.Module):
             nodes = features // 4
         states = 2 * nodes if states is None else states
         check_positive(features=features, nodes=nodes, states=states)
-        types = dict(dtype=dtype, param_dtype=param_dtype)
-        options = types | dict(precision=precision, rngs=rngs)
-        self.state = conv(features, states, rank=rank, use_bias=True, **options)
-        self.projection = conv(features, nodes, rank=rank, use_bias=True, **options)
-        sums = options | dict(dtype=summing_dtype(dtype, param_dtype))
+        self.state = conv(features, states, rank=rank, use_bias=True, **numerics)
+        self.projection = conv(features, nodes, rank=rank, use_bias=True, **numerics)
+        sums = for_sums(numerics)
         self.mix_nodes = conv(nodes, nodes, rank=1, use_bias=True, **sums)
         self.mix_states = conv(states, states, rank=1, **sums)
         self.expand = conv(states, features, rank=rank, **sums)
-        self.norm = BatchNorm(features, epsilon=1e-4, scale_init=zeros, **types)
+        self.norm = BatchNorm(features, epsilon=1e-4, scale_init=zeros, **types_of(numerics))
         self.features = features
         self.rank = rank
         self.normalize = bool(normalize)
-        self.precision = precision
+        self.precision = numerics.get("precision")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_map(x, self.rank, self.features)

@@ -2,13 +2,12 @@
 """Bilinear attentional transforms of images and videos."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
 
 from spectral_flax.functional import bilinear
 from spectral_flax.functional.padding import repeat_last
@@ -16,6 +15,7 @@ from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.norm import ConvNormAct
+from spectral_flax.layers.numerics import Numerics
 
 
 class AttentionMaps(NamedTuple):
@@ -56,10 +56,7 @@ class BilinearTransform(nnx.Module):
         temporal_groups: int = 0,
         temporal_grid: int = 4,
         use_bias: bool = True,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         check_positive(grid=grid, groups=groups, temporal_grid=temporal_grid)
         check_multiple("features", features, groups=groups)
@@ -74,13 +71,7 @@ class BilinearTransform(nnx.Module):
                 )
         if normalization not in ("sigmoid", "softmax"):
             raise ValueError(f"normalization={normalization!r}; expected 'sigmoid' or 'softmax'")
-        options = dict(
-            rank=rank,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            precision=precision,
-            rngs=rngs,
-        )
+        options = dict(rank=rank, **numerics)
         matrix = dict(padding=0, use_bias=True, **options)
         frame = (1,) * (rank - 2)
         entries = groups * grid * grid
@@ -97,7 +88,7 @@ class BilinearTransform(nnx.Module):
         self.normalization = normalization
         self.temporal_groups = temporal_groups
         self.temporal_grid = temporal_grid
-        self.precision = precision
+        self.precision = numerics.get("precision")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         p, q, t = self.matrices(x)
@@ -161,18 +152,13 @@ class BilinearAttention(nnx.Module):
         temporal_grid: int = 4,
         use_bias: bool = True,
         dropout: float = 0.2,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         check_positive(features=features, reduction=reduction)
         check_multiple("features", features, reduction=reduction)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout!r}; expected a rate from 0 up to, not including, 1")
-        options = dict(
-            rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs
-        )
+        options = dict(rank=rank, **numerics)
         inner = features // reduction
         self.transform = BilinearTransform(
             inner,
@@ -187,7 +173,8 @@ class BilinearAttention(nnx.Module):
         self.reduce = ConvNormAct(features, inner, use_bias=use_bias, **options)
         self.expand = ConvNormAct(inner, features, use_bias=use_bias, **options)
         channels = tuple(range(1, rank + 1))
-        self.dropout = nnx.Dropout(dropout, broadcast_dims=channels, rngs=rngs if dropout else None)
+        rngs = numerics["rngs"] if dropout else None
+        self.dropout = nnx.Dropout(dropout, broadcast_dims=channels, rngs=rngs)
         self.features = features
         self.rank = rank
 

@@ -7,13 +7,12 @@ Chi, Jiang and Mu, "Fast Fourier Convolution", NeurIPS 2020.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating, common, with_range
 from spectral_flax.functional import fourier
@@ -21,7 +20,7 @@ from spectral_flax.functional.fourier import RealFFT
 from spectral_flax.functional.pooling import average_pool
 from spectral_flax.layers.conv import Size, as_tuple, conv, fused_convolution
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
-from spectral_flax.layers.numerics import summing_dtype
+from spectral_flax.layers.numerics import Numerics, for_sums, types_of
 
 
 class FourierUnit(nnx.Module):
@@ -43,28 +42,16 @@ class FourierUnit(nnx.Module):
         rank: int = 2,
         norm: fourier.Norm = "ortho",
         implementation: fourier.Implementation = "auto",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
-        # A spectrum holds sums over the map.
-        numerics = dict(dtype=summing_dtype(dtype, param_dtype), param_dtype=param_dtype)
         for name, features in (("in_features", in_features), ("out_features", out_features)):
             if groups < 1 or features % groups:
                 raise ValueError(f"{name}={features} is not a multiple of groups={groups}")
-        self.conv = conv(
-            2 * in_features,
-            2 * out_features,
-            rank=rank,
-            groups=groups,
-            precision=precision,
-            rngs=rngs,
-            **numerics,
-        )
-        self.norm = BatchNorm(2 * out_features, **numerics)
+        sums = for_sums(numerics)  # over the map, which a spectrum holds
+        self.conv = conv(2 * in_features, 2 * out_features, rank=rank, groups=groups, **sums)
+        self.norm = BatchNorm(2 * out_features, **types_of(sums))
         self.groups = groups
-        self.dtype = dtype
+        self.dtype = numerics.get("dtype")
         self.transform = RealFFT(2, groups, norm, implementation)
 
     def set_view(self, implementation: fourier.Implementation | None = None):
@@ -100,24 +87,14 @@ class SpectralTransform(nnx.Module):
         lfu: bool = True,
         rank: int = 2,
         implementation: fourier.Implementation = "auto",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         width = out_features // 2
         quarter = width // 4
         if width < 1 or (lfu and quarter < 1):
             expected = "8 or more for the local Fourier unit" if lfu else "2 or more"
             raise ValueError(f"out_features={out_features} of the global path; expected {expected}")
-        options = dict(
-            groups=groups,
-            rank=rank,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            precision=precision,
-            rngs=rngs,
-        )
+        options = dict(groups=groups, rank=rank, **numerics)
         window = (temporal_kernel, 1, 1)[-rank:]
         self.reduce = ConvNormAct(in_features, width, window, **options)
         unit = functools.partial(FourierUnit, implementation=implementation, **options)
@@ -177,15 +154,11 @@ class FFC(nnx.Module):
         groups: int = 1,
         use_bias: bool = False,
         implementation: fourier.Implementation = "auto",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         in_global = split_channels(in_features, ratio_in, "ratio_in")
         out_global = split_channels(out_features, ratio_out, "ratio_out")
         in_local, out_local = in_features - in_global, out_features - out_global
-        numerics = dict(dtype=dtype, param_dtype=param_dtype, precision=precision, rngs=rngs)
         options = dict(rank=rank, strides=strides, groups=groups, **numerics)
         if padding_mode not in ("zeros", "reflect"):
             raise ValueError(f"padding_mode={padding_mode!r}; expected 'zeros' or 'reflect'")
@@ -208,13 +181,14 @@ class FFC(nnx.Module):
             convolution(in_global, out_local) if global_to_local and not fuse_inputs else None
         )
         self.local_to_global = convolution(in_local, out_global) if local_to_global else None
-        spectral = options | dict(groups=max(1, groups // 2), implementation=implementation)
         self.temporal_kernel = as_tuple(kernel_size, rank, "kernel_size")[0] if rank == 3 else 1
-        spectral["temporal_kernel"] = self.temporal_kernel
+        spectral = dict(
+            lfu=lfu, implementation=implementation, temporal_kernel=self.temporal_kernel
+        )
+        spectral = options | spectral | dict(groups=max(1, groups // 2))
+        there = in_global and out_global
         self.global_to_global = (
-            SpectralTransform(in_global, out_global, lfu=lfu, **spectral)
-            if in_global and out_global
-            else None
+            SpectralTransform(in_global, out_global, **spectral) if there else None
         )
         # As one convolution, both convolutions of the local input have a kernel with zeros where
         # the global input would meet the global output.
@@ -226,15 +200,20 @@ class FFC(nnx.Module):
         self.out_features = out_features
         self.in_local = in_local
         self.out_local = out_local
+        self._require_inputs(
+            f"ratio_in={ratio_in}, ratio_out={ratio_out}, local_to_global={local_to_global}, "
+            f"global_to_local={global_to_local}"
+        )
+
+    def _require_inputs(self, given: str) -> None:
+        """Raise ValueError, naming the options ``given``, if an output path has no input."""
+        out_global = self.out_features - self.out_local
         for name, size, sources in (
-            ("local", out_local, (self.to_local, self.global_to_local)),
+            ("local", self.out_local, (self.to_local, self.global_to_local)),
             ("global", out_global, (self.local_to_global, self.global_to_global)),
         ):
             if size and not any(sources):
-                raise ValueError(
-                    f"the {name} output has no input: ratio_in={ratio_in}, ratio_out={ratio_out}, "
-                    f"local_to_global={local_to_global}, global_to_local={global_to_local}"
-                )
+                raise ValueError(f"the {name} output has no input: {given}")
 
     def set_view(self, fuse_outputs: bool | None = None):
         if fuse_outputs is not None:

@@ -2,13 +2,12 @@
 """Non-local and compact generalised non-local blocks for images and videos."""
 
 import math
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jax.typing import DTypeLike
 
 from spectral_flax.arrays import with_range
 from spectral_flax.functional import attention
@@ -18,7 +17,7 @@ from spectral_flax.layers.checks import as_map, check_multiple, check_positive, 
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.initializers import normal, zeros
 from spectral_flax.layers.norm import BatchNorm
-from spectral_flax.layers.numerics import summing_dtype
+from spectral_flax.layers.numerics import Numerics, for_sums, types_of
 
 Mode = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 
@@ -59,10 +58,7 @@ class NonLocal(nnx.Module):
         scale: float | None = None,
         chunk: int | None = None,
         implementation: Literal["chunked", "cudnn"] = "chunked",
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         check_rank(rank)
         if mode not in get_args(Mode):
@@ -80,17 +76,16 @@ class NonLocal(nnx.Module):
         check_positive(features=features, inner_features=inner_features)
         if chunk is not None:
             check_positive(chunk=chunk)
-        options = dict(rank=rank, dtype=dtype, param_dtype=param_dtype, precision=precision)
-        options |= dict(use_bias=True, kernel_init=normal(0.01), rngs=rngs)
+        options = dict(rank=rank, use_bias=True, kernel_init=normal(0.01), **numerics)
         embedded = mode != "gaussian"
         self.query = conv(features, inner_features, **options) if embedded else None
         self.key = conv(features, inner_features, **options) if embedded else None
         self.value = conv(features, inner_features, **options)
         score = options | dict(use_bias=False)
         self.score = conv(2 * inner_features, 1, **score) if mode == "concatenation" else None
-        sums = {} if softmax else dict(dtype=summing_dtype(dtype, param_dtype))
-        self.expand = conv(inner_features, features, **options | sums)
-        self.norm = BatchNorm(features, scale_init=zeros, dtype=dtype, param_dtype=param_dtype)
+        sums = options if softmax else options | for_sums(numerics)
+        self.expand = conv(inner_features, features, **sums)
+        self.norm = BatchNorm(features, scale_init=zeros, **types_of(numerics))
         self.features = features
         self.rank = rank
         self.mode = mode
@@ -99,7 +94,7 @@ class NonLocal(nnx.Module):
         self.scale = default if scale is None else float(scale)
         self.chunk = chunk
         self.implementation = implementation
-        self.precision = precision
+        self.precision = numerics.get("precision")
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_map(x, self.rank, self.features)
@@ -194,10 +189,7 @@ class CompactNonLocal(nnx.Module):
         inner_features: int | None = None,
         gamma: float | None = None,
         order: int = 3,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         check_rank(rank)
         check_positive(order=order)
@@ -208,13 +200,12 @@ class CompactNonLocal(nnx.Module):
             inner_features = features // 2
         check_multiple("inner_features", inner_features, groups=groups)
         check_multiple("features", features, groups=groups)
-        types = dict(dtype=dtype, param_dtype=param_dtype)
-        options = types | dict(rank=rank, precision=precision, kernel_init=normal(0.01), rngs=rngs)
+        options = dict(rank=rank, kernel_init=normal(0.01), **numerics)
         self.query = conv(features, inner_features, **options)
         self.key = conv(features, inner_features, **options)
         self.value = conv(features, inner_features, **options)
-        sums = options | dict(dtype=summing_dtype(dtype, param_dtype))
-        self.expand = conv(inner_features, features, groups=groups, **sums)
+        sums = for_sums(numerics)
+        self.expand = conv(inner_features, features, groups=groups, **options | sums)
         self.norm = nnx.GroupNorm(
             features,
             num_groups=groups,
@@ -222,8 +213,8 @@ class CompactNonLocal(nnx.Module):
             use_fast_variance=False,
             scale_init=zeros,
             bias_init=zeros,
-            rngs=rngs,
-            **types | dict(dtype=summing_dtype(dtype, param_dtype)),
+            rngs=numerics["rngs"],
+            **types_of(sums),
         )
         self.features = features
         self.rank = rank

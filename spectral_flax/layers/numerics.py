@@ -30,6 +30,17 @@ class Numerics(TypedDict, total=False):
 DEFAULTS = dict(dtype=None, param_dtype=jnp.float32, precision=None)
 
 
+def types_of(numerics: Numerics) -> dict[str, DTypeLike | None]:
+    """Return the two dtypes, which are all that a normalisation takes."""
+    types = dict(dtype=None, param_dtype=jnp.float32)
+    return {name: numerics.get(name, default) for name, default in types.items()}
+
+
+def for_sums(numerics: Numerics) -> Numerics:
+    """Return the numerics of a layer whose input is sums over a map (see `summing_dtype`)."""
+    return numerics | dict(dtype=summing_dtype(**types_of(numerics)))
+
+
 def summing_dtype(dtype: DTypeLike | None, param_dtype: DTypeLike) -> DTypeLike | None:
     """Return the dtype of a layer whose input is sums over a map: float16 overflows."""
     given = param_dtype if dtype is None else dtype

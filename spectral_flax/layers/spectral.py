@@ -2,7 +2,7 @@
 """Spectral residual blocks: a pointwise convolution in the domain of a transform."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from spectral_flax.layers.conv import conv
 from spectral_flax.layers.initializers import Initializer, identity_kernel, kaiming_normal, zeros
 from spectral_flax.layers.learned_pairs import HouseholderPair, RetractedPair
 from spectral_flax.layers.norm import BatchNorm
-from spectral_flax.layers.numerics import summing_dtype
+from spectral_flax.layers.numerics import Numerics, for_sums, types_of
 
 
 class SpectralResidual(nnx.Module):
@@ -64,10 +64,7 @@ class SpectralResidual(nnx.Module):
         spectrum_size: tuple[int, ...] | None = None,
         use_bias: bool = True,
         kernel_init: Initializer | None = None,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        precision: lax.PrecisionLike = None,
-        rngs: nnx.Rngs,
+        **numerics: Unpack[Numerics],
     ):
         check_multiple("features", features, groups=groups)
         check_positive(temporal_kernel=temporal_kernel)
@@ -87,11 +84,9 @@ class SpectralResidual(nnx.Module):
         if getattr(pair, "rank", 2) > rank:
             raise ValueError(f"pair.rank={pair.rank} is above rank={rank}")
         width = pair.multiplier * features
-        # A spectrum holds sums over the map.
-        options = dict(dtype=summing_dtype(dtype, param_dtype), param_dtype=param_dtype)
-        convolution = dict(
-            rank=rank, groups=groups, use_bias=use_bias, precision=precision, rngs=rngs, **options
-        )
+        sums = for_sums(numerics)  # over the map, which a spectrum holds
+        options = types_of(sums)
+        convolution = dict(rank=rank, groups=groups, use_bias=use_bias, **sums)
         window = (temporal_kernel, 1, 1)[-rank:]
         inner = width
         if bottleneck is not None:
@@ -105,13 +100,13 @@ class SpectralResidual(nnx.Module):
         self.conv = conv(inner, width, window, kernel_init=kernel_init, **convolution)
         self.norm = BatchNorm(width, **options)
         self.spectrum_relu = SpectrumReLU(grid, **options) if spectrum_size else None
-        self.gate = nnx.Param(zeros(None, (), param_dtype)) if gate else None
+        self.gate = nnx.Param(zeros(None, (), options["param_dtype"])) if gate else None
         self.features = features
         self.rank = rank
         self.groups = groups
         self.temporal_kernel = temporal_kernel
         self.temporal_pooling = temporal_pooling
-        self.dtype = dtype
+        self.dtype = numerics.get("dtype")
         self.spectrum_size = None if spectrum_size is None else tuple(spectrum_size)
 
     def set_view(self, implementation: Implementation | None = None):

@@ -69,9 +69,10 @@ class Model:
         }
 
     def __call__(self, *, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
+        known = self.options if options else {}
         for option in options:
-            if option not in self.options:
-                near = closest(option, self.options)
+            if option not in known:
+                near = closest(option, known)
                 raise TypeError(f"{self.name} has no option {option!r}; {near}")
         return self.function(**self.fixed, **{**self.defaults, **options}, rngs=rngs)
 
