@@ -119,7 +119,8 @@ def list_models(
     ``published`` is whether the paper's result is on the card; the others as in `Model`.
 
     Raises:
-      ValueError: no model has that family, task, block or rank; the message names the known.
+      ValueError: no model has that family, task, block or rank, or ``published`` is no boolean; the
+        message names the known.
     """
     given = dict(family=family, task=task, block=block, rank=rank, ffc=ffc)
     given = {name: value for name, value in given.items() if value is not None}
@@ -127,6 +128,8 @@ def list_models(
         known = sorted({v for m in MODELS.values() if (v := getattr(m, name)) not in (None, "")})
         if value not in known:
             raise ValueError(f"{name}={value!r}; expected one of {', '.join(map(repr, known))}")
+    if published not in (None, False, True):
+        raise ValueError(f"published={published!r}; expected one of False, True")
     return sorted(
         name
         for name in fnmatch.filter(MODELS, pattern)

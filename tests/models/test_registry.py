@@ -38,7 +38,14 @@ def test_filters_leave_what_fits_them_all(filters, some, other):
 
 
 @pytest.mark.parametrize(
-    "filters", [dict(task="poses"), dict(block="nll"), dict(family="resnet50"), dict(rank=4)]
+    "filters",
+    [
+        dict(task="poses"),
+        dict(block="nll"),
+        dict(family="resnet50"),
+        dict(rank=4),
+        dict(published="yes"),
+    ],
 )
 def test_a_filter_that_nothing_has_names_the_known_ones(filters):
     ((name, value),) = filters.items()
