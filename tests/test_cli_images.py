@@ -31,8 +31,7 @@ def reads(monkeypatch):
     """How often weights were read; the network paints all of a hole in one grey."""
     found = []
     for command in (inpaint, predict):
-        monkeypatch.setattr(command, "read_weights", lambda *a, **_: found.append(a))
-    monkeypatch.setattr(inpaint, "build", lambda *_, **__: (None, None, None))
+        monkeypatch.setattr(command, "load_model", lambda *a: found.append(a) or (None, None))
 
     def paint(_, image, missing, **__):
         return np.where(missing[..., None], np.uint8(FILLED), image)
@@ -51,8 +50,7 @@ def pose_model():
 def boxes(monkeypatch, reads):
     """The boxes that the pose network, which finds every joint in the corner, was asked for."""
     found = []
-    built = pose_model(), "pose_resnet18", {}
-    monkeypatch.setattr(predict, "build", lambda *_, **__: built)
+    monkeypatch.setattr(predict, "load_model", lambda *a: (pose_model(), None))
 
     def find(model, image, boxes, **_):
         found.append(boxes)

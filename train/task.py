@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.checkpoints.weights import Weights
-from spectral_flax.models.registry import Card
+from spectral_flax.models.record import Card
 from train.config import Config, Data
 from train.data.source import Source, Split
 from train.errors import UserError

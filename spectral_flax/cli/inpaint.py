@@ -4,8 +4,7 @@
 import argparse
 import pathlib
 
-from spectral_flax.checkpoints.store import build, read_weights
-from spectral_flax.cli.options import add_model, add_overwrite, complain, exit_code
+from spectral_flax.cli.options import add_model, add_overwrite, complain, exit_code, load_model
 from spectral_flax.inference.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
 
 
@@ -36,9 +35,7 @@ def run(args: argparse.Namespace) -> int:
     count = len(folder_jobs(*job, overwrite=overwrite)) if several else 1
     if not several:
         read_job(*job, overwrite=overwrite)
-    weights = read_weights(args.weights, entry=args.entry)
-    how = dict(source=args.weights, allow_non_finite=args.allow_non_finite)
-    model, _, _ = build(weights, args.model, dict(args.options), **how)
+    model, _ = load_model(args, args.weights)
     if not several:
         inpaint_file(model, *job, overwrite=overwrite)
         print(args.output)

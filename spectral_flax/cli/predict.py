@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spectral_flax.checkpoints.store import build, read_weights
-from spectral_flax.cli.options import add_model, add_overwrite, complain, exit_code
+from spectral_flax.cli.options import add_model, add_overwrite, complain, exit_code, load_model
 from spectral_flax.inference.classification import (
     Class,
     best_classes,
@@ -26,7 +25,8 @@ from spectral_flax.inference.image_output import output_files, save_image
 from spectral_flax.inference.images import pillow, read_image
 from spectral_flax.inference.pose import VISIBLE, draw_skeletons, predict_pose
 from spectral_flax.models.pose import PoseResNet
-from spectral_flax.models.registry import Card, card
+from spectral_flax.models.record import Card
+from spectral_flax.models.registry import card
 
 
 def add_command(commands) -> None:
@@ -71,9 +71,8 @@ def run(args: argparse.Namespace) -> int:
     targets = {}
     if args.output is not None:
         targets = output_files(args.images, args.output, overwrite=args.overwrite)
-    weights = read_weights(args.weights, entry=args.entry)
-    how = dict(source=args.weights, allow_non_finite=args.allow_non_finite)
-    model, name, options = build(weights, args.model, dict(args.options), **how)
+    model, _ = load_model(args, args.weights)
+    name, options = model.record.model, model.record.options
     about = _check_takes_images(name)
     if isinstance(model, PoseResNet):
         return _find_poses(args, model, about, options, targets)

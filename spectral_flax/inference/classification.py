@@ -15,7 +15,7 @@ from flax import nnx
 from spectral_flax.inference.images import File, normalized, pillow, read_image
 from spectral_flax.kernels.cpu import compiler_options
 from spectral_flax.layers.modes import evaluation_mode
-from spectral_flax.models.registry import Card
+from spectral_flax.models.record import Card
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,8 @@ from flax import nnx
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps
 from spectral_flax.inference.images import normalized, pillow
 from spectral_flax.layers.modes import evaluation_mode
-from spectral_flax.models.registry import Card, card
+from spectral_flax.models.record import Card
+from spectral_flax.models.registry import card
 
 COCO_LIMBS = (
     *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),

@@ -14,7 +14,7 @@ from spectral_flax.inference.classification import (
     read_labels,
 )
 from spectral_flax.inference.images import read_image
-from spectral_flax.models.registry import Card
+from spectral_flax.models.record import Card
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 

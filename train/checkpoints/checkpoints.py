@@ -26,9 +26,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from spectral_flax.checkpoints import manifest
 from spectral_flax.checkpoints.earlier import current_names
 from spectral_flax.messages import reason, shown
-from train.checkpoints import manifest
 from train.checkpoints.state import Leaves, TrainState, state_groups
 from train.config import Config, from_text, to_text
 from train.errors import SaveFailedError, UserError

@@ -147,7 +147,7 @@ def evaluate_weights(
         numerics = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
         options = task.model_options | known | config.options | numerics
         try:
-            network = build(weights, name, options, source=path)[0]
+            network = build(weights, name, options, source=path)
         except (TypeError, ValueError) as error:
             raise UserError(f"the weights {path!r} as {name!r}: {error}") from error
         network, *leaves = split(network)

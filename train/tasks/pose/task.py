@@ -21,7 +21,7 @@ from spectral_flax.inference.pose import (
     draw_skeletons,
     transform_points,
 )
-from spectral_flax.models.registry import Card
+from spectral_flax.models.record import Card
 from train.checkpoints.encoders import fill_encoder, read_encoder
 from train.config import Config
 from train.data import Source
