@@ -9,6 +9,7 @@ from PIL import Image
 
 import spectral_flax as sf
 from spectral_flax.cli import inpaint, main, predict
+from spectral_flax.cli.results import print_shares
 from spectral_flax.inference import inpainting
 from spectral_flax.inference.classification import Class
 
@@ -266,7 +267,7 @@ def test_labels_that_can_not_be_read_are_named(reads, capsys, tmp_path, text, to
 
 
 def test_names_are_printed_as_they_are(capsys):
-    predict._print({"photo[red].jpg": [Class("[/b] [bold]", 0.5)]})
+    print_shares({"photo[red].jpg": [Class("[/b] [bold]", 0.5)]})
     out = capsys.readouterr().out
     assert "photo[red].jpg" in out and "[/b] [bold]" in out
 

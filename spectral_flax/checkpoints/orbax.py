@@ -23,7 +23,7 @@ from spectral_flax.checkpoints.records import (
     record_from_json,
     record_to_json,
 )
-from spectral_flax.checkpoints.runs import is_step, run_groups, run_record, weight_kind
+from spectral_flax.checkpoints.runs import is_step, run_groups, run_record
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.files import read_small
 from spectral_flax.messages import message, quoted, shown
@@ -85,7 +85,7 @@ def read_orbax(path: str | os.PathLike, kind: WeightKind | None = None) -> Weigh
         told = message(error)
         raise ValueError(f"{path} can not be read as an Orbax checkpoint: {told}") from error
     if of_run:
-        record = dataclasses.replace(run_record(path), weights=weight_kind(parts))
+        record = run_record(path, parts)
         return Weights(with_current_names(tensors), record=record)
     about = _described(path / _ABOUT, budget) if (path / _ABOUT).is_dir() else _About()
     for name, checksum in about.crc32.items():

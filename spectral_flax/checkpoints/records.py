@@ -37,7 +37,10 @@ def record_to_json(record: ModelRecord) -> str:
             values["options"] = {n: _plain(f"option {n}", v) for n, v in value.items()}
         elif value not in (None, "", (), {}):
             values[field.name] = _plain(field.name, value)
-    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    # A list of numbers or words in one line; there are no line ends within texts.
+    one_line = lambda m: "[" + re.sub(r"\n\s*", " ", m[1].strip()) + "]"
+    return re.sub(r"\[(\n[^\[\]{}]*\n\s*)\]", one_line, text) + "\n"
 
 
 def record_from_json(text: str | bytes) -> ModelRecord:

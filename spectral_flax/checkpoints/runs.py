@@ -85,24 +85,23 @@ def run_groups(step: pathlib.Path, kind: WeightKind | None) -> list[str]:
     return ["average" if averaged and kind != "raw" else "params", "rest"]
 
 
-def weight_kind(groups: list[str]) -> WeightKind:
-    """Return which parameters the groups of a checkpoint hold."""
-    return "ema" if "average" in groups else "raw"
+def run_record(step: pathlib.Path, groups: list[str]) -> ModelRecord:
+    """Return the record of the model that ``groups`` of a checkpoint make up.
 
-
-def run_record(step: pathlib.Path) -> ModelRecord:
-    """Return the record of the model in a checkpoint; figures are those of its evaluation.
-
-    Raises ValueError, naming the checkpoint, if it is damaged.
+    Figures are those of an evaluation of these parameters. Raises ValueError, naming the
+    checkpoint, if it is damaged.
     """
+    kind = "ema" if "average" in groups else "raw"
     if not (step / "record").is_dir():  # of another program
-        return ModelRecord()
+        return ModelRecord(weights=kind)
     try:
         values = _values(step)
         told = values.get(RECORD)
         record = _earlier(values["config"]) if told is None else record_from_values(told)
         figures = {str(name): float(value) for name, value in values["figures"].items()}
-        record = dataclasses.replace(record, step=int(values["step"]), figures=figures)
+        record = dataclasses.replace(
+            record, weights=kind, step=int(values["step"]), figures=figures
+        )
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         told = message(error, 300)
         raise ValueError(f"the record of the checkpoint {step} cannot be read: {told}") from error
@@ -111,6 +110,8 @@ def run_record(step: pathlib.Path) -> ModelRecord:
         last = read_record(config)
         if last is not None and last.step == record.step:
             record = dataclasses.replace(record, figures=last.figures)
+    if kind == "raw" and (step / "average").is_dir():  # those evaluated are the averaged ones
+        return dataclasses.replace(record, figures={})
     return record
 
 

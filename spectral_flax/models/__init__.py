@@ -4,8 +4,8 @@
 import importlib
 import pkgutil
 
+from spectral_flax.models.record import Card, ModelRecord, Preprocessing
 from spectral_flax.models.registry import (
-    Card,
     Model,
     abstract_model,
     add,
@@ -23,6 +23,8 @@ __all__ = [
     "Card",
     "Head",
     "Model",
+    "ModelRecord",
+    "Preprocessing",
     "ResNet",
     "Residual",
     "Stem",

@@ -143,8 +143,6 @@ def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> 
         options=options,
         task=entry.task,
         preprocessing=entry.card.preprocessing,
-        licence=entry.card.licence,
-        source=entry.card.code,
     )
     return model
 
