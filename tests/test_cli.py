@@ -38,7 +38,7 @@ def fails(capsys, *arguments) -> str:
     return told
 
 
-NAMES = ["list", "profile", "convert", "predict", "inpaint"]
+NAMES = ["list", "show", "profile", "convert", "predict", "inpaint"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in NAMES)])

@@ -7,7 +7,7 @@ the loop derives steps and learning rates after the command line has had its say
 
 import ast
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -288,7 +288,12 @@ def to_text(config: Config) -> str:
 
 def from_text(text: str) -> Config:
     """Read what `to_text` wrote."""
-    values = _moved(ast.literal_eval(text))
+    return from_values(ast.literal_eval(text))
+
+
+def from_values(values: Mapping[str, Any]) -> Config:
+    """Return the config of a stored dictionary; fields that it lacks have their defaults."""
+    values = _moved(dict(values))
     values["options"] = current_options(values.get("options", {}))
     groups = {
         field.name: type(field.default)

@@ -14,6 +14,7 @@ from flax import nnx
 
 from spectral_flax.checkpoints import hub
 from spectral_flax.checkpoints.load import load_torch, save_torch
+from spectral_flax.checkpoints.prefixes import entries_below
 from spectral_flax.checkpoints.records import record_to_json
 from spectral_flax.checkpoints.runs import newest_step
 from spectral_flax.checkpoints.safetensors import write_safetensors
@@ -175,11 +176,20 @@ def build(
     if name is None:
         raise ValueError(f"{source} does not say which model it holds; give its name")
     options = _options(weights, name, options or {})
+    weights = _in_use(weights)
     model = _abstract(name, options, weights, source)
     load_weights(model, weights, allow_non_finite=allow_non_finite)
     _seed_rngs(model)
     model.record = _record(model, weights)
     return model
+
+
+def _in_use(weights: Weights) -> Weights:
+    """Return the generator's weights of a run that trained it against a discriminator."""
+    parts = {name.partition(".")[0] for name in weights.tensors}
+    if weights.names != "flax" or parts != {"generator", "discriminator"}:
+        return weights
+    return dataclasses.replace(weights, tensors=entries_below(weights.tensors, "generator"))
 
 
 def _record(model: nnx.Module, weights: Weights) -> ModelRecord:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``spectral-flax``: list, profile, convert and run models from the shell."""
+"""The command ``spectral-flax``: list, show, profile, convert and run models from the shell."""
 
 import argparse
 import os
@@ -7,11 +7,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from spectral_flax.cli import convert, inpaint, list_models, predict, profile
+from spectral_flax.cli import convert, inpaint, list_models, predict, profile, show
 from spectral_flax.cli.options import complain
 from spectral_flax.kernels.cpu import keep_freed_memory
 
-COMMANDS = (list_models, profile, convert, predict, inpaint)
+COMMANDS = (list_models, show, profile, convert, predict, inpaint)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
