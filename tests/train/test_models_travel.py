@@ -31,7 +31,10 @@ RUNS = {
         data=Data(name="moving_digits", frames=2, size=(32, 32)),
     ),
     "segmentation": Config(
-        task="segmentation", model="unet_star", options=dict(width=4), data=Data(name="ellipses", size=(32, 32))
+        task="segmentation",
+        model="unet_star",
+        options=dict(width=4),
+        data=Data(name="ellipses", size=(32, 32)),
     ),
     "inpainting": Config(
         task="inpainting",
@@ -47,7 +50,7 @@ RUNS = {
         data=Data(name="stick_figures", size=(64, 64)),
         optimizer=Optimizer(name="adam", learning_rate=1e-3),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=RUNS)
