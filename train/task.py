@@ -89,6 +89,10 @@ class Task(Protocol):
         """
         raise UserError(f"--scaling card: {type(self).__name__} scales its images itself")
 
+    def annotated(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the images of a batch, uint8, with what the task asks for drawn on them."""
+        return batch["image"]
+
     def results(self, model: nnx.Module, source: Source, count: int) -> Sequence[Any]:
         """Return columns of ``count`` images, ``uint8 [H, W, 3]`` each, that show the results."""
         return ()

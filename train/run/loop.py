@@ -86,7 +86,8 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         _check_steps(config, int(state.step), steps, workdir)
 
         # Train and evaluate
-        report = Report(workdir, config, source, start=int(state.step), steps=steps)
+        span = dict(start=int(state.step), steps=steps)
+        report = Report(workdir, config, source, **span, annotated=task.annotated)
         record = model_record(config, task, held_out)
         loop = _Loop(run, record, batches, held_out, checkpoints, best, report, stop)
         with contextlib.closing(batches), report:
