@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m train configs/NAME.py [--option value ...]``."""
 
+import importlib.metadata
+import os
 import shlex
 import sys
 
@@ -12,6 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 done, 2 refused, 75 or 130 interrupted."""
     own_process = arguments is None
     arguments = sys.argv[1:] if own_process else arguments
+    if arguments == ["--version"]:
+        print(f"spectral-flax {importlib.metadata.version('spectral-flax')}")
+        return 0
     try:
         config = parse(arguments)
         # Not before --help and typing errors are dealt with.
@@ -29,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InterruptedRunError as interruption:
         print(interruption, file=sys.stderr)
         return interruption.exit_code
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("Ctrl-C: stopped at once; what was saved before remains", file=sys.stderr)
         return 130

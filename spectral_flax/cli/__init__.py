@@ -2,6 +2,7 @@
 """The command ``spectral-flax``: list, show, profile, convert and run models from the shell."""
 
 import argparse
+import importlib.metadata
 import os
 import sys
 import warnings
@@ -56,6 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Networks that see the whole image at once: list, profile, convert, run.",
         epilog="spectral-flax COMMAND --help tells the options of a command.",
     )
+    version = importlib.metadata.version("spectral-flax")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     commands = parser.add_subparsers(
         title="commands", dest="command", required=True, metavar="COMMAND"
     )

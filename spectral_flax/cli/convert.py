@@ -5,12 +5,12 @@ import argparse
 
 from spectral_flax.checkpoints.store import check_target, save
 from spectral_flax.checkpoints.weights import variables
-from spectral_flax.cli.options import add_model, add_overwrite, load_model
+from spectral_flax.cli.options import add_model, add_overwrite, described, load_model
 
 
 def add_command(commands) -> None:
     """Add the command to the parser of all."""
-    parser = commands.add_parser("convert", help="convert weights", description=__doc__)
+    parser = commands.add_parser("convert", help="convert weights", description=described(__doc__))
     parser.add_argument(
         "input",
         metavar="IN",

@@ -4,13 +4,22 @@
 import argparse
 import pathlib
 
-from spectral_flax.cli.options import add_model, add_overwrite, complain, exit_code, load_model
+from spectral_flax.cli.options import (
+    add_model,
+    add_overwrite,
+    complain,
+    described,
+    exit_code,
+    load_model,
+)
 from spectral_flax.inference.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
 
 
 def add_command(commands) -> None:
     """Add the command to the parser of all."""
-    parser = commands.add_parser("inpaint", help="fill in masked images", description=__doc__)
+    parser = commands.add_parser(
+        "inpaint", help="fill in masked images", description=described(__doc__)
+    )
     parser.add_argument("image", metavar="IMAGE", help="an image of any size, or a folder of them")
     parser.add_argument(
         "mask",

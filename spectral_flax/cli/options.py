@@ -15,6 +15,12 @@ from spectral_flax.models.record import Card
 MAX_LINES = 20  # of an error message; whole models may be missing from a checkpoint
 
 
+def described(text: str) -> str:
+    """Return the docstring of a command's module as people read it: no name, no marks of code."""
+    told = text.partition(": ")[2].replace("``", "").replace("`", "").strip()
+    return told[:1].upper() + told[1:]
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--option``, which may be given many times."""
     parser.add_argument(

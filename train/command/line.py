@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str]) -> Config:
         args=rest,
         prog=f"python -m train {path}",
         description=f"One training run. Usage: {USAGE}\n\n{describe(config.task)}",
-        config=(tyro.conf.FlagConversionOff,),
+        config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed),
     )
     if config.workdir is None:
         config = dataclasses.replace(config, workdir=str(Path("runs") / _run_name(path)))
