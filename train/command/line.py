@@ -42,7 +42,8 @@ def parse(arguments: Sequence[str]) -> Config:
         default=config,
         args=rest,
         prog=f"python -m train {path}",
-        description=f"One training run. Usage: {USAGE}\n\n{describe(config.task)}",
+        description=f"One training run. Usage: {USAGE}\n\n--options.NAME VALUE is an option of "
+        f"the model, of those that spectral-flax show MODEL lists.\n{describe(config.task)}",
         config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed),
     )
     if config.workdir is None:
