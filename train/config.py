@@ -55,10 +55,13 @@ class Data:
     short_side: Size = (256, 320)
     """Least and greatest short side (crop short_side)."""
     flip: bool | None = None
-    """Mirror every second training image; None: image and video files only."""
+    """Mirror every second training image; None: image and video files only, unless names of
+    classes say left or right."""
     colour_jitter: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.0, 0.0, 0.0, 0.0)
     """Change brightness, contrast, saturation and hue by up to this much, the last at most 0.5
     (files)."""
+    erase: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """Chance that a rectangle of a training example is replaced by noise (files)."""
     rand_augment: Natural = 0
     """Random operations a training example (RandAugment; files)."""
     magnitude: Annotated[float, Interval(ge=0, le=30)] = 9.0
@@ -106,6 +109,11 @@ class Optimizer:
     """What decays: all parameters, or kernels only (no biases, no normalisation)."""
     factors: tyro.conf.Fixed[dict[str, float]] = dataclasses.field(default_factory=dict)
     """Learning rates of parts of the model, by dotted name, relative to that of the rest."""
+    layer_decay: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """Learning rate of each residual block relative to that of the next, the stem's to the first
+    block's, the last block's to the head's."""
+    head_rate: Positive = 1.0
+    """Learning rate of the head, relative to the rest."""
     bias_factor: NonNegative = 1.0
     """Learning rate of the biases of convolutions and linear layers, relative to the rest."""
     clip_norm: Positive | None = None
@@ -167,21 +175,26 @@ class Pretrained:
     inflate_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of that model; set in the config file."""
     skip: tuple[str, ...] = ()
-    """Parts of the model, by dotted name or glob, that keep their random values, such as head."""
+    """Parts of the model, by dotted name or glob, that keep their random values, such as head. A
+    head of other classes is one of them without being named."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """One training run."""
 
-    model: str = "ffc_resnet18"
-    """Model to train; spectral-flax list shows them."""
+    model: str | None = "ffc_resnet18"
+    """Model to train; spectral-flax list shows them. None: that of the pretrained weights, with
+    the options, size and scaling of images that these tell."""
     options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the model; on the command line --options.NAME VALUE, for any option it has."""
     task: Literal["classification", "segmentation", "inpainting", "pose"] = "classification"
     """Task: decides loss, metrics and the shape of a batch."""
     task_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the task; on the command line --task-options.NAME VALUE, for any that it has."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model, by dotted name or glob, that keep their parameters and statistics, such
+    as stem stage1; every part but the head: stem stage?."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the model computes in; parameters and their averages are float32."""
     epochs: Positive = 10.0
@@ -246,6 +259,7 @@ IDENTITY = (
     "batch_size",
     "seed",
     "ema_decay",
+    "freeze",
     "data.name",
     "data.num_classes",
     "data.frames",

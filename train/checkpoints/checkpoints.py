@@ -303,6 +303,15 @@ class Checkpoints:
         )
 
 
+def newest_config(checkpoints: Checkpoints) -> Config | None:
+    """Return the config in the newest readable checkpoint; None if there is none."""
+    for step in checkpoints.steps():
+        with contextlib.suppress(DamagedCheckpointError):  # said when it is restored
+            return checkpoints.record(step).config
+        drop_failed_reads()
+    return None
+
+
 def drop_failed_reads() -> None:
     """Collect what a failed restore left behind, without the complaints.
 

@@ -2,12 +2,13 @@
 """Labelled data sets by name, and helpers to open data sets of any task."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from spectral_flax.inference.images import pillow
 from spectral_flax.inference.preparation import VIDEOS
-from spectral_flax.messages import closest
+from spectral_flax.messages import closest, several
 from train.config import Data
 from train.data.arrays import (
     IMAGENET_MEAN,
@@ -23,6 +24,7 @@ from train.data.moving_digits import moving_digits
 from train.data.source import Source, Split
 from train.data.tensorflow_datasets import records
 from train.errors import UserError
+from train.processes.distributed import log
 
 TFDS = "tfds:"
 """Prefix of the name of a set of TensorFlow Datasets: ``tfds:cifar10``."""
@@ -150,6 +152,7 @@ def _images(split: Split, data: Data, items: Items) -> Files:
 
     if data.views == "multi":
         raise UserError("--data.views is 'multi', which is for videos; expected single, ten_crops")
+    data = _mirrored(data, items, split)
     train, size, test_size = _sizes(split, data)
     crops = "ten" if data.views == "ten_crops" else "centre"
     reader = ImageReader(Augmentation(size, data) if train else None, Views(test_size, crops, data))
@@ -162,6 +165,7 @@ def _videos(split: Split, data: Data, items: Items) -> Files:
     from train.data.video import ClipReader
 
     _require_pyav(data)
+    data = _mirrored(data, items, split)
     train, size, test_size = _sizes(split, data)
     crops = {"single": "centre", "ten_crops": "ten"}.get(data.views)
     crops = crops or {1: "centre", 3: "three"}[data.test_crops]
@@ -174,6 +178,19 @@ def _videos(split: Split, data: Data, items: Items) -> Files:
         clips=1 if data.views == "single" else data.test_clips,
     )
     return _files(split, data, items, reader)
+
+
+_SIDE = re.compile(r"(?<![a-z])(left|right)(wards?)?(?![a-z])", re.IGNORECASE)
+
+
+def _mirrored(data: Data, items: Items, split: Split) -> Data:
+    """Return the settings without mirroring where names of classes say left or right."""
+    sides = [name for name in items.class_names if _SIDE.search(name)]
+    if data.flip is not None or not sides:
+        return data
+    if split == "train":
+        log(f"classes say left or right ({several(sides, 3)}): no image is mirrored (--data.flip)")
+    return dataclasses.replace(data, flip=False)
 
 
 def _sizes(split: Split, data: Data):

@@ -3,6 +3,7 @@
 
 import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -11,9 +12,9 @@ from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.messages import shown
 from spectral_flax.models.record import ModelRecord
 from train.checkpoints.best import BestCheckpoint
-from train.checkpoints.checkpoints import Checkpoints, Record
+from train.checkpoints.checkpoints import Checkpoints, Record, newest_config
 from train.checkpoints.model_record import model_record, write_record
-from train.checkpoints.pretrained import load_pretrained
+from train.checkpoints.pretrained import adopted, frozen_parameters, load_pretrained
 from train.checkpoints.state import (
     TrainState,
     make_model,
@@ -60,6 +61,8 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
         stack.callback(checkpoints.close)
 
+        config = adopted(config, newest_config(checkpoints))
+
         # Devices and data
         mesh = make_mesh(config.mesh)
         check_batches(mesh, config)
@@ -71,7 +74,8 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         begins = not checkpoints.steps()
         task = make_task(config, source).prepared(workdir, begins=begins)
         best = _best_checkpoint(config, workdir, stack)
-        run, state = _begun(config, mesh, task, steps, from_pretrained=begins)
+        classes = source.class_names if begins else None
+        run, state = _begun(config, mesh, task, steps, classes)
         count = sum(leaf.size for leaf in state.params.values())
         log(f"{config.model}: {count:,} parameters; {config.data.name}: {len(source)} examples")
         log(
@@ -107,18 +111,26 @@ def _best_checkpoint(config: Config, workdir: Path, stack) -> BestCheckpoint | N
 
 
 def _begun(
-    config: Config, mesh: jax.sharding.Mesh, task: Task, steps: int, *, from_pretrained: bool
+    config: Config,
+    mesh: jax.sharding.Mesh,
+    task: Task,
+    steps: int,
+    class_names: Sequence[str] | None,
 ) -> tuple[Run, TrainState]:
-    """Return a run of so many steps, and its state before the first, on its devices."""
+    """Return a run of so many steps, and its state before the first, on its devices.
+
+    One that goes on has ``class_names=None``, and reads no pretrained weights.
+    """
     model = make_model(config, task)
-    if from_pretrained:
-        load_pretrained(config.pretrained, model, task)
+    if class_names is not None:
+        load_pretrained(config.pretrained, model, task, class_names)
+    frozen = frozen_parameters(model, config.freeze)
     network, params, model_state = split(model)
     learning_rate = make_schedule(config.schedule, peak_learning_rate(config), steps)
-    tx = make_optimizer(config.optimizer, learning_rate, task.players)
+    tx = make_optimizer(config.optimizer, learning_rate, task.players, frozen)
     state = make_state(config, params, model_state, tx)
     state = jax.device_put(state, state_sharding(mesh, state, config.mesh.fsdp_min_size))
-    return Run(config, mesh, task, network, tx, learning_rate), state
+    return Run(config, mesh, task, network, tx, learning_rate, frozen), state
 
 
 def _check_steps(config: Config, done: int, steps: int, workdir: Path) -> None:

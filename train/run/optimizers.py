@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Optimisers and learning-rate schedules, by optax."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +44,27 @@ def make_schedule(schedule: Schedule, peak: float, steps: int) -> optax.Schedule
 
 
 def make_optimizer(
-    optimizer: Optimizer, learning_rate: optax.Schedule, players: Sequence[str] = ()
+    optimizer: Optimizer,
+    learning_rate: optax.Schedule,
+    players: Sequence[str] = (),
+    frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:
     """Return the gradient transformation that ``optimizer`` describes.
 
     Each of the ``players`` of an adversarial model is clipped by itself, so that its step does not
-    depend on the gradients of the others.
+    depend on the gradients of the others. The ``frozen`` parameters, by name, do not change and
+    have no state.
     """
+    tx = _of_all(optimizer, learning_rate, players)
+    if not frozen:
+        return tx
+    label = lambda params: {name: "frozen" if name in frozen else "trained" for name in params}
+    return optax.partition({"frozen": optax.set_to_zero(), "trained": tx}, label)
+
+
+def _of_all(
+    optimizer: Optimizer, learning_rate: optax.Schedule, players: Sequence[str]
+) -> optax.GradientTransformation:
     o = optimizer
     decayed = optax.add_decayed_weights(
         o.weight_decay, mask=kernels if o.decay == "kernels" else None
@@ -66,6 +81,8 @@ def make_optimizer(
         rules.insert(0, clip_parts(o.clip_norm, tuple(dict.fromkeys((*players, *o.factors)))))
     if o.factors:
         rules.append(scale_parts(o.factors))
+    if o.layer_decay != 1 or o.head_rate != 1:
+        rules.append(optax.stateless(lambda updates, _: _scale_layers(updates, o)))
     if o.bias_factor != 1:
         rules.append(optax.stateless(lambda updates, _: _scale_biases(updates, o.bias_factor)))
     return optax.chain(*rules, optax.scale_by_learning_rate(learning_rate))
@@ -105,6 +122,42 @@ def _scale_biases(updates: Mapping[str, jax.Array], factor: float) -> dict[str, 
         return name.endswith(".bias") and f"{name.removesuffix('bias')}scale" not in updates
 
     return {n: update * factor if is_bias(n) else update for n, update in updates.items()}
+
+
+_LAYER = re.compile(r"(?:.*\.)?(?P<part>stem|stage(?P<stage>\d+)\.(?P<block>\d+)|head)\..*")
+
+
+def layer_rates(names: Iterable[str], decay: float, head_rate: float = 1.0) -> dict[str, float]:
+    """Return the learning rate of each parameter of a residual network relative to the schedule's.
+
+    The stem is the first layer, each block of the stages the next, and what follows them the last:
+    layer i of n has ``decay ** (n - 1 - i)``. Clark et al., "ELECTRA", ICLR 2020; Bao et al.,
+    "BEiT", ICLR 2022. That of the head is multiplied by ``head_rate``.
+
+    Raises:
+      UserError: the model has no stages, or no head.
+    """
+    matches = {name: _LAYER.fullmatch(name) for name in names}
+    place = lambda m: (int(m["stage"]), int(m["block"])) if m["stage"] else (0, 0)
+    found = {match["part"]: place(match) for match in matches.values() if match}
+    places = sorted(found[part] for part in found if part != "head")
+    if not any(part.startswith("stage") for part in found):
+        raise UserError(f"--optimizer.layer-decay {decay}: the model has no stages")
+    if head_rate != 1 and "head" not in found:
+        raise UserError(f"--optimizer.head-rate {head_rate}: the model has no head")
+    rates = {}
+    for name, match in matches.items():
+        part = match["part"] if match else "head"
+        depth = len(places) if part == "head" else places.index(found[part])
+        is_head = match is not None and part == "head"
+        rates[name] = decay ** (len(places) - depth) * (head_rate if is_head else 1)
+    return rates
+
+
+def _scale_layers(updates: Mapping[str, jax.Array], o: Optimizer) -> dict[str, jax.Array]:
+    is_masked = lambda update: isinstance(update, optax.MaskedNode)  # frozen
+    rates = layer_rates(updates, o.layer_decay, o.head_rate)
+    return {n: u if is_masked(u) else u * rates[n] for n, u in updates.items()}
 
 
 def part_of(name: str, parts: Iterable[str]) -> str:

@@ -20,3 +20,4 @@ class Run(NamedTuple):
     network: Network
     tx: optax.GradientTransformation
     learning_rate: optax.Schedule
+    frozen: frozenset[str] = frozenset()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training step: a pure function from state and batch to the next state and scalars."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -32,11 +32,11 @@ def make_train_step(
     The global view (pjit) is one program over the whole batch, which XLA splits; per device (pmap)
     it is one program a device over its part, whose gradients and statistics are averaged.
     """
-    config, mesh, task, network, tx, learning_rate = run
+    config, mesh, task, network, tx, learning_rate, frozen = run
     everywhere = state_sharding(mesh, state, config.mesh.fsdp_min_size)
     whole = replicated(mesh)
     per_device = config.parallel == "pmap"
-    gradient = _gradient(network, task, config, BATCH_AXES if per_device else None)
+    gradient = _gradient(network, task, config, BATCH_AXES if per_device else None, frozen)
     if config.accumulate > 1:
         gradient = _accumulated(gradient, config.accumulate)
     if per_device:
@@ -80,8 +80,13 @@ def make_train_step(
     )
 
 
-def _gradient(network: Network, task: Task, config: Config, axes: Any) -> Gradient:
-    """Return the gradient of the task's loss; ``axes`` are those of devices that each run it."""
+def _gradient(
+    network: Network, task: Task, config: Config, axes: Any, frozen: Collection[str]
+) -> Gradient:
+    """Return the gradient of the task's loss; ``axes`` are those of devices that each run it.
+
+    It is zero, and not computed, for the ``frozen`` parameters.
+    """
     mode = {}
     if axes is not None and config.sync_batch_norm:
         mode["axis_name"] = axes
@@ -89,7 +94,8 @@ def _gradient(network: Network, task: Task, config: Config, axes: Any) -> Gradie
         mode["remat"] = True
 
     def objective(params: Leaves, model_state: Leaves, batch: Batch, key: jax.Array):
-        model = network.merge(params, model_state)
+        held = {name: lax.stop_gradient(params[name]) for name in frozen}
+        model = network.merge(params | held, model_state)
         viewed = nnx.view(model, raise_if_not_found=False, **mode) if mode else model
         loss, scalars = task.loss(viewed, batch, key)
         return loss, ({"loss": loss} | scalars, network.model_state(model))

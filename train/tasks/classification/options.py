@@ -2,6 +2,7 @@
 """Options of classification."""
 
 import dataclasses
+from typing import Literal
 
 from train.fields import BelowOne, Count, NonNegative
 from train.task import TaskOptions
@@ -11,6 +12,8 @@ from train.task import TaskOptions
 class Options(TaskOptions):
     """How targets are softened and mixed, and how views are evaluated."""
 
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """cross_entropy of the softmax; bce: of each class by itself, as if it were a question."""
     label_smoothing: BelowOne = 0.0
     """Part of the target spread evenly over all classes."""
     mixup: NonNegative = 0.0

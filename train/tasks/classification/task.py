@@ -88,7 +88,10 @@ class Classification(Task):
         if any(alphas.values()):
             image, target = mix(image.astype(jnp.float32), target, key, **alphas)
         logits = self.logits(model, batch | {"image": image})
-        loss = optax.softmax_cross_entropy(logits, target).mean()
+        if self.options.loss == "bce":  # Wightman et al., "ResNet strikes back", 2021
+            loss = optax.sigmoid_binary_cross_entropy(logits, target).sum(-1).mean()
+        else:
+            loss = optax.softmax_cross_entropy(logits, target).mean()
         return loss, {"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}
 
     def output(self, model: nnx.Module, batch: Batch) -> jax.Array:
