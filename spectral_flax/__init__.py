@@ -6,6 +6,7 @@ from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
 from spectral_flax.checkpoints.store import create_model, load, read_weights, save
 from spectral_flax.inference.inpainting import inpaint
+from spectral_flax.layers.blocks import register_block
 from spectral_flax.layers.folding import fold_batch_norm
 from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.models import (
@@ -14,7 +15,8 @@ from spectral_flax.models import (
     card,
     init_apply,
     list_models,
-    register,
+    model_options,
+    register_model,
 )
 
 __version__ = "0.1.0"
@@ -36,8 +38,10 @@ __all__ = [
     "list_models",
     "load",
     "load_torch",
+    "model_options",
     "read_weights",
-    "register",
+    "register_block",
+    "register_model",
     "save",
     "save_torch",
 ]

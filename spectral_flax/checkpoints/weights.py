@@ -179,7 +179,8 @@ def _plain(name: str, value: Any) -> Any:
         isinstance(value, type) and issubclass(value, np.generic)
     ):
         return jnp.dtype(value).name
-    raise TypeError(f"option {name}={value!r} can not be written to a file")
+    how = "; register_block and register_model give functions a name" if callable(value) else ""
+    raise TypeError(f"option {name}={value!r} can not be written to a file{how}")
 
 
 def _rich(value: Any, depth: int = 0) -> Any:
