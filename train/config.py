@@ -178,10 +178,14 @@ class Config:
     """Model to train; `spectral-flax list` shows them."""
     options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the model; on the command line --options.NAME VALUE, for any option it has."""
-    task: Literal["classification", "segmentation", "inpainting", "pose"] = "classification"
-    """Task: decides loss, metrics and the shape of a batch."""
+    task: str = "classification"
+    """Task: classification, segmentation, inpainting, pose, or one that a plugin registers. It
+    decides loss, metrics and the shape of a batch."""
     task_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the task; on the command line --task-options.NAME VALUE, for any that it has."""
+    plugins: tuple[str, ...] = ()
+    """Python files (from the config's folder), or installed modules, that register models, blocks,
+    data sets and tasks of your own; checkpoints remember where they are."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the model computes in; parameters and their averages are float32."""
     epochs: Positive = 10.0

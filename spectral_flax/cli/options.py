@@ -33,6 +33,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add ``--plugins``, which may be given many times."""
+    parser.add_argument(
+        "--plugins", metavar="FILE", action="append", default=[],
+        help="a Python file, or module, that registers models or blocks of your own",
+    )  # fmt: skip
+
+
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Add ``--overwrite``: without it nothing that exists is overwritten."""
     parser.add_argument(

@@ -42,6 +42,13 @@ class Classification(Task):
     options: Options = dataclasses.field(default_factory=Options)
     confusion: bool = False
 
+    @classmethod
+    def of(cls, config: Config, options: Options, source: Source) -> "Classification":
+        """Build the task; files must be read in the order of channels that the card says."""
+        if isinstance(source, Files):
+            _check_channels(config)
+        return cls(source.num_classes, source.image_shape, source.mean, source.std, options=options)
+
     @property
     def model_options(self) -> dict[str, Any]:
         return {"num_classes": self.num_classes, "in_features": self.image_shape[-1]}
@@ -161,15 +168,6 @@ def _among_largest(logits: jax.Array, truth: jax.Array, k: int) -> jax.Array:
     return logits.shape[-1] - 1 - smaller.sum(-1, keepdims=True) < k
 
 
-def make(config: Config, options: Options, source: Source) -> Classification:
-    """Build the task; files must be read in the order of channels that the model's card says."""
-    if isinstance(source, Files):
-        _check_channels(config)
-    return Classification(
-        source.num_classes, source.image_shape, source.mean, source.std, options=options
-    )
-
-
 def _check_channels(config: Config) -> None:
     try:
         order = sf.card(config.model).channel_order.lower()
@@ -188,7 +186,7 @@ def _open(split: Split, data: Data, options: Options) -> Source:
 
 CLASSIFICATION = TaskEntry(
     options=Options,
-    make=make,
+    make=Classification.of,
     data=SOURCES,
     open=_open,
     metrics={
