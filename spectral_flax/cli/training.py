@@ -25,7 +25,9 @@ def program(name: str) -> Callable[[Sequence[str] | None], int]:
     """
     spec = importlib.util.find_spec("train")
     if spec is None or spec.submodule_search_locations is None:
-        there = "there is no package train" if spec is None else f"{spec.origin} hides it"
+        there = (
+            "there is no package train" if spec is None else f"{spec.origin} hides it; rename that"
+        )
         raise ImportError(f"cannot import the training of spectral-flax: {there}")
     try:
         if name == "train":

@@ -51,9 +51,7 @@ def import_own(plugins: Sequence[str]) -> None:
     try:
         import_plugins(plugins)
     except ImportError as error:
-        raise UserError(
-            f"{error}\n--plugins FILE.py ... takes the place of the config's"
-        ) from error
+        raise UserError(f"{error}; --plugins FILE.py ... names others") from error
 
 
 def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:

@@ -39,7 +39,8 @@ def parse(arguments: Sequence[str], program: str = "python -m train") -> Config:
         known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none found"
         usage = f"{program} {USAGE}"
         raise UserError(f"the first argument is the config file: {usage}\nconfigs here: {known}")
-    import_own(config.plugins)
+    if not any(word.partition("=")[0] == "--plugins" for word in rest):
+        import_own(config.plugins)  # for the help on the task that they register
     config, rest = take_options(config, rest)
     config = tyro.cli(
         Config,

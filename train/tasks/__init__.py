@@ -139,6 +139,8 @@ def _entry(task: str) -> TaskEntry:
 
 def describe(task: str) -> str:
     """Return the options of a task and their defaults in words, for help on the command line."""
-    fields = dataclasses.fields(_entry(task).options)
+    if task not in TASKS:  # which other plugins may register
+        return f"--task-options.NAME VALUE of the task {task}."
+    fields = dataclasses.fields(TASKS[task].options)
     options = ", ".join(f"{f.name.replace('_', '-')} ({f.default})" for f in fields)
     return f"--task-options.NAME VALUE of the task {task}, with defaults: {options}."
