@@ -23,7 +23,7 @@ from train.command.line import load
 from train.config import Config, from_text, to_text
 from train.errors import UserError
 from train.task import TaskEntry
-from train.tasks import TASKS, register_data_set, register_task
+from train.tasks import TASKS, register_data_set, register_metric, register_task
 
 ROOT = pathlib.Path(__file__).parents[1]
 GUIDE = (ROOT / "docs/guides/extending.md").read_text()
@@ -160,6 +160,8 @@ def test_what_is_no_block_or_pair_is_refused(block, error, message):
         (lambda: register_task("pose", TASKS["pose"]), ValueError, "task named 'pose' is regis"),
         (lambda: register_task("mine", None), TypeError, "entry=None; expected a TaskEntry"),
         (lambda: register_data_set("mnist5k"), ValueError, "data set named 'mnist5k' is regis"),
+        (lambda: register_metric("loss", "min"), ValueError, "metric named 'loss' is registered"),
+        (lambda: register_metric("cost", "low"), ValueError, "best='low'; expected 'max' or 'min'"),
         (lambda: register_data_set("a", task="poses"), ValueError, "task='poses'; closest: pose"),
     ],
 )

@@ -251,7 +251,8 @@ def get_model(name: str) -> Model:
     if name not in MODELS:
         raise ValueError(
             f"no model {name!r}; {closest(name, MODELS)}; "
-            f"all {len(MODELS)}: list_models(), or spectral-flax list '*'"
+            f"all {len(MODELS)}: list_models(), or spectral-flax list '*' (of one's own: once its "
+            "module is imported)"
         )
     return MODELS[name]
 

@@ -10,8 +10,8 @@ from train.config import Config, Data
 from train.data import Source, Split
 from train.errors import UserError
 from train.fields import conformed
-from train.task import Task, TaskEntry
-from train.tasks.classification.task import CLASSIFICATION
+from train.task import Direction, Task, TaskEntry
+from train.tasks.classification.task import CLASSIFICATION, OWN_METRICS, Metric
 from train.tasks.inpainting.task import INPAINTING
 from train.tasks.pose.task import POSE
 from train.tasks.segmentation.task import SEGMENTATION
@@ -65,6 +65,27 @@ def register_data_set(
 
         TASKS[task].data[name] = opened
         return function
+
+    return enter
+
+
+def register_metric(name: str, best: Direction) -> Callable[[Metric], Metric]:
+    """Return a decorator that adds a metric to classification; it is ``best`` when "max" or "min".
+
+    The function is ``metric(logits, label)``: of float32 ``[N, classes]`` and int32 ``[N]``, a
+    value for each example, computed by JAX. The metric is their mean over a data set.
+
+    Raises:
+      ValueError: the name is taken, or is no identifier; or ``best`` is neither.
+    """
+    _check_name("metric", name, CLASSIFICATION.metrics)
+    if best not in ("max", "min"):
+        raise ValueError(f"best={best!r}; expected 'max' or 'min'")
+
+    def enter(metric: Metric) -> Metric:
+        OWN_METRICS[name] = metric
+        CLASSIFICATION.metrics[name] = best
+        return metric
 
     return enter
 

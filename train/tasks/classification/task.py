@@ -2,6 +2,7 @@
 """Classification of images and videos: one label an example."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,10 @@ from train.errors import UserError
 from train.task import Batch, Scalars, Task, TaskEntry
 from train.tasks.classification.mixing import mix
 from train.tasks.classification.options import Options
+
+Metric = Callable[[jax.Array, jax.Array], jax.Array]
+OWN_METRICS: dict[str, Metric] = {}
+"""Metrics that users register: of float32 logits ``[N, K]`` and labels ``[N]``, a value each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +123,8 @@ class Classification(Task):
             "correct": jnp.sum(members * chosen, 0),
             "correct_of_5": jnp.sum(members * _among_largest(logits, truth, 5), 0),
         }
+        for name, metric in OWN_METRICS.items():
+            sums[f"own.{name}"] = jnp.sum(jnp.where(valid, metric(logits, label), 0))
         if self.confusion:
             count = partial(jnp.einsum, "ni,nj->ij", precision="highest")
             sums["confusion"] = count(members, chosen)
@@ -138,6 +145,7 @@ class Classification(Task):
             "top5_accuracy": float(sums["correct_of_5"].sum() / count.sum()),
             "mean_class_accuracy": float(np.mean(correct[present] / count[present])),
             "loss": float(sums["loss"] / count.sum()),
+            **{name: float(sums[f"own.{name}"] / count.sum()) for name in OWN_METRICS},
         }
 
     def detailed(self) -> "Classification":
