@@ -33,9 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         import_plugins(args.plugins)
         return args.run(args) or 0
-    except BrokenPipeError:  # whoever reads has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        return _read_enough()
     except (ValueError, TypeError, OSError, ImportError, MemoryError, RecursionError) as error:
         complain(error)
         return 2
@@ -52,7 +51,16 @@ def _train(words: Sequence[str], *, own_process: bool) -> int:
         return 2
     if own_process:
         keep_freed_memory()
-    return main(words[1:], f"spectral-flax {words[0]}")
+    try:
+        return main(words[1:], f"spectral-flax {words[0]}")
+    except BrokenPipeError:
+        return _read_enough()
+
+
+def _read_enough() -> int:
+    """Print no more, for whoever reads has closed the pipe; return the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
