@@ -6,11 +6,15 @@ from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
 from spectral_flax.checkpoints.store import create_model, load, read_weights, save
 from spectral_flax.inference.inpainting import inpaint
+from spectral_flax.inference.prediction import predict
+from spectral_flax.inference.preparation import prepare
 from spectral_flax.layers.blocks import register_block
 from spectral_flax.layers.folding import fold_batch_norm
 from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.models import (
     Card,
+    ModelRecord,
+    Preprocessing,
     abstract_model,
     card,
     init_apply,
@@ -24,6 +28,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Card",
     "CheckpointError",
+    "ModelRecord",
+    "Preprocessing",
     "abstract_model",
     "card",
     "create_model",
@@ -39,6 +45,8 @@ __all__ = [
     "load",
     "load_torch",
     "model_options",
+    "predict",
+    "prepare",
     "read_weights",
     "register_block",
     "register_model",

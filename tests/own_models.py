@@ -1,6 +1,7 @@
 """Models of a test's own in the zoo."""
 
-from spectral_flax.models.registry import Card, Model
+from spectral_flax.models.record import Card
+from spectral_flax.models.registry import Model
 
 
 def entry(name, function, **card):

@@ -9,6 +9,7 @@ from PIL import Image
 
 import spectral_flax as sf
 from spectral_flax.cli import inpaint, main, predict
+from spectral_flax.cli.results import print_shares
 from spectral_flax.inference import inpainting
 from spectral_flax.inference.classification import Class
 
@@ -31,8 +32,7 @@ def reads(monkeypatch):
     """How often weights were read; the network paints all of a hole in one grey."""
     found = []
     for command in (inpaint, predict):
-        monkeypatch.setattr(command, "read_weights", lambda *a, **_: found.append(a))
-    monkeypatch.setattr(inpaint, "build", lambda *_, **__: (None, None, None))
+        monkeypatch.setattr(command, "load_model", lambda *a: found.append(a) or (None, None))
 
     def paint(_, image, missing, **__):
         return np.where(missing[..., None], np.uint8(FILLED), image)
@@ -51,8 +51,7 @@ def pose_model():
 def boxes(monkeypatch, reads):
     """The boxes that the pose network, which finds every joint in the corner, was asked for."""
     found = []
-    built = pose_model(), "pose_resnet18", {}
-    monkeypatch.setattr(predict, "build", lambda *_, **__: built)
+    monkeypatch.setattr(predict, "load_model", lambda *a: (pose_model(), None))
 
     def find(model, image, boxes, **_):
         found.append(boxes)
@@ -268,7 +267,7 @@ def test_labels_that_can_not_be_read_are_named(reads, capsys, tmp_path, text, to
 
 
 def test_names_are_printed_as_they_are(capsys):
-    predict._print({"photo[red].jpg": [Class("[/b] [bold]", 0.5)]})
+    print_shares({"photo[red].jpg": [Class("[/b] [bold]", 0.5)]})
     out = capsys.readouterr().out
     assert "photo[red].jpg" in out and "[/b] [bold]" in out
 

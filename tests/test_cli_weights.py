@@ -11,6 +11,7 @@ import spectral_flax as sf
 from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.weights import Weights, variables
 from spectral_flax.cli import main
+from spectral_flax.models.record import ModelRecord
 
 OPTIONS = dict(width=8, depths=(1, 1), num_classes=4)
 GIVEN = [part for name, value in OPTIONS.items() for part in ("-O", f"{name}={value}")]
@@ -115,7 +116,10 @@ def test_convert_takes_one_of_several_sets_of_weights(model, tmp_path, capsys):
 
 def test_convert_takes_numbers_that_are_not_finite_only_if_asked(model, tmp_path, capsys):
     tensors = {n: np.full(a.shape, np.nan, np.float32) for n, a in variables(model).items()}
-    write_safetensors(tmp_path / "x.safetensors", Weights(tensors, "flax", "resnet18", OPTIONS))
+    write_safetensors(
+        tmp_path / "x.safetensors",
+        Weights(tensors, "flax", ModelRecord(model="resnet18", options=OPTIONS)),
+    )
     command = ["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "y.pth")]
     assert "holds NaN or infinity" in fails(capsys, *command)
     assert main([*command, "--allow-non-finite"]) == 0
@@ -130,7 +134,10 @@ def test_commands_take_numbers_that_are_not_finite_only_if_asked(command, tmp_pa
     tensors = variables(sf.create_model(name, **options))
     variance = next(n for n in tensors if n.endswith("var"))  # the outputs stay finite
     tensors[variance] = np.full(tensors[variance].shape, np.inf, np.float32)
-    write_safetensors(tmp_path / "x.safetensors", Weights(tensors, "flax", name, options))
+    write_safetensors(
+        tmp_path / "x.safetensors",
+        Weights(tensors, "flax", ModelRecord(model=name, options=options)),
+    )
     words = list(map(str, commands(tmp_path / "x.safetensors", tmp_path)[command]))
     assert "holds NaN or infinity" in fails(capsys, *words)
     assert main([*words, "--allow-non-finite"]) == 0

@@ -15,8 +15,9 @@ from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.files import local_path, new_file, new_folder
 from spectral_flax.layers import FourierUnit
+from spectral_flax.models.record import ModelRecord
 
-OURS = Weights({"w": np.ones(2, np.float32)}, model="resnet18")
+OURS = Weights({"w": np.ones(2, np.float32)}, record=ModelRecord(model="resnet18"))
 LAYER = FourierUnit(2, 2, rngs=nnx.Rngs(0))
 WRITERS = {
     "x.pth": lambda path, **how: write_torch(path, OURS.tensors, **how),

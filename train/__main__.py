@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``spectral-flax train configs/NAME.py [--option value ...]``, or ``python -m train``."""
 
+import importlib.metadata
+import os
 import shlex
 import sys
 
@@ -15,6 +17,9 @@ def main(arguments: list[str] | None = None, program: str = "python -m train") -
     """
     own_process = arguments is None
     arguments = sys.argv[1:] if own_process else arguments
+    if arguments == ["--version"]:
+        print(f"spectral-flax {importlib.metadata.version('spectral-flax')}")
+        return 0
     try:
         config = parse(arguments, program)
         # Not before --help and typing errors are dealt with.
@@ -32,6 +37,9 @@ def main(arguments: list[str] | None = None, program: str = "python -m train") -
     except InterruptedRunError as interruption:
         print(interruption, file=sys.stderr)
         return interruption.exit_code
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("Ctrl-C: stopped at once; what was saved before remains", file=sys.stderr)
         return 130

@@ -7,7 +7,7 @@ the loop derives steps and learning rates after the command line has had its say
 
 import ast
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -71,7 +71,7 @@ class Data:
     """Height and width of test crops; None: as in training."""
     views: Literal["single", "ten_crops", "multi"] = "single"
     """Views of a test example. single: the centre, of one clip; ten_crops: corners, centre and
-    their mirror images; multi: ``test_clips`` x ``test_crops`` of a video."""
+    their mirror images; multi: test-clips x test-crops of a video."""
     test_clips: Count = 10
     """Clips of a video, spread over it (views multi and ten_crops)."""
     test_crops: Literal[1, 3] = 3
@@ -91,9 +91,9 @@ class Optimizer:
     name: Literal["sgd", "adam", "adamw", "lamb", "muon"] = "sgd"
     """sgd and adam add the decay to the gradient; adamw, lamb and muon decay by themselves."""
     learning_rate: Positive = 0.1
-    """Peak learning rate at a batch of ``reference_batch``; scales linearly with the batch."""
+    """Peak learning rate at a batch of reference-batch; scales linearly with the batch."""
     reference_batch: Count | None = 256
-    """Batch size that ``learning_rate`` is meant for; None: use the rate as it is."""
+    """Batch size that learning-rate is meant for; None: use the rate as it is."""
     momentum: BelowOne = 0.9
     """Momentum of sgd and muon, first decay rate of the others."""
     second_momentum: BelowOne = 0.999
@@ -175,7 +175,7 @@ class Config:
     """One training run."""
 
     model: str = "ffc_resnet18"
-    """Model to train; `spectral-flax list` shows them."""
+    """Model to train; spectral-flax list shows them."""
     options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the model; on the command line --options.NAME VALUE, for any option it has."""
     task: str = "classification"
@@ -292,7 +292,12 @@ def to_text(config: Config) -> str:
 
 def from_text(text: str) -> Config:
     """Read what `to_text` wrote."""
-    values = _moved(ast.literal_eval(text))
+    return from_values(ast.literal_eval(text))
+
+
+def from_values(values: Mapping[str, Any]) -> Config:
+    """Return the config of a stored dictionary; fields that it lacks have their defaults."""
+    values = _moved(dict(values))
     values["options"] = current_options(values.get("options", {}))
     groups = {
         field.name: type(field.default)

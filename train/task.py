@@ -2,7 +2,7 @@
 """The protocol of a task: its batches, loss, metrics, and what it adds to a run."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.checkpoints.weights import Weights
-from spectral_flax.models.registry import Card
+from spectral_flax.models.record import Card
 from train.config import Config, Data
 from train.data.source import Source, Split
 from train.errors import UserError
@@ -88,6 +88,10 @@ class Task(Protocol):
           UserError: the task scales its images itself, or the card has other channels.
         """
         raise UserError(f"--scaling card: {type(self).__name__} scales its images itself")
+
+    def annotated(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the images of a batch, uint8, with what the task asks for drawn on them."""
+        return batch["image"]
 
     def results(self, model: nnx.Module, source: Source, count: int) -> Sequence[Any]:
         """Return columns of ``count`` images, ``uint8 [H, W, 3]`` each, that show the results."""

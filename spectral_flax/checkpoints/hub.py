@@ -4,27 +4,22 @@
 import contextlib
 import dataclasses
 import importlib
-import json
 import os
 import pathlib
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from spectral_flax.checkpoints.json_text import parse_json
+from spectral_flax.checkpoints.model_card import model_card
+from spectral_flax.checkpoints.records import read_record, record_from_json, record_to_json
 from spectral_flax.checkpoints.safetensors import read_safetensors, write_safetensors
 from spectral_flax.checkpoints.torch.reader import read_torch
-from spectral_flax.checkpoints.weights import (
-    Weights,
-    model_and_options,
-    narrowed,
-    options_to_json,
-)
+from spectral_flax.checkpoints.weights import Weights, narrowed
 from spectral_flax.files import local_path, new_file, new_folder, refuse_existing
 from spectral_flax.messages import reason, several
+from spectral_flax.models.record import ModelRecord
 
 CONFIG, WEIGHTS, DESCRIPTION = "config.json", "model.safetensors", "README.md"
-LIBRARY = "spectral_flax"
 # Names under which repositories keep PyTorch's weights, after ours and in this order.
 TORCH_FILES = ("pytorch_model.bin", "model.pth", "model.ckpt")
 TORCH_SUFFIXES = (".pth", ".pt", ".pyth", ".ckpt", ".bin", ".tar")
@@ -46,9 +41,7 @@ def write_folder(folder: str | os.PathLike, weights: Weights, *, overwrite: bool
     if weights.model is None:
         raise ValueError("weights.model is None; a folder needs the model's registered name")
     folder = local_path(folder, "folder")
-    options = json.loads(options_to_json(weights.options))
-    config = {"library": LIBRARY, "model": weights.model, "options": options}
-    texts = {CONFIG: json.dumps(config, indent=2) + "\n", DESCRIPTION: _description(weights.model)}
+    texts = {CONFIG: record_to_json(weights.record), DESCRIPTION: model_card(weights.record)}
     if not os.path.lexists(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = new_folder(folder)
@@ -69,7 +62,11 @@ def read_file(path: str | os.PathLike, *, entry: str | None = None) -> Weights:
     if path.suffix == ".safetensors":
         return narrowed(read_safetensors(path), entry, path)
     found = read_torch(path, entry=entry)
-    return Weights(found.tensors, names="torch", foreign=found.foreign)
+    try:
+        record = ModelRecord() if found.record is None else record_from_json(found.record)
+    except ValueError as error:
+        raise ValueError(f"{path} can not be read as a PyTorch file: {error}") from error
+    return Weights(found.tensors, "torch", record, found.foreign)
 
 
 def read_folder(folder: str | os.PathLike, *, entry: str | None = None) -> Weights:
@@ -80,9 +77,7 @@ def read_folder(folder: str | os.PathLike, *, entry: str | None = None) -> Weigh
     folder = pathlib.Path(folder)
     files = [path.name for path in folder.iterdir() if path.is_file()]
     weights = read_file(folder / _choose(files, str(folder)), entry=entry)
-    if weights.names == "flax" and CONFIG in files:
-        return _with_config(weights, folder / CONFIG)
-    return weights
+    return _with_config(weights, folder / CONFIG) if CONFIG in files else weights
 
 
 def read_hub(repository: str, *, revision: str | None = None, entry: str | None = None) -> Weights:
@@ -104,9 +99,7 @@ def read_hub(repository: str, *, revision: str | None = None, entry: str | None 
             return pathlib.Path(hub.hf_hub_download(name, file, revision=revision))
 
     weights = read_file(download(_choose(files, f"the repository {name}")), entry=entry)
-    if weights.names == "flax" and CONFIG in files:
-        return _with_config(weights, download(CONFIG))
-    return weights
+    return _with_config(weights, download(CONFIG)) if CONFIG in files else weights
 
 
 def push_to_hub(
@@ -160,29 +153,5 @@ def _choose(files: Sequence[str], where: str) -> str:
 
 
 def _with_config(weights: Weights, path: pathlib.Path) -> Weights:
-    try:
-        config = parse_json(path)
-        if not isinstance(config, dict):
-            raise ValueError("it is not a JSON object")
-        if config.get("library") != LIBRARY:
-            return weights
-        model, options = model_and_options(config)
-    except ValueError as error:
-        raise ValueError(f"{path} is not the configuration of a model: {error}") from error
-    return dataclasses.replace(weights, model=model, options=options)
-
-
-def _description(model: str) -> str:
-    return f"""---
-library_name: spectral-flax
-tags: [jax, flax]
----
-
-# {model}
-
-```python
-import spectral_flax as sf
-
-model = sf.load("OWNER/NAME")
-```
-"""
+    record = read_record(path)
+    return weights if record is None else dataclasses.replace(weights, record=record)

@@ -17,9 +17,17 @@ import tensorstore
 
 from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.earlier import with_current_names
-from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
+from spectral_flax.checkpoints.records import (
+    checked_name,
+    options_from_json,
+    record_from_json,
+    record_to_json,
+)
+from spectral_flax.checkpoints.runs import is_step, run_groups, run_record
+from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.files import read_small
 from spectral_flax.messages import message, quoted, shown
+from spectral_flax.models.record import UNKNOWN, ModelRecord, WeightKind
 
 ITEM = "variables"
 _ABOUT = "about"
@@ -30,7 +38,7 @@ _CHUNK = 1024  # bytes that TensorStore keeps of a chunk, beside its numbers
 
 
 def write_orbax(path: str | os.PathLike, weights: Weights) -> None:
-    """Write the arrays to the new directory ``path``, with model, options and checksums.
+    """Write the arrays to the new directory ``path``, with the model's record and checksums.
 
     Raises ValueError if the directory exists. Arrays of JAX are written by the device that has
     them, each process its part.
@@ -38,8 +46,7 @@ def write_orbax(path: str | os.PathLike, weights: Weights) -> None:
     path = pathlib.Path(path).absolute()
     about = {
         "names": weights.names,
-        "model": weights.model,
-        "options": options_to_json(weights.options),
+        "record": record_to_json(weights.record) if weights.model else None,
         "crc32": {name: _checksum(array) for name, array in weights.tensors.items()},
     }
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
@@ -50,18 +57,20 @@ def write_orbax(path: str | os.PathLike, weights: Weights) -> None:
         checkpointer.save(path, args=ocp.args.Composite(**items))
 
 
-def read_orbax(path: str | os.PathLike) -> Weights:
+def read_orbax(path: str | os.PathLike, kind: WeightKind | None = None) -> Weights:
     """Return the arrays in the directory ``path`` as NumPy arrays.
 
     Understands what `write_orbax` wrote, which is verified by its checksums, one step of a
     training run, and a directory that holds a nested dictionary of arrays (or a state of Flax),
-    whose keys are joined by dots.
+    whose keys are joined by dots. ``kind`` says which parameters of a run: those averaged over
+    training, "ema", or the last, "raw"; None: the averaged ones where there are any.
     Raises ValueError, naming the directory, for anything else, and for arrays whose sizes are out
     of proportion to the files': TensorStore would end the process where memory does.
     """
     path = pathlib.Path(path).absolute()
-    # A training run keeps parameters and the rest (batch statistics) apart.
-    places = [path / item for item in (ITEM, "params", "rest") if (path / item).is_dir()] or [path]
+    of_run = is_step(path)
+    parts = run_groups(path, kind) if of_run else [ITEM] if (path / ITEM).is_dir() else [""]
+    places = [path / part for part in parts]
     if not (places[0] / _METADATA).exists():
         raise ValueError(f"{path} is not the directory of an Orbax checkpoint")
     tensors: dict[str, np.ndarray] = {}
@@ -75,13 +84,16 @@ def read_orbax(path: str | os.PathLike) -> Weights:
     except (ValueError, KeyError, TypeError, OSError, RecursionError, OverflowError) as error:
         told = message(error)
         raise ValueError(f"{path} can not be read as an Orbax checkpoint: {told}") from error
+    if of_run:
+        record = run_record(path, parts)
+        return Weights(with_current_names(tensors), record=record)
     about = _described(path / _ABOUT, budget) if (path / _ABOUT).is_dir() else _About()
     for name, checksum in about.crc32.items():
         if name not in tensors or _checksum(tensors[name]) != checksum:
             raise ValueError(f"{path} is damaged: {quoted(name)} is not what was written")
     if about.names == "flax":
         tensors = with_current_names(tensors)
-    return Weights(tensors=tensors, names=about.names, model=about.model, options=about.options)
+    return Weights(tensors, about.names, about.record)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +101,7 @@ class _About:
     """What `write_orbax` tells of the arrays."""
 
     names: str = "flax"
-    model: str | None = None
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    record: ModelRecord = UNKNOWN
     crc32: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -100,18 +111,24 @@ def _described(folder: pathlib.Path, budget: Budget) -> _About:
     except (ValueError, OSError, RecursionError) as error:
         raise ValueError(f"{folder.parent} is damaged: {message(error, 500)}") from error
     match description:
-        case {
-            "names": "flax" | "torch" as names,
-            "model": None | str() as model,
-            "options": str(options),
-            "crc32": dict(sums),
-        } if all(type(value) is int for value in sums.values()):
+        case {"names": "flax" | "torch" as names, "crc32": dict(sums)} if all(
+            type(value) is int for value in sums.values()
+        ):
             try:
-                return _About(names, model, options_from_json(options), sums)
+                return _About(names, _record(description), sums)
             except (ValueError, RecursionError) as error:
-                reason = f"its options are unreadable: {message(error, 200)}"
+                reason = f"its record is unreadable: {message(error, 200)}"
                 raise ValueError(f"{folder.parent} is damaged: {reason}") from error
     raise ValueError(f"{folder.parent} is damaged: its description is not one of a model")
+
+
+def _record(description: Mapping[str, Any]) -> ModelRecord:
+    """Return the record; earlier versions wrote a model and its options."""
+    if "options" not in description:
+        text = description.get("record")
+        return ModelRecord() if text is None else record_from_json(text)
+    model = checked_name(description.get("model"))
+    return ModelRecord(model=model, options=options_from_json(description["options"]))
 
 
 def _size(path: pathlib.Path) -> int:

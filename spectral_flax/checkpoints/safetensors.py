@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Safetensors files, with the model's name and options in the metadata.
+"""Safetensors files, with the model's record in the metadata.
 
 The library `safetensors` writes them and reads their arrays. Headers are checked here before: the
 library takes an entry that is named twice, and its errors tell neither what is missing nor where.
@@ -18,14 +18,16 @@ from safetensors.numpy import save
 from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.earlier import with_current_names
 from spectral_flax.checkpoints.json_text import parse_json
-from spectral_flax.checkpoints.weights import (
-    Weights,
+from spectral_flax.checkpoints.records import (
     checked_name,
     options_from_json,
-    options_to_json,
+    record_from_json,
+    record_to_json,
 )
+from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.files import new_file, open_regular
 from spectral_flax.messages import message, quoted, shown
+from spectral_flax.models.record import ModelRecord
 
 DTYPES = {
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
@@ -40,7 +42,7 @@ FORMAT = "spectral_flax"  # metadata "format" of files whose names are ours; "pt
 def write_safetensors(
     path: str | os.PathLike, weights: Weights, *, overwrite: bool = False
 ) -> None:
-    """Write arrays with the model's name and options in the metadata; all or nothing.
+    """Write arrays with the model's record in the metadata; all or nothing.
 
     Raises:
       FileExistsError: there is a file, and ``overwrite`` is not set.
@@ -48,7 +50,7 @@ def write_safetensors(
     """
     metadata = {"format": FORMAT if weights.names == "flax" else "pt"}
     if weights.model is not None:
-        metadata |= {"model": weights.model, "options": options_to_json(weights.options)}
+        metadata["record"] = record_to_json(weights.record)
     arrays = {name: np.asarray(value, order="C") for name, value in weights.tensors.items()}
     known = {np.dtype(dtype) for dtype in DTYPES.values()}
     for name, array in arrays.items():
@@ -59,7 +61,7 @@ def write_safetensors(
 
 
 def read_safetensors(path: str | os.PathLike) -> Weights:
-    """Return the arrays of a file, its model and options where it is one of ours.
+    """Return the arrays of a file, and the record of their model where it is one of ours.
 
     Raises ValueError, naming the file, for anything but an intact file.
     """
@@ -108,16 +110,17 @@ def _checked_header(data: bytes) -> tuple[list[str], dict[str, Any]]:
 
 
 def _model(metadata: Any) -> dict[str, Any]:
-    """Return whose names a file has, and the model and options that its metadata tell."""
+    """Return whose names a file has, and the record that its metadata hold."""
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError(f"its __metadata__ is {shown(metadata)}; expected texts by name")
-    if metadata.get("format") != FORMAT:
-        return {"names": "torch"}
-    return {
-        "names": "flax",
-        "model": checked_name(metadata.get("model")),
-        "options": options_from_json(metadata.get("options", "{}")),
-    }
+    names = "flax" if metadata.get("format") == FORMAT else "torch"
+    if "record" in metadata and (names == "flax" or f'"{FORMAT}"' in metadata["record"]):
+        return {"names": names, "record": record_from_json(metadata["record"])}
+    if names == "torch":
+        return {"names": names}
+    model = checked_name(metadata.get("model"))
+    options = options_from_json(metadata.get("options", "{}"))
+    return {"names": names, "record": ModelRecord(model=model, options=options)}
 
 
 def _extent(name: str, entry: Any) -> tuple[int, int]:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading and saving of models in any format, on disk or on the Hub."""
 
+import dataclasses
 import difflib
 import logging
 import os
-import pathlib
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +14,9 @@ from flax import nnx
 
 from spectral_flax.checkpoints import hub
 from spectral_flax.checkpoints.load import load_torch, save_torch
+from spectral_flax.checkpoints.prefixes import entries_below
+from spectral_flax.checkpoints.records import record_to_json
+from spectral_flax.checkpoints.runs import newest_step
 from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.variants import called_for
@@ -22,6 +24,7 @@ from spectral_flax.checkpoints.weights import Weights, assign, narrowed, variabl
 from spectral_flax.files import local_path, new_folder, refuse_existing
 from spectral_flax.messages import several, shown
 from spectral_flax.models import registry
+from spectral_flax.models.record import ModelRecord, WeightKind
 
 log = logging.getLogger(__name__)
 # Formats of other libraries: nobody ends the name of a folder so.
@@ -31,25 +34,38 @@ OTHER_SUFFIXES = (
 )
 
 
-def read_weights(source: str | os.PathLike, *, entry: str | None = None) -> Weights:
-    """Return the weights at ``source``, whatever their format.
+def read_weights(
+    source: str | os.PathLike, *, entry: str | None = None, weights: WeightKind | None = None
+) -> Weights:
+    """Return the weights at ``source``, whatever their format, and the record of their model.
 
-    ``source`` is a safetensors or PyTorch file, a folder (of the Hub's kind, or Orbax, or the
-    checkpoints of a run, of which the newest is read), or the name of a repository on the Hub:
-    ``owner/name`` or ``owner/name@revision``, where no such path exists. ``entry`` says which set
-    of weights, where there are several: their place in a PyTorch file (see `find_weights`), or
-    the first part of their names.
+    ``source`` is a safetensors or PyTorch file, a folder (of the Hub's kind, or Orbax, or a run, of
+    which the newest checkpoint is read, its ``best``, or one of its checkpoints), or the name of a
+    repository on the Hub: ``owner/name`` or ``owner/name@revision``, where no such path exists.
+    ``entry`` says which set of weights, where there are several: their place in a PyTorch file (see
+    `find_weights`), or the first part of their names. ``weights`` says which parameters of a run:
+    those averaged over training, "ema", or the last, "raw"; None: the averaged ones where there are
+    any.
     """
+    if weights not in (None, "ema", "raw"):
+        raise ValueError(f"weights={weights!r}; expected 'ema' or 'raw'")
+    found = _read(source, entry, weights)
+    if weights is not None and found.record.weights not in (None, weights):
+        raise ValueError(f"{source} holds {found.record.weights} weights; expected {weights}")
+    return found
+
+
+def _read(source: str | os.PathLike, entry: str | None, kind: WeightKind | None) -> Weights:
     if isinstance(source, str) and source.startswith("hf://"):
         return hub.read_hub(source, entry=entry)
     path = local_path(source, "source")
     if path.is_dir():
-        place = _newest(path)
+        place = newest_step(path)
         if place is None:
             return hub.read_folder(path, entry=entry)
         from spectral_flax.checkpoints.orbax import read_orbax  # seconds, and an extra
 
-        return narrowed(read_orbax(place), entry, source)
+        return narrowed(read_orbax(place, kind), entry, source)
     if os.path.lexists(path) or path.suffix in hub.SUFFIXES:
         return hub.read_file(path, entry=entry)
     nothing = f"there is no file or folder {shown(str(path), 200)}"
@@ -67,6 +83,7 @@ def create_model(
     pretrained: str | os.PathLike | None = None,
     skip: str | Iterable[str] = (),
     entry: str | None = None,
+    weights: WeightKind | None = None,
     allow_non_finite: bool = False,
     rngs: nnx.Rngs | None = None,
     **options: Any,
@@ -74,7 +91,7 @@ def create_model(
     """Build the model ``name``; ``options`` are its own: `model_options` lists them.
 
     ``pretrained`` is anything `read_weights` reads: a file, a folder or a repository on the Hub,
-    with ``entry`` where it holds several sets of weights; without it weights are random. Options
+    with ``entry`` and ``weights`` as there; without it weights are random. Options
     that a file of this library tells are used where it is of the same model. ``skip`` names parts
     of the model (``"head"``), by dotted paths or globs, that stay random whatever the weights hold
     for them. Weights with NaN or infinity need ``allow_non_finite``.
@@ -89,12 +106,14 @@ def create_model(
             given = f"skip={skip!r}" if skip else f"entry={entry!r}"
             raise ValueError(f"{given} but pretrained=None: nothing is loaded")
         return registry.create_model(name, rngs=rngs, **options)
-    weights = read_weights(pretrained, entry=entry)
+    found = read_weights(pretrained, entry=entry, weights=weights)
     if not skip and rngs is None:  # no array is drawn only to be overwritten
         loading = dict(source=pretrained, allow_non_finite=allow_non_finite)
-        return build(weights, name, options, **loading)[0]
-    model = registry.create_model(name, rngs=rngs, **_options(weights, name, options))
-    load_weights(model, weights, skip=skip, allow_non_finite=allow_non_finite)
+        return build(found, name, options, **loading)
+    model = registry.create_model(name, rngs=rngs, **_options(found, name, options))
+    load_weights(model, found, skip=skip, allow_non_finite=allow_non_finite)
+    if not skip:
+        model.record = _record(model, found)
     return model
 
 
@@ -123,17 +142,25 @@ def load(
     name: str | None = None,
     *,
     entry: str | None = None,
+    weights: WeightKind | None = None,
     allow_non_finite: bool = False,
     **options: Any,
 ) -> nnx.Module:
-    """Build the model at ``source`` (see `read_weights`) and fill it.
+    """Build the model at ``source`` (see `read_weights`, also for ``weights``) and fill it.
 
-    A file that `save` wrote knows its model and options; for others ``name`` is needed.
-    ``options`` override those of the file. Nothing is initialised at random. Weights with NaN or
-    infinity need ``allow_non_finite``.
+    A run, or a file that `save` wrote, knows its model and options; for others ``name`` is needed.
+    ``options`` override those of the file. Of a run that trained several networks it is the one
+    that is used: the generator. Nothing is initialised at random. The model's ``record`` tells its
+    size, class names, figures and the like. Weights with NaN or infinity need
+    ``allow_non_finite``.
+
+    Raises:
+      FileNotFoundError: there is nothing at ``source``.
+      ValueError: it is damaged, no weights of any known kind, or does not say its model.
+      CheckpointError: the weights do not fit.
     """
-    weights = read_weights(source, entry=entry)
-    return build(weights, name, options, source=source, allow_non_finite=allow_non_finite)[0]
+    found = read_weights(source, entry=entry, weights=weights)
+    return build(found, name, options, source=source, allow_non_finite=allow_non_finite)
 
 
 def build(
@@ -143,16 +170,42 @@ def build(
     *,
     source: str | os.PathLike = "the file",
     allow_non_finite: bool = False,
-) -> tuple[nnx.Module, str, dict[str, Any]]:
-    """Return the filled model that ``weights`` belong to, its name and its options."""
+) -> nnx.Module:
+    """Return the filled model that ``weights`` belong to."""
     name = name or weights.model
     if name is None:
         raise ValueError(f"{source} does not say which model it holds; give its name")
     options = _options(weights, name, options or {})
+    weights = _in_use(weights)
     model = _abstract(name, options, weights, source)
     load_weights(model, weights, allow_non_finite=allow_non_finite)
     _seed_rngs(model)
-    return model, name, options
+    model.record = _record(model, weights)
+    return model
+
+
+def _in_use(weights: Weights) -> Weights:
+    """Return the generator's weights of a run that trained it against a discriminator."""
+    parts = {name.partition(".")[0] for name in weights.tensors}
+    if weights.names != "flax" or parts != {"generator", "discriminator"}:
+        return weights
+    return dataclasses.replace(weights, tensors=entries_below(weights.tensors, "generator"))
+
+
+def _record(model: nnx.Module, weights: Weights) -> ModelRecord:
+    """Return the record of a model filled with ``weights``: what these tell, else its own."""
+    own, told = model.record, weights.record
+    if told.model not in (None, own.model):
+        return own
+    return dataclasses.replace(
+        told,
+        model=own.model,
+        options=own.options,
+        task=told.task or own.task,
+        preprocessing=told.preprocessing or own.preprocessing,
+        licence=told.licence or own.licence,
+        source=told.source or own.source,
+    )
 
 
 def _abstract(name: str, options: dict[str, Any], weights: Weights, source) -> nnx.Module:
@@ -188,17 +241,19 @@ def save(
 
     ``.safetensors`` (our names); ``.pth`` and its kin (the published PyTorch names, for
     ``torch.load``); ``.orbax`` (a directory); otherwise, and always with a slash at the end, a
-    folder for the Hub. ``name`` and ``options`` are those the model was created with; `load`
-    needs them to build it again. What is written appears whole or not at all.
+    folder for the Hub. With the weights goes the model's record; ``name`` and ``options``, those it
+    was created with, are for a model without one. What is written appears whole or not at all.
 
     Raises FileExistsError if something is there, and ``overwrite`` is not set.
     """
     kind = check_target(path, overwrite=overwrite)
+    record = record_of(model, name, options)
     path = local_path(path)
     if kind in hub.TORCH_SUFFIXES:
-        write_torch(path, save_torch(model), overwrite=overwrite)
+        text = record_to_json(record) if record.model else None
+        write_torch(path, save_torch(model), record=text, overwrite=overwrite)
         return
-    weights = Weights(variables(model), "flax", name, options or {})
+    weights = Weights(variables(model), "flax", record)
     if kind == ".safetensors":
         write_safetensors(path, weights, overwrite=overwrite)
     elif kind == ".orbax":
@@ -211,6 +266,15 @@ def save(
             write_orbax(path, weights)
     else:
         hub.write_folder(path, weights, overwrite=overwrite)
+
+
+def record_of(
+    model: nnx.Module, name: str | None = None, options: Mapping[str, Any] | None = None
+) -> ModelRecord:
+    """Return the record of a model; ``name`` and ``options`` are for one that has none."""
+    record = model.record if hasattr(model, "record") else ModelRecord()
+    given = {"model": name, "options": options}
+    return dataclasses.replace(record, **{k: v for k, v in given.items() if v is not None})
 
 
 def check_target(path: str | os.PathLike, *, overwrite: bool = False) -> str:
@@ -253,23 +317,3 @@ def _seed_rngs(model: nnx.Module) -> None:
         key = jax.random.fold_in(jax.random.key(0), index)
         values.append((path, variable.replace(jnp.zeros((), jnp.uint32) if counts else key)))
     nnx.update(model, nnx.from_flat_state(values))
-
-
-def _newest(path: pathlib.Path) -> pathlib.Path | None:
-    """Return the Orbax checkpoint at ``path``: itself, or the newest of a run; None without."""
-    if _is_orbax(path):
-        return path
-    for folder in (path, path / "checkpoints"):
-        steps = [
-            step
-            for step in folder.glob("*")
-            if re.fullmatch("[0-9]+", step.name) and _is_orbax(step)
-        ]
-        if steps:
-            return max(steps, key=lambda step: int(step.name))
-    return None
-
-
-def _is_orbax(path: pathlib.Path) -> bool:
-    markers = ("_METADATA", "_CHECKPOINT_METADATA")
-    return any((path / marker).exists() for marker in markers)

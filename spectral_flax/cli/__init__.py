@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``spectral-flax``: list, profile, convert and run models from the shell."""
+"""The command ``spectral-flax``: list, show, profile, convert and run models from the shell."""
 
 import argparse
+import importlib.metadata
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 
-from spectral_flax.cli import convert, inpaint, list_models, predict, profile, training
+from spectral_flax.cli import convert, inpaint, list_models, predict, profile, show, training
 from spectral_flax.cli.options import add_plugins, complain
 from spectral_flax.kernels.cpu import keep_freed_memory
 from spectral_flax.plugins import import_plugins
 
-COMMANDS = (list_models, profile, convert, predict, inpaint, training)
+COMMANDS = (list_models, show, profile, convert, predict, inpaint, training)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +82,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Networks that see the whole image: list, profile, convert, run, train.",
         epilog="spectral-flax COMMAND --help tells the options of a command.",
     )
+    version = importlib.metadata.version("spectral-flax")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
     commands = parser.add_subparsers(
         title="commands", dest="command", required=True, metavar="COMMAND"
     )

@@ -3,14 +3,14 @@
 
 import argparse
 
-from spectral_flax.checkpoints.store import build, check_target, read_weights, save
+from spectral_flax.checkpoints.store import check_target, save
 from spectral_flax.checkpoints.weights import variables
-from spectral_flax.cli.options import add_model, add_overwrite
+from spectral_flax.cli.options import add_model, add_overwrite, described, load_model
 
 
 def add_command(commands) -> None:
     """Add the command to the parser of all."""
-    parser = commands.add_parser("convert", help="convert weights", description=__doc__)
+    parser = commands.add_parser("convert", help="convert weights", description=described(__doc__))
     parser.add_argument(
         "input",
         metavar="IN",
@@ -31,12 +31,12 @@ def add_command(commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Read, fill the model, write."""
     check_target(args.output, overwrite=args.overwrite)  # before the work
-    weights = read_weights(args.input, entry=args.entry)
-    how = dict(source=args.input, allow_non_finite=args.allow_non_finite)
-    model, name, options = build(weights, args.model, dict(args.options), **how)
-    save(model, args.output, name=name, options=options, overwrite=args.overwrite)
+    model, weights = load_model(args, args.input)
+    save(model, args.output, overwrite=args.overwrite)
     arrays = variables(model)
     count = sum(array.size for array in arrays.values())
     if weights.foreign:
         print(f"left unbuilt in {args.input}: {', '.join(weights.foreign)}")
-    print(f"{args.output}: {name}, {len(arrays)} arrays, {count / 1e6:.2f} M numbers")
+    record, numbers = model.record, f"{count / 1e6:.2f} M numbers"
+    kind = f" ({record.weights})" if record.weights else ""
+    print(f"{args.output}: {record.model}{kind}, {len(arrays)} arrays, {numbers}")

@@ -4,14 +4,22 @@
 import argparse
 import pathlib
 
-from spectral_flax.checkpoints.store import build, read_weights
-from spectral_flax.cli.options import add_model, add_overwrite, complain, exit_code
+from spectral_flax.cli.options import (
+    add_model,
+    add_overwrite,
+    complain,
+    described,
+    exit_code,
+    load_model,
+)
 from spectral_flax.inference.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
 
 
 def add_command(commands) -> None:
     """Add the command to the parser of all."""
-    parser = commands.add_parser("inpaint", help="fill in masked images", description=__doc__)
+    parser = commands.add_parser(
+        "inpaint", help="fill in masked images", description=described(__doc__)
+    )
     parser.add_argument("image", metavar="IMAGE", help="an image of any size, or a folder of them")
     parser.add_argument(
         "mask",
@@ -36,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
     count = len(folder_jobs(*job, overwrite=overwrite)) if several else 1
     if not several:
         read_job(*job, overwrite=overwrite)
-    weights = read_weights(args.weights, entry=args.entry)
-    how = dict(source=args.weights, allow_non_finite=args.allow_non_finite)
-    model, _, _ = build(weights, args.model, dict(args.options), **how)
+    model, _ = load_model(args, args.weights)
     if not several:
         inpaint_file(model, *job, overwrite=overwrite)
         print(args.output)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from spectral_flax.cli.options import described
 from spectral_flax.layers.blocks import BLOCKS
 from spectral_flax.models.options import model_options
 from spectral_flax.models.registry import MODELS, Model, card, list_models
@@ -23,7 +24,7 @@ _FILTERS = {
 
 def add_command(commands) -> None:
     """Add the command to the parser of all."""
-    parser = commands.add_parser("list", help="list the models", description=__doc__)
+    parser = commands.add_parser("list", help="list the models", description=described(__doc__))
     parser.add_argument("pattern", nargs="?", metavar="GLOB", help='names, such as "ffc_*"; "*"')
     for name, options in _FILTERS.items():
         parser.add_argument(f"--{name}", **options)

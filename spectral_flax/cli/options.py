@@ -6,9 +6,19 @@ import ast
 import sys
 from typing import Any
 
-from spectral_flax.models.registry import Card
+from flax import nnx
+
+from spectral_flax.checkpoints.store import build, read_weights
+from spectral_flax.checkpoints.weights import Weights
+from spectral_flax.models.record import Card
 
 MAX_LINES = 20  # of an error message; whole models may be missing from a checkpoint
+
+
+def described(text: str) -> str:
+    """Return the docstring of a command's module as people read it: no name, no marks of code."""
+    told = text.partition(": ")[2].replace("``", "").replace("`", "").strip()
+    return told[:1].upper() + told[1:]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +38,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
     parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="the last parameters of a run that also keeps averaged ones",
+    )
+    parser.add_argument(
         "--allow-non-finite", action="store_true", help="take weights that are NaN or infinite"
     )
     add_options(parser)
@@ -39,6 +54,13 @@ def add_plugins(parser: argparse.ArgumentParser) -> None:
         "--plugins", metavar="FILE", action="append", default=[],
         help="a Python file, or module, that registers models or blocks of your own",
     )  # fmt: skip
+
+
+def load_model(args: argparse.Namespace, source: str) -> tuple[nnx.Module, Weights]:
+    """Return the model that ``source`` holds, filled, and its weights as they were read."""
+    weights = read_weights(source, entry=args.entry, weights="raw" if args.raw else None)
+    how = dict(source=source, allow_non_finite=args.allow_non_finite)
+    return build(weights, args.model, dict(args.options), **how), weights
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:

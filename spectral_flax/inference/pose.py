@@ -11,7 +11,8 @@ from flax import nnx
 from spectral_flax.functional.keypoints import decode_heatmaps, flip_heatmaps
 from spectral_flax.inference.images import normalized, pillow
 from spectral_flax.layers.modes import evaluation_mode
-from spectral_flax.models.registry import Card, card
+from spectral_flax.models.record import Preprocessing
+from spectral_flax.models.registry import card
 
 COCO_LIMBS = (
     *((0, 1), (0, 2), (1, 3), (2, 4), (5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),
@@ -77,12 +78,12 @@ def predict_pose(
     boxes: Sequence[Sequence[float]] | None = None,
     *,
     size: tuple[int, int] | None = None,
-    about: Card | None = None,
+    about: Preprocessing | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find joints: ``uint8 [H, W, 3] -> [N, J, 2], [N, J]``, x and y in the image, and scores.
 
     ``boxes`` are x, y, w, h of N people; None is one person who fills the image. ``about`` is the
-    card of the model, which says how it wants images: their size (``size`` comes first), mean,
+    preprocessing of the model: their size (``size`` comes first), mean,
     deviation and order of channels; None is that of the published networks. Heatmaps of the crop
     and of its mirror image are averaged, as published.
     """

@@ -5,8 +5,8 @@ import importlib
 import pkgutil
 
 from spectral_flax.models.options import Option, model_options
+from spectral_flax.models.record import Card, ModelRecord, Preprocessing
 from spectral_flax.models.registry import (
-    Card,
     Model,
     abstract_model,
     add,
@@ -24,7 +24,9 @@ __all__ = [
     "Card",
     "Head",
     "Model",
+    "ModelRecord",
     "Option",
+    "Preprocessing",
     "ResNet",
     "Residual",
     "Stem",

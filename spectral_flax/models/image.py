@@ -3,7 +3,8 @@
 
 from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
 from spectral_flax.models.classifier import BACKBONES, FFC_PAPER, PLAIN, resnet_classifier
-from spectral_flax.models.registry import Card, Model, add
+from spectral_flax.models.record import Card
+from spectral_flax.models.registry import Model, add
 
 _RESNET_PAPER = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016"
 _RESNEXT_PAPER = "Xie et al., Aggregated Residual Transformations, CVPR 2017"

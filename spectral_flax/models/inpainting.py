@@ -22,7 +22,8 @@ from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
-from spectral_flax.models.registry import Card, Model, add
+from spectral_flax.models.record import Card
+from spectral_flax.models.registry import Model, add
 
 _ACTIVATIONS = {"sigmoid": nnx.sigmoid, "tanh": jnp.tanh, None: lambda x: x}
 

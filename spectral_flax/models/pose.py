@@ -19,7 +19,8 @@ from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
 from spectral_flax.models.classifier import BACKBONES
 from spectral_flax.models.placement import inserted_blocks
-from spectral_flax.models.registry import Card, Model, add
+from spectral_flax.models.record import Card
+from spectral_flax.models.registry import Model, add
 from spectral_flax.models.residual import Residual
 from spectral_flax.models.resnet import Head, ResNet, Stem
 

@@ -13,23 +13,7 @@ from flax import nnx
 
 from spectral_flax.layers.numerics import parameters_of
 from spectral_flax.messages import closest
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Card:
-    """What comes with a name: where the model is from and how its input is prepared."""
-
-    paper: str = ""
-    code: str = ""
-    licence: str = ""
-    input_size: tuple[int, ...] = (224, 224)
-    resize: int = 256
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    channel_order: str = "RGB"
-    published: str = ""
-    note: str = ""
+from spectral_flax.models.record import Card, ModelRecord
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,11 +166,21 @@ def card(name: str) -> Card:
 def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> nnx.Module:
     """Build the model ``name`` with random weights; ``options`` are those of `model_options`.
 
+    The model's ``record`` says what it is.
+
     Raises:
       ValueError: no such model (the message names the closest).
       TypeError: no such option (likewise).
     """
-    return get_model(name)(**options, rngs=nnx.Rngs(0) if rngs is None else rngs)
+    entry = get_model(name)
+    model = entry(**options, rngs=nnx.Rngs(0) if rngs is None else rngs)
+    model.record = ModelRecord(
+        model=name,
+        options=options,
+        task=entry.task,
+        preprocessing=entry.card.preprocessing,
+    )
+    return model
 
 
 def abstract_model(name: str, **options: Any) -> nnx.Module:

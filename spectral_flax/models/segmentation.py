@@ -21,7 +21,8 @@ from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import transposed_conv
 from spectral_flax.models.placement import inserted_blocks
-from spectral_flax.models.registry import Card, Model, add
+from spectral_flax.models.record import Card
+from spectral_flax.models.registry import Model, add
 
 _POOLINGS = 4
 

@@ -8,7 +8,8 @@ block also see neighbouring frames (I3D); half the frames after stage 1.
 
 from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
 from spectral_flax.models.classifier import FFC_PAPER, PLAIN, resnet_classifier
-from spectral_flax.models.registry import Card, Model, add
+from spectral_flax.models.record import Card
+from spectral_flax.models.registry import Model, add
 
 # As published, where that differs from images.
 DEFAULTS = dict(

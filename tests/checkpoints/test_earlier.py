@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import spectral_flax as sf
-from spectral_flax.checkpoints import hub, orbax, safetensors, weights
+from spectral_flax.checkpoints import hub, orbax, records, safetensors, weights
 from spectral_flax.checkpoints.earlier import current_names, current_options
 from spectral_flax.checkpoints.parts import inserted_in, without_inserted
 
@@ -59,7 +59,7 @@ def test_orbax_and_hub_folders_of_earlier_versions_load(kind, tmp_path, monkeypa
     source = pathlib.Path(__file__).parents[1] / "earlier" / f"{kind}.safetensors"
     with monkeypatch.context() as patch:  # to read names and options as they are in the file
         patch.setattr(safetensors, "with_current_names", dict)
-        patch.setattr(weights, "current_options", dict)
+        patch.setattr(records, "current_options", dict)
         stored = safetensors.read_safetensors(source)
     assert any("inserted." in name or "blocks." in name for name in stored.tensors)
     orbax.write_orbax(tmp_path / "model.orbax", stored)

@@ -12,9 +12,13 @@ from spectral_flax.checkpoints.hub import push_to_hub, read_folder, read_hub, wr
 from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import Weights
+from spectral_flax.models.record import ModelRecord
 
 TENSORS = {"head.kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}
-OURS = Weights(TENSORS, model="resnet50_bat", options={"blocks_at": {2: (1,)}, "ratio": 0.5})
+OURS = Weights(
+    TENSORS,
+    record=ModelRecord(model="resnet50_bat", options={"blocks_at": {2: (1,)}, "ratio": 0.5}),
+)
 
 
 def assert_ours(weights: Weights) -> None:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from spectral_flax.checkpoints.orbax import read_orbax, write_orbax
 from spectral_flax.checkpoints.weights import Weights, variables
+from spectral_flax.models.record import ModelRecord
 
 TENSORS = {
     "stage1.0.conv.kernel": np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32),
@@ -19,7 +20,9 @@ TENSORS = {
 
 
 def test_read_inverts_write(tmp_path):
-    weights = Weights(TENSORS, model="resnet50", options={"blocks_at": {2: (1, 3)}})
+    weights = Weights(
+        TENSORS, record=ModelRecord(model="resnet50", options={"blocks_at": {2: (1, 3)}})
+    )
     write_orbax(tmp_path / "model.orbax", weights)
     found = read_orbax(tmp_path / "model.orbax")
     assert (found.names, found.model, found.options) == ("flax", "resnet50", weights.options)

@@ -7,8 +7,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from spectral_flax.checkpoints.records import record_from_json, record_to_json
 from spectral_flax.checkpoints.safetensors import DTYPES, read_safetensors, write_safetensors
-from spectral_flax.checkpoints.weights import Weights, options_from_json, options_to_json
+from spectral_flax.checkpoints.weights import Weights
+from spectral_flax.models.record import ModelRecord
 
 NUMBERS = np.random.default_rng(0).integers(-50, 50, (3, 4))
 
@@ -38,7 +40,7 @@ def test_read_inverts_write(names, tmp_path):
 
 def test_the_model_and_its_options_are_kept(tmp_path):
     options = {"blocks_at": {2: (1, 3)}, "ratio": 0.25, "lfu": True, "dtype": "bfloat16"}
-    weights = Weights({"w": NUMBERS}, model="resnet50_bat", options=options)
+    weights = Weights({"w": NUMBERS}, record=ModelRecord(model="resnet50_bat", options=options))
     write_safetensors(tmp_path / "x.safetensors", weights)
     found = read_safetensors(tmp_path / "x.safetensors")
     assert (found.model, found.options) == ("resnet50_bat", options)
@@ -46,12 +48,13 @@ def test_the_model_and_its_options_are_kept(tmp_path):
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.dtype("bfloat16"), np.float16, np.float32])
 def test_options_keep_dtypes_by_name(dtype):
-    assert options_from_json(options_to_json({"dtype": dtype}))["dtype"] == jnp.dtype(dtype).name
+    text = record_to_json(ModelRecord(model="resnet18", options={"dtype": dtype}))
+    assert record_from_json(text).options["dtype"] == jnp.dtype(dtype).name
 
 
 def test_options_without_a_written_form_are_refused():
     with pytest.raises(TypeError, match="option block="):
-        options_to_json({"block": print})
+        record_to_json(ModelRecord(model="resnet18", options={"block": print}))
 
 
 def file_of(header, data=b"", length=None) -> bytes:

@@ -9,12 +9,14 @@ import pytest
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax.checkpoints.load import save_torch
 from spectral_flax.checkpoints.orbax import write_orbax
 from spectral_flax.checkpoints.parts import without_inserted
 from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.store import load, load_weights, read_weights, save
 from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import Weights, assign, variables
+from spectral_flax.models.record import ModelRecord
 from spectral_flax.models.registry import create_model
 
 OPTIONS = dict(width=8, depths=(1, 1), num_classes=5)
@@ -30,15 +32,15 @@ def assert_same(one: nnx.Module, other: nnx.Module) -> None:
         np.testing.assert_array_equal(variables(other)[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("path", ["model.safetensors", "model.orbax", "folder"])
+@pytest.mark.parametrize("path", ["model.safetensors", "model.orbax", "folder", "model.pth"])
 def test_load_inverts_save(path, model, tmp_path):
-    save(model, tmp_path / path, name="resnet18", options=OPTIONS)
+    save(model, tmp_path / path)
     assert_same(model, load(tmp_path / path))
 
 
 @pytest.mark.parametrize("path", ["model.pth", "model.pth.tar", "model.ckpt"])
 def test_files_of_pytorch_load_by_the_name_of_the_model(path, model, tmp_path):
-    save(model, tmp_path / path)
+    write_torch(tmp_path / path, save_torch(model))
     assert read_weights(tmp_path / path).names == "torch"
     assert_same(model, load(tmp_path / path, "resnet18", **OPTIONS))
     with pytest.raises(ValueError, match="does not say which model it holds"):
@@ -158,7 +160,10 @@ def test_one_of_several_sets_of_weights_is_chosen_in_every_format(name, entry, t
 def test_weights_that_are_not_finite_are_refused_by_every_reader(way, model, tmp_path):
     tensors = {name: np.asarray(array) for name, array in variables(model).items()}
     tensors["head.bias"] = np.full(5, np.nan, np.float32)
-    write_safetensors(tmp_path / "x.safetensors", Weights(tensors, "flax", "resnet18", OPTIONS))
+    write_safetensors(
+        tmp_path / "x.safetensors",
+        Weights(tensors, "flax", ModelRecord(model="resnet18", options=OPTIONS)),
+    )
     with pytest.raises(sf.CheckpointError, match=r"value: head\.bias holds NaN"):
         way("resnet18", pretrained=tmp_path / "x.safetensors")
     taken = sf.load(tmp_path / "x.safetensors", allow_non_finite=True)
@@ -199,7 +204,8 @@ def test_a_missing_path_that_may_be_a_repository_is_named_as_both(monkeypatch):
 )
 def test_options_of_a_file_that_build_nothing_are_told_with_the_file(options, tmp_path):
     write_safetensors(
-        tmp_path / "x.safetensors", Weights({"w": np.ones(1)}, "flax", "resnet18", options)
+        tmp_path / "x.safetensors",
+        Weights({"w": np.ones(1)}, "flax", ModelRecord(model="resnet18", options=options)),
     )
     with pytest.raises(
         (TypeError, ValueError), match=r"x\.safetensors tells do not build resnet18"

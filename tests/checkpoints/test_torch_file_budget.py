@@ -116,8 +116,10 @@ def test_pipes_sockets_and_devices_are_refused_at_once(tmp_path):
 def test_a_folder_whose_configuration_is_a_pipe_is_refused(tmp_path):
     from spectral_flax.checkpoints.hub import write_folder
     from spectral_flax.checkpoints.weights import Weights
+    from spectral_flax.models.record import ModelRecord
 
-    write_folder(tmp_path, Weights({"a": np.ones(3, np.float32)}, model="resnet18"))
+    record = ModelRecord(model="resnet18")
+    write_folder(tmp_path, Weights({"a": np.ones(3, np.float32)}, record=record))
     (tmp_path / "config.json").unlink()
     os.mkfifo(tmp_path / "config.json")
     assert read_folder(tmp_path).model == "resnet18"  # told by the weights themselves

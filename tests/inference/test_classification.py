@@ -7,14 +7,11 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from spectral_flax.inference.classification import (
-    best_classes,
-    predict_classes,
-    prepare,
-    read_labels,
-)
+from spectral_flax.inference.classification import best_classes, read_labels
 from spectral_flax.inference.images import read_image
-from spectral_flax.models.registry import Card
+from spectral_flax.inference.prediction import predict
+from spectral_flax.inference.preparation import prepare
+from spectral_flax.models.record import Card
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
@@ -35,7 +32,7 @@ def test_arrays_pictures_and_files_give_the_same_classes(order, best, tmp_path):
     Image.fromarray(red).save(tmp_path / "x.png")
     images = [red, Image.fromarray(red), tmp_path / "x.png", str(tmp_path / "x.png")]
     about = Card(**PLAIN, channel_order=order)
-    found = predict_classes(Colours(), images, about, labels="rgb", top=2)
+    found = predict(Colours(), images, about=about, class_names="rgb", top=2)
     assert [[label for label, _ in classes] for classes in found] == [[best, "g"]] * 4
     assert len({classes[0].probability for classes in found}) == 1
 
@@ -43,7 +40,7 @@ def test_arrays_pictures_and_files_give_the_same_classes(order, best, tmp_path):
 def test_the_best_classes_come_first_and_equal_ones_in_order():
     (found,) = best_classes(np.array([[0.2, 0.4, 0.4]]), top=9)
     assert found == [("class 1", 0.4), ("class 2", 0.4), ("class 0", 0.2)]
-    assert predict_classes(Colours(), [], Card(**PLAIN)) == []
+    assert predict(Colours(), [], about=Card(**PLAIN)) == []
 
 
 @pytest.mark.parametrize(
@@ -51,13 +48,13 @@ def test_the_best_classes_come_first_and_equal_ones_in_order():
     [
         (np.zeros((8, 8, 3)), {}, r"image is float64 \(8, 8, 3\); expected uint8"),
         (np.zeros((8, 8), np.uint8), {}, r"image is uint8 \(8, 8\); expected uint8"),
-        (PIXELS, dict(labels=["a"]), "labels names 1 classes; the model has 3"),
+        (PIXELS, dict(class_names=["a"]), "labels names 1 classes; the model has 3"),
         (PIXELS, dict(top=0), "top=0; expected a positive number"),
     ],
 )
 def test_what_can_not_be_classified_is_refused(image, options, told):
     with pytest.raises(ValueError, match=told):
-        predict_classes(Colours(), [image], Card(**PLAIN), **options)
+        predict(Colours(), [image], about=Card(**PLAIN), **options)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from spectral_flax.models.registry import MODELS, Card, Model
+from spectral_flax.models.record import Card
+from spectral_flax.models.registry import MODELS, Model
 from train.config import Config, Data, Optimizer
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_flax.messages import shown
+from spectral_flax.models.record import ModelRecord
 from train.checkpoints.checkpoints import Checkpoints, DamagedCheckpointError, drop_failed_reads
 from train.checkpoints.state import TrainState
 from train.config import Config
@@ -29,7 +30,14 @@ class BestCheckpoint:
         self.figure, self.sign = figure, {"max": 1, "min": -1}[directions[figure]]
         self._kept()
 
-    def offer(self, config: Config, state: TrainState, position: Any, figures: dict) -> None:
+    def offer(
+        self,
+        config: Config,
+        state: TrainState,
+        position: Any,
+        figures: dict,
+        record: ModelRecord | None = None,
+    ) -> None:
         """Keep this state in place of the one before if its figure is better; waits for the disk.
 
         A figure that is not a number is worse than any other.
@@ -39,7 +47,7 @@ class BestCheckpoint:
             return
         if step in kept:  # of the same run, which went back to an earlier checkpoint meanwhile
             self.checkpoints.delete(step)
-        self.checkpoints.save(config, state, position, figures, force=True)
+        self.checkpoints.save(config, state, position, figures, record=record, force=True)
         self.checkpoints.wait()
         for other in kept.keys() - {step}:
             self.checkpoints.delete(other)

@@ -26,9 +26,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from spectral_flax.checkpoints import manifest
 from spectral_flax.checkpoints.earlier import current_names
+from spectral_flax.checkpoints.records import record_to_json
+from spectral_flax.checkpoints.runs import RECORD
 from spectral_flax.messages import reason, shown
-from train.checkpoints import manifest
+from spectral_flax.models.record import ModelRecord
 from train.checkpoints.state import Leaves, TrainState, state_groups
 from train.config import Config, from_text, to_text
 from train.errors import SaveFailedError, UserError
@@ -83,11 +86,13 @@ class Checkpoints:
         position: Any,
         figures: Mapping[str, float] | None = None,
         *,
+        record: ModelRecord | None = None,
         force: bool = False,
     ) -> None:
         """Start to write a checkpoint; the arrays may be donated as soon as this returns.
 
-        It must be newer than those there are, unless ``force`` says otherwise.
+        It must be newer than those there are, unless ``force`` says otherwise. ``record`` is what
+        travels with the model, for whoever loads it without this program.
 
         Raises:
           SaveFailedError: this one, or the one before it, cannot be written.
@@ -101,6 +106,7 @@ class Checkpoints:
                 "position": position,
                 "names": {group: list(leaves) for group, leaves in groups.items()},
                 "figures": dict(figures or {}),
+                RECORD: None if record is None else json.loads(record_to_json(record)),
             }
         )
         items = {name: ocp.args.StandardSave(leaves) for name, leaves in groups.items() if leaves}

@@ -8,11 +8,11 @@ from pathlib import Path
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax.checkpoints import manifest
 from spectral_flax.checkpoints.safetensors import read_safetensors, write_safetensors
 from spectral_flax.checkpoints.store import load_weights
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.messages import reason
-from train.checkpoints import manifest
 from train.errors import UserError
 from train.processes.distributed import is_main_process, log, wait_for_all
 from train.processes.paths import local_path, set_aside

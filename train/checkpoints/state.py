@@ -82,8 +82,12 @@ def split(model: nnx.Module) -> tuple[Network, Leaves, Leaves]:
     return network, _named(params), _named(model_state)
 
 
-def make_model(config: Config, task: Task) -> nnx.Module:
-    """Build the model of ``config``, ready to train; random weights follow from the seed."""
+def model_options(config: Config, task: Task) -> dict[str, Any]:
+    """Return the options of the model: those of the config, and those that the data demand.
+
+    Raises:
+      UserError: they contradict one another.
+    """
     for name, demanded in task.model_options.items():
         given = config.options.get(name, demanded)
         if given != demanded:
@@ -91,7 +95,12 @@ def make_model(config: Config, task: Task) -> nnx.Module:
                 f"--options.{name} is {given}; the data set {config.data.name!r} needs {demanded}"
             )
     numerics = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
-    options = task.model_options | config.options | numerics
+    return task.model_options | config.options | numerics
+
+
+def make_model(config: Config, task: Task) -> nnx.Module:
+    """Build the model of ``config``, ready to train; random weights follow from the seed."""
+    options = model_options(config, task)
     try:
         model = sf.create_model(config.model, **options, rngs=nnx.Rngs(config.seed))
     except (TypeError, ValueError) as error:

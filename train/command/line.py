@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str], program: str = "python -m train") -> Config:
         args=rest,
         prog=f"{program} {path}",
         description=f"One training run. Usage: {program} {USAGE}\n\n{describe(config.task)}",
-        config=(tyro.conf.FlagConversionOff,),
+        config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed),
     )
     if config.workdir is None:
         config = dataclasses.replace(config, workdir=str(Path("runs") / _run_name(path)))

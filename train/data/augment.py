@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from spectral_flax.inference.crops import Box, Size, centre, default_resize, five, three
+from spectral_flax.models.record import Preprocessing
 from train.config import Data
 from train.data import crops
 from train.data.colour import colour_jitter
@@ -19,10 +21,10 @@ Frames = list[Image.Image]
 class Augmentation:
     """Random variation of a training example, the same for all frames of a clip."""
 
-    size: crops.Size
+    size: Size
     data: Data
 
-    def box(self, width: int, height: int, rng: np.random.Generator) -> crops.Box:
+    def box(self, width: int, height: int, rng: np.random.Generator) -> Box:
         """Draw the crop of an image."""
         data = self.data
         match data.crop:
@@ -34,9 +36,9 @@ class Augmentation:
                 return crops.random_short_side(width, height, rng, self.size, data.short_side)
             case _:
                 short_side = data.resize or default_resize(self.size)
-                return crops.centre(width, height, self.size, short_side)[0]
+                return centre(width, height, self.size, short_side)[0]
 
-    def __call__(self, frames: Frames, box: crops.Box, rng: np.random.Generator) -> np.ndarray:
+    def __call__(self, frames: Frames, box: Box, rng: np.random.Generator) -> np.ndarray:
         """Cut ``box`` out and vary it: ``[N, H, W, 3]``."""
         data = self.data
         frames = _cut(frames, box, self.size)
@@ -53,9 +55,24 @@ class Augmentation:
 class Views:
     """The crops of a test example, in a fixed order."""
 
-    size: crops.Size
+    size: Size
     kind: Literal["centre", "three", "ten"]
     data: Data
+
+    @property
+    def resize(self) -> int:
+        """Length of the short side before crops are cut out."""
+        return self.data.resize or default_resize(self.size)
+
+    def preprocessing(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Preprocessing:
+        """Return how the central crop of an image is made and scaled."""
+        return Preprocessing(
+            input_size=self.size,
+            resize=self.resize,
+            mean=mean,
+            std=std,
+            channel_order=self.data.channels.upper(),
+        )
 
     def __len__(self) -> int:
         return {"centre": 1, "three": 3, "ten": 10}[self.kind]
@@ -65,19 +82,13 @@ class Views:
 
         Ten crops are four corners and the centre, then the same five mirrored.
         """
-        short_side = self.data.resize or default_resize(self.size)
-        choose = {"centre": crops.centre, "three": crops.three, "ten": crops.five}[self.kind]
-        boxes = choose(*frames[0].size, self.size, short_side)
+        choose = {"centre": centre, "three": three, "ten": five}[self.kind]
+        boxes = choose(*frames[0].size, self.size, self.resize)
         views = np.stack([_ordered(_cut(frames, box, self.size), self.data) for box in boxes])
         return np.concatenate([views, views[..., ::-1, :]]) if self.kind == "ten" else views
 
 
-def default_resize(size: crops.Size) -> int:
-    """Return the short side that goes with a central crop of ``size``: 256 for 224."""
-    return round(max(size) * 256 / 224)
-
-
-def _cut(frames: Frames, box: crops.Box, size: crops.Size) -> Frames:
+def _cut(frames: Frames, box: Box, size: Size) -> Frames:
     return [frame.resize(size[::-1], Image.Resampling.BILINEAR, box) for frame in frames]
 
 

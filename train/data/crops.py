@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crops as boxes in the coordinates of the original image, before any resizing.
-
-A box is (left, top, right, bottom) as Pillow has it. Sizes of crops are (height, width). "Resize
-to a short side, then crop" is one box too, so that no pixel is computed to be thrown away.
-"""
+"""Random crops of training images, as boxes; the fixed ones are in `inference.crops`."""
 
 import numpy as np
 
-Box = tuple[float, float, float, float]
-Size = tuple[int, int]
+from spectral_flax.inference.crops import Box, Size
 
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 
@@ -73,26 +68,6 @@ def random_short_side(
     short = rng.integers(short_side[0], short_side[1] + 1)
     w, h = _crop_size(width, height, size, short)
     return _placed(width, height, w, h, *rng.random(2))
-
-
-def centre(width: int, height: int, size: Size, short_side: int) -> list[Box]:
-    """Return the one central crop of ``size`` after resizing to ``short_side``."""
-    w, h = _crop_size(width, height, size, short_side)
-    return [_placed(width, height, w, h, 0.5, 0.5)]
-
-
-def three(width: int, height: int, size: Size, short_side: int) -> list[Box]:
-    """Return crops at both ends and in the middle of the longer side."""
-    w, h = _crop_size(width, height, size, short_side)
-    places = [(p, 0.5) if width >= height else (0.5, p) for p in (0, 0.5, 1)]
-    return [_placed(width, height, w, h, x, y) for x, y in places]
-
-
-def five(width: int, height: int, size: Size, short_side: int) -> list[Box]:
-    """Return the four corners and the centre."""
-    w, h = _crop_size(width, height, size, short_side)
-    places = [(x / 4, y / 4) for x, y in (*_CORNERS, (2, 2))]
-    return [_placed(width, height, w, h, x, y) for x, y in places]
 
 
 def _crop_size(width: int, height: int, size: Size, short_side: int) -> tuple[float, float]:

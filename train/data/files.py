@@ -2,10 +2,12 @@
 """Labelled files, each read when it is needed; another replaces one that cannot be read."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from spectral_flax.models.record import Preprocessing
 from train.data.source import Augment, Example, Source
 from train.data.unreadable import UnreadableFiles
 
@@ -14,6 +16,7 @@ class Items(Protocol):
     """Labelled files, not yet read."""
 
     num_classes: int
+    class_names: Sequence[str]
 
     def __len__(self) -> int: ...
 
@@ -29,6 +32,9 @@ class Reader(Protocol):
 
     shape: tuple[int, ...]
     view_count: int
+
+    def preprocessing(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Preprocessing:
+        """Return how a file becomes what the reader gives in a test."""
 
     def __call__(self, file: Any, rng: np.random.Generator | None) -> np.ndarray: ...
 
@@ -52,6 +58,14 @@ class Files(Source):
     @property
     def num_classes(self) -> int:
         return self.items.num_classes
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return self.items.class_names
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.reader.preprocessing(self.mean, self.std)
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from spectral_flax.inference.images import opened, orientation, to_rgb, upright
+from spectral_flax.models.record import Preprocessing
 from train.data.augment import Augmentation, Views
 
 
@@ -27,6 +28,9 @@ class ImageReader:
     def view_count(self) -> int:
         return 1 if self.augmentation else len(self.views)
 
+    def preprocessing(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Preprocessing:
+        return self.views.preprocessing(mean, std)
+
     def __call__(self, file: str | BinaryIO, rng: np.random.Generator | None) -> np.ndarray:
         """Read one file; ``rng`` is what varies a training example, None in a test."""
         with opened(file) as image:
@@ -36,7 +40,7 @@ class ImageReader:
                 box = self.augmentation.box(width, height, rng)
                 self._draft(image, box)
             image.load()
-            image = upright(to_rgb(image), turn)
+            image = upright(to_rgb(image, alpha="white"), turn)
         if self.augmentation is None:
             return self._test(image)
         # A draft is smaller than the file says by a power of two, rounded up.

@@ -58,8 +58,8 @@ def read_list(file: Path, *, log: bool = True) -> tuple[list[str], list[str]]:
 
 def numbered(
     labels: Sequence[str], known: Sequence[str], file: Path, num_classes: int | None
-) -> tuple[list[int], int]:
-    """Return the labels of ``file`` as numbers, and how many classes there are.
+) -> tuple[list[int], list[str]]:
+    """Return the labels of ``file`` as numbers, and the names of the classes.
 
     ``known`` are the labels of the training list. If all of them are whole numbers, however
     written, they are those of the classes; else they are names, in the order of the alphabet, or of
@@ -79,7 +79,7 @@ def numbered(
             raise UserError(
                 f"{str(file)!r} has labels outside 0 ... {count - 1}: {several(sorted(set(wrong)))}"
             )
-        return [int(values[label]) for label in labels], count
+        return [int(values[label]) for label in labels], [str(i) for i in range(count)]
     ordered = all(values[name] is not None for name in known)
     classes = sorted(set(known), key=lambda name: (values[name] if ordered else 0, name))
     number = {name: i for i, name in enumerate(classes)}
@@ -90,7 +90,7 @@ def numbered(
         )
     if num_classes is not None and num_classes != len(classes):
         raise UserError(f"--data.num-classes is {num_classes}; the list has {len(classes)} classes")
-    return [number[label] for label in labels], len(classes)
+    return [number[label] for label in labels], classes
 
 
 def _is_class(value: float | None, count: int) -> bool:

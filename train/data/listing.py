@@ -15,7 +15,6 @@ from train.data.source import Split
 from train.errors import UserError
 
 IMAGES = SUFFIXES
-VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
 
 _FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
 
@@ -35,7 +34,11 @@ class Listing:
     folder: str
     paths: np.ndarray
     labels: np.ndarray
-    num_classes: int
+    class_names: Sequence[str]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -81,7 +84,7 @@ def class_folders(
         raise UserError(f"{str(folder)!r} holds {_what_else(folder, suffixes)}; {layout}")
     paths = np.array([os.fsencode(path) for path in paths])
     order = np.lexsort((paths, labels))  # file systems list a directory in any order
-    return Listing(str(folder), paths[order], np.array(labels, np.int32)[order], len(classes))
+    return Listing(str(folder), paths[order], np.array(labels, np.int32)[order], classes)
 
 
 def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listing:
@@ -99,14 +102,14 @@ def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listi
     known = read_list(_find_list(root, "train", layout), log=split == "train")[1]
     file = _find_list(root, split, layout)
     paths, labels = read_list(file, log=split != "train")
-    numbers, count = numbered(labels, known, file, num_classes)
+    numbers, names = numbered(labels, known, file, num_classes)
     missing = [path for path in paths if not is_file(root / path)]
     if missing:
         raise UserError(
             f"{str(file)!r} names {len(missing)} missing file(s): {several(missing, limit=300)}"
         )
     encoded = np.array([os.fsencode(path) for path in paths])
-    return Listing(str(root), encoded, np.array(numbers, np.int32), count)
+    return Listing(str(root), encoded, np.array(numbers, np.int32), names)
 
 
 def is_file(path: Path) -> bool:

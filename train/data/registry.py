@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from spectral_flax.inference.images import pillow
+from spectral_flax.inference.preparation import VIDEOS
 from spectral_flax.messages import closest
 from train.config import Data
 from train.data.arrays import (
@@ -17,7 +18,7 @@ from train.data.arrays import (
     synthetic_videos,
 )
 from train.data.files import Files, Items
-from train.data.listing import IMAGES, VIDEOS, class_folders, list_file
+from train.data.listing import IMAGES, class_folders, list_file
 from train.data.moving_digits import moving_digits
 from train.data.source import Source, Split
 from train.data.tensorflow_datasets import records
@@ -158,9 +159,9 @@ def _images(split: Split, data: Data, items: Items) -> Files:
 def _videos(split: Split, data: Data, items: Items) -> Files:
     _require_pillow(data)
     from train.data.augment import Augmentation, Views
-    from train.data.video import ClipReader, require_pyav
+    from train.data.video import ClipReader
 
-    require_pyav()
+    _require_pyav(data)
     train, size, test_size = _sizes(split, data)
     crops = {"single": "centre", "ten_crops": "ten"}.get(data.views)
     crops = crops or {1: "centre", 3: "three"}[data.test_crops]
@@ -185,6 +186,15 @@ def _files(split: Split, data: Data, items: Items, reader) -> Files:
     mean, std = IMAGENET_MEAN[order], IMAGENET_STD[order]
     name = f"{data.name} {data.path or ''}/{split}"
     return Files(name, items, reader, split == "train", mean, std)
+
+
+def _require_pyav(data: Data) -> None:
+    try:
+        import av  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"{data.name!r}: videos need PyAV: pip install 'spectral-flax[video]'"
+        ) from error
 
 
 def _require_pillow(data: Data) -> None:

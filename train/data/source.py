@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from spectral_flax.models.record import Preprocessing
+
 Example = dict[str, Any]
 Split = Literal["train", "test"]
 
@@ -31,6 +33,19 @@ class Source(Protocol):
     """Views of the image or video that an item holds, in an axis of their own if there are any."""
     augment: Augment | None = None
     """Makes a training example of an item; None: the pipeline shifts and mirrors its image."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How an image or clip of any size becomes an example; None: as the model's card says."""
+        channels = self.image_shape[-1]
+        return Preprocessing(
+            input_size=self.image_shape[:-1],
+            fit="stretch",
+            mean=self.mean,
+            std=self.std,
+            channel_order="grey" if channels == 1 else "RGB",
+            stride=1,
+        )
 
     def __len__(self) -> int: ...
 

@@ -3,6 +3,7 @@
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from train.data.source import Split
@@ -19,7 +20,11 @@ class Records:
     records: Any
     image: str
     target: str
-    num_classes: int
+    class_names: Sequence[str]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -71,19 +76,19 @@ def records(name: str, split: Split, folder: str | None, num_classes: int | None
     part = next((part for part in wanted if part in splits), None)
     if part is None:
         raise UserError(f"{name!r} has the splits {sorted(splits)}; expected {' or '.join(wanted)}")
-    image, target, count = _features(name, builder.info, tfds)
-    if num_classes is not None and num_classes != count:
-        raise UserError(f"--data.num-classes is {num_classes}; {name!r} has {count} classes")
+    image, target, names = _features(name, builder.info, tfds)
+    if num_classes is not None and num_classes != len(names):
+        raise UserError(f"--data.num-classes is {num_classes}; {name!r} has {len(names)} classes")
     source = builder.as_data_source(part, decoders={image: tfds.decode.SkipDecoding()})
-    return Records(f"{name}/{part}", source, image, target, count)
+    return Records(f"{name}/{part}", source, image, target, names)
 
 
-def _features(name: str, info, tfds) -> tuple[str, str, int]:
-    """Return the names of the image and its label, and the number of classes."""
+def _features(name: str, info, tfds) -> tuple[str, str, list[str]]:
+    """Return the names of the image and its label, and those of the classes."""
     features = info.features
     images = [key for key, f in features.items() if isinstance(f, tfds.features.Image)]
     labels = [key for key, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
     pair = info.supervised_keys if info.supervised_keys else (*images[:1], *labels[:1])
     if len(pair) != 2 or pair[0] not in images or pair[1] not in labels:
         raise UserError(f"{name!r} holds {sorted(features)}; expected one image and its class")
-    return *pair, features[pair[1]].num_classes
+    return *pair, features[pair[1]].names

@@ -2,40 +2,13 @@
 """Frames of video files by their number, and the clips that a network sees."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
+from spectral_flax.inference.clips import clip_indices, uniform_starts
+from spectral_flax.inference.video_file import Video
+from spectral_flax.models.record import Preprocessing
 from train.data.augment import Augmentation, Views
-from train.data.video_file import Video
-from train.errors import UserError
-
-
-def clip_indices(
-    count: int, frames: int, stride: int, starts: Sequence[float], segments: int = 1
-) -> np.ndarray:
-    """Frame numbers of clips in a video of ``count`` frames: ``[len(starts), segments, frames]``.
-
-    The places where a clip can start are cut into ``segments`` equal parts; ``starts`` are
-    positions in [0, 1) within a part. A video that is too short repeats its last frame.
-    """
-    places = max(count - (frames - 1) * stride, 1)
-    part = (np.arange(segments)[None] + np.asarray(starts)[:, None]) / segments
-    first = np.floor(part * places).astype(np.int64)
-    return np.minimum(first[..., None] + stride * np.arange(frames), count - 1)
-
-
-def uniform_starts(clips: int) -> np.ndarray:
-    """Return the centres of ``clips`` equal parts of [0, 1)."""
-    return (np.arange(clips) + 0.5) / clips
-
-
-def require_pyav() -> None:
-    """Raise a UserError if the library that decodes videos is missing."""
-    try:
-        import av  # noqa: F401
-    except ImportError as error:
-        raise UserError("videos need PyAV: pip install 'spectral-flax[video]'") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +33,14 @@ class ClipReader:
     @property
     def view_count(self) -> int:
         return 1 if self.augmentation else self.clips * len(self.views)
+
+    def preprocessing(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Preprocessing:
+        return dataclasses.replace(
+            self.views.preprocessing(mean, std),
+            input_size=(self.frames, *self.views.size),
+            stride=self.stride,
+            segments=self.segments,
+        )
 
     def __call__(self, file, rng: np.random.Generator | None) -> np.ndarray:
         """Read one file; ``rng`` is what varies a training example, None in a test."""

@@ -17,7 +17,14 @@ from train.command.line import load, take_options
 from train.config import Config, Data, Mesh
 from train.errors import UserError
 from train.evaluate.results import check_folder, write_results
-from train.evaluate.runs_and_weights import Evaluation, evaluate_run, evaluate_weights, run_config
+from train.evaluate.runs_and_weights import (
+    Evaluation,
+    config_of,
+    evaluate_run,
+    evaluate_weights,
+    run_config,
+    weights_at,
+)
 from train.fields import Count, conformed
 from train.processes.paths import local_path
 
@@ -48,7 +55,8 @@ class Arguments:
     plugins: tuple[str, ...] = ()
     """Python files, or modules, of your own to import; by default those that the run names."""
     config: str | None = None
-    """Config file to run first: it may register the model; weights take its data and options."""
+    """Config file to run first: it may register the model; weights take its data and options.
+    None: weights of a run of this program take its own."""
     devices: Count | None = None
     """Number of devices to use; None: as many as the run used, of those there are."""
     eval_batch_size: Count | None = None
@@ -89,6 +97,9 @@ def _evaluate(words: list[str], program: str) -> Evaluation:
         check_folder(Path(given.output), overwrite=given.overwrite)
     if given.workdir is not None:
         base = run_config(given.workdir, step=given.step, best=given.best)
+    else:
+        weights = weights_at(given.weights, entry=given.entry, ema=given.ema)
+        base = base if given.config is not None else config_of(weights)
     given = _parse(words, base.data, program)  # once more: what is not given is as in the config
 
     def change(config: Config) -> Config:
@@ -114,9 +125,9 @@ def _evaluate(words: list[str], program: str) -> Evaluation:
         card = given.scaling == "card"
         found = evaluate_weights(
             given.weights,
+            weights,
             base,
             model=given.model,
-            entry=given.entry,
             card_scaling=card,
             watch=_watch,
         )

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.store import build, read_weights
+from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.messages import reason
 from train.checkpoints.checkpoints import (
@@ -25,7 +27,7 @@ from train.checkpoints.checkpoints import (
 )
 from train.checkpoints.state import Leaves, Network, make_model, split
 from train.command.checks import check
-from train.config import Config, Mesh
+from train.config import Config, Mesh, from_values
 from train.data import Source, evaluation_batches
 from train.errors import UserError
 from train.processes.distributed import log
@@ -112,31 +114,53 @@ def _steps(workdir: str | Path, step: int | None, best: bool) -> tuple[Path, lis
     return directory, sorted(steps, reverse=True) if step is None else [step]
 
 
-def evaluate_weights(
-    path: str,
-    config: Config,
-    *,
-    model: str | None = None,
-    entry: str | None = None,
-    card_scaling: bool = False,
-    watch: Watch = lambda batches, total: batches,
-) -> Evaluation:
-    """Evaluate weights that `sf.read_weights` understands, on the data of ``config``.
+def weights_at(path: str, *, entry: str | None = None, ema: bool = True) -> Weights:
+    """Return weights that `sf.read_weights` understands.
 
-    ``model`` names what they belong to, where they do not say themselves; options that they do not
-    bring are those of ``config``. ``entry`` says which set of weights, where there are several.
-    ``card_scaling`` scales images as the model's card says, in place of the data set's mean and
-    standard deviation.
+    Raises:
+      UserError: there are none, or they cannot be read.
     """
-    config = for_evaluation(config)
     if not path.startswith("hf://"):
         path = local_path("--weights", path)
     if (Path(path) / "checkpoints").is_dir():
         raise UserError(f"{path!r} is the directory of a run; give --workdir {path}")
     try:
-        weights = read_weights(path, entry=entry)
+        return read_weights(path, entry=entry, weights=None if ema else "raw")
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"cannot read the weights {path!r}: {reason(error, 500)}") from error
+
+
+def config_of(weights: Weights) -> Config:
+    """Return the config of the run that made the weights, as they tell it, or the default.
+
+    Raises:
+      UserError: another version of this program wrote it.
+    """
+    try:
+        return from_values(weights.record.run)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"the weights tell of a run of another version of this program: {reason(error)}; "
+            "give the config file, by --config"
+        ) from error
+
+
+def evaluate_weights(
+    path: str,
+    weights: Weights,
+    config: Config,
+    *,
+    model: str | None = None,
+    card_scaling: bool = False,
+    watch: Watch = lambda batches, total: batches,
+) -> Evaluation:
+    """Evaluate the weights of ``path`` on the data of ``config``.
+
+    ``model`` names what they belong to, where they do not say themselves; options that they do not
+    bring are those of ``config``. ``card_scaling`` scales images as the model's card says, in place
+    of the data set's mean and standard deviation.
+    """
+    config = for_evaluation(config)
     name = model or weights.model
     if name is None:
         raise UserError(f"{path!r} does not say which model it holds; give --model NAME")
@@ -147,10 +171,10 @@ def evaluate_weights(
         numerics = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
         options = task.model_options | known | config.options | numerics
         try:
-            network = build(weights, name, options, source=path)[0]
+            model = build(weights, name, options, source=path)
         except (TypeError, ValueError) as error:
             raise UserError(f"the weights {path!r} as {name!r}: {error}") from error
-        network, *leaves = split(network)
+        network, *leaves = split(task.extended(model, nnx.Rngs(0)))
         return network, *jax.device_put(leaves, meshes.state_sharding(mesh, leaves))
 
     return _evaluation({"weights": path}, config, load, watch, card_scaling)

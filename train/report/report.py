@@ -3,10 +3,13 @@
 
 import contextlib
 import datetime
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -21,6 +24,8 @@ from train.report.plots import draw_curves, draw_samples
 from train.report.profiler import Profile
 from train.report.throughput import StepTimer, memory
 
+# Scalars that are not averaged over the steps of a line.
+LAST = {"learning_rate", "skipped"}
 # What a run writes beside its checkpoints: one that begins puts aside what it finds there.
 FILES = ("metrics.jsonl", "samples.png", "curves.png", "results.png")
 
@@ -29,12 +34,23 @@ class Report:
     """Shows a run from ``start`` to ``steps`` and keeps its metrics in ``workdir``.
 
     On a terminal a bar moves with each step; elsewhere each logged step is a line. Of the processes
-    of a run only the first shows and writes. Raises UserError if a package is missing.
+    of a run only the first shows and writes. ``annotated`` returns the images of a batch with what
+    the task asks for drawn on them. Raises UserError if a package is missing.
     """
 
-    def __init__(self, workdir: Path, config: Config, source: Source, *, start: int, steps: int):
+    def __init__(
+        self,
+        workdir: Path,
+        config: Config,
+        source: Source,
+        *,
+        start: int,
+        steps: int,
+        annotated: Callable[[Example], np.ndarray] = itemgetter("image"),
+    ):
         self.workdir, self.config, self.source = workdir, config, source
-        self.start, self.steps = start, steps
+        self.start, self.steps, self.annotated = start, steps, annotated
+        self.window: list[dict[str, float]] = []
         self.is_main = is_main_process()
         self.timer, self.interrupted = StepTimer(start), False
         self.profile = Profile(workdir / "profile", start, config.profile_steps)
@@ -85,13 +101,17 @@ class Report:
             batch = next(batches)
         if self.undrawn:
             with self.drawing("samples.png") as path:
-                draw_samples(path, batch, self.source)
+                draw_samples(path, batch | {"image": self.annotated(batch)}, self.source)
             self.undrawn = False
         return batch
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
-        """Show a step that is done; ``step`` counts from 1."""
+        """Show a step that is done; ``step`` counts from 1.
+
+        What is shown and kept are means over the steps since the last line.
+        """
         self.timer.step(step)
+        self.window.append(scalars)
         if self.profile.due:
             with self._attempt("the profile"):
                 if self.profile.step(step):
@@ -100,6 +120,7 @@ class Report:
         if step % self.config.log_every and step != self.steps:
             self.bar.update(self.row, completed=step)
             return
+        scalars, self.window = _means(self.window), []
         speed = self.timer.window(self.steps, self.config.batch_size) | memory()
         figures = [f"{name} {value:.4g}" for name, value in scalars.items()]
         if self.bar.disable:
@@ -151,6 +172,15 @@ class Report:
             yield
         except Exception as error:  # of a library, or a full disk: no reason to lose a run
             self.log(f"cannot write {what}: {type(error).__name__}: {reason(error)}; going on")
+
+
+def _means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each scalar over its finite values; of a rate or a count the last one."""
+    means = dict(window[-1])
+    for name in means.keys() - LAST:
+        finite = [scalars[name] for scalars in window if math.isfinite(scalars[name])]
+        means[name] = sum(finite) / len(finite) if finite else means[name]
+    return means
 
 
 def _put_aside(workdir: Path) -> None:

@@ -9,8 +9,10 @@ import jax
 
 from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.messages import shown
+from spectral_flax.models.record import ModelRecord
 from train.checkpoints.best import BestCheckpoint
 from train.checkpoints.checkpoints import Checkpoints, Record
+from train.checkpoints.model_record import model_record, write_record
 from train.checkpoints.pretrained import load_pretrained
 from train.checkpoints.state import (
     TrainState,
@@ -84,8 +86,10 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         _check_steps(config, int(state.step), steps, workdir)
 
         # Train and evaluate
-        report = Report(workdir, config, source, start=int(state.step), steps=steps)
-        loop = _Loop(run, batches, held_out, checkpoints, best, report, stop)
+        span = dict(start=int(state.step), steps=steps)
+        report = Report(workdir, config, source, **span, annotated=task.annotated)
+        record = model_record(config, task, held_out)
+        loop = _Loop(run, record, batches, held_out, checkpoints, best, report, stop)
         with contextlib.closing(batches), report:
             state = loop.train(state, steps, command)
             metrics = loop.evaluate(state)
@@ -134,6 +138,7 @@ class _Loop:
     def __init__(
         self,
         run: Run,
+        record: ModelRecord,
         batches: Batches,
         held_out: Source,
         checkpoints: Checkpoints,
@@ -141,7 +146,8 @@ class _Loop:
         report: Report,
         stop: StopSignals,
     ):
-        self.run, self.config, self.batches, self.held_out = run, run.config, batches, held_out
+        self.run, self.config, self.record = run, run.config, record
+        self.batches, self.held_out = batches, held_out
         self.checkpoints, self.best, self.report, self.stop = checkpoints, best, report, stop
         self.eval_step = make_eval_step(run.network, run.task, run.mesh)
 
@@ -163,7 +169,7 @@ class _Loop:
             if evaluates:
                 self.evaluate(state)
             if saves:
-                self.checkpoints.save(config, state, self.batches.get_state())
+                self.checkpoints.save(config, state, self.batches.get_state(), record=self.record)
             if stopped and step < steps:
                 self.checkpoints.wait()
                 raise InterruptedRunError(
@@ -180,8 +186,12 @@ class _Loop:
             self.run, self.eval_step, state.eval_params, state.model_state, self.held_out
         )
         self.report.evaluation(int(state.step), metrics)
+        if is_main_process():
+            weights = "ema" if state.ema_params else "raw"
+            write_record(self.report.workdir, self.record, int(state.step), weights, metrics)
         if self.best is not None:
-            self.best.offer(self.config, state, self.batches.get_state(), metrics)
+            position = self.batches.get_state()
+            self.best.offer(self.config, state, position, metrics, self.record)
         return metrics
 
     def draw_results(self, state: TrainState) -> None:

@@ -26,6 +26,8 @@ from spectral_flax.messages import message, shown
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 MAX_DATA_PICKLE = 1 << 27
+RECORD = "spectral_flax.json"  # what this library keeps beside a state dict; PyTorch passes over it
+MAX_RECORD = 1 << 24
 CHUNK = 1 << 20
 # Memory of an entry of a zip archive's directory, in terms of its bytes (46 and the name).
 ENTRY_TIMES = 16
@@ -36,6 +38,7 @@ class Archive(Source, Protocol):
 
     root: Any
     foreign: set[str]  # classes of objects that were left unbuilt
+    record: bytes | None
 
 
 @contextlib.contextmanager
@@ -148,6 +151,10 @@ class ZipArchive:
         if written not in (b"little", b"big"):
             raise ValueError(f"its byte order is {shown(written)}, neither little nor big")
         self.swapped = written != _native_order()
+        record = self.entries.get(f"{self.prefix}{RECORD}")
+        if record and record.file_size > MAX_RECORD:
+            raise ValueError(f"its {RECORD} has {record.file_size} bytes")
+        self.record = self._bytes(record).tobytes() if record else None
         storages: dict[str, Storage] = {}
         budget.spend(info.file_size)
         file = io.BytesIO(self._bytes(info).tobytes())
@@ -205,7 +212,7 @@ class LegacyArchive:
     """Pickles in a row, then the storages, each its length and its bytes (until PyTorch 1.5)."""
 
     def __init__(self, file: BinaryIO, size: int, budget: Budget):
-        self.file, reader = file, _Bounded(file, size)
+        self.file, self.record, reader = file, None, _Bounded(file, size)
         self.budget, self.foreign = budget, set()
         storages: dict[str, Storage] = {}
 

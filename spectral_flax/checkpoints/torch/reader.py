@@ -44,6 +44,7 @@ class Checkpoint:
     prefix: str  # what was removed from the front of every name: "module."
     metadata: dict[str, Any]  # numbers and texts beside the weights: epoch, arch, ...
     unread: dict[str, str]  # tensors without a dense form among the skipped, and why
+    record: bytes | None = None  # what this library keeps beside the weights it writes
 
 
 def read_torch(path: str | pathlib.Path, *, entry: str | None = None) -> Checkpoint:
@@ -113,6 +114,7 @@ def _checkpoint(archive: Archive, entry: str | None) -> Checkpoint:
             k: v for k, v in beside.items() if isinstance(k, str) and isinstance(v, _SCALARS)
         },
         unread=unread,
+        record=archive.record,
     )
 
 

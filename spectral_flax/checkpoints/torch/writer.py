@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from spectral_flax.checkpoints.torch.archive import RECORD
 from spectral_flax.checkpoints.torch.tensors import DTYPES, STORAGES
 from spectral_flax.files import new_file
 
@@ -18,12 +19,17 @@ _ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
 
 def write_torch(
-    path: str | pathlib.Path, tensors: Mapping[str, np.ndarray], *, overwrite: bool = False
+    path: str | pathlib.Path,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    record: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write named arrays to ``path`` as ``torch.save(OrderedDict(...))`` would.
 
     ``torch.load`` reads the file, also with ``weights_only=True`` and ``mmap=True``. Arrays may be
     anything NumPy takes as an array, in any dtype PyTorch has (bfloat16 and float8 from ml_dtypes).
+    ``record`` is a text that is kept beside them, where PyTorch does not look.
     The file appears complete or not at all. Raises TypeError for a dtype that PyTorch lacks, and
     FileExistsError if there is a file and ``overwrite`` is not set.
     """
@@ -41,6 +47,8 @@ def write_torch(
                 array = array.astype(array.dtype.newbyteorder("<"))
             _add(archive, f"data/{key}", array.view(np.uint8))
         _add(archive, "version", b"3\n")
+        if record is not None:
+            _add(archive, RECORD, record.encode())
 
 
 def _add(archive: zipfile.ZipFile, name: str, data) -> None:

@@ -13,7 +13,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from train.checkpoints import manifest
+from spectral_flax.checkpoints import manifest
 from train.checkpoints.best import BestCheckpoint
 from train.checkpoints.checkpoints import Checkpoints, DamagedCheckpointError
 from train.checkpoints.state import make_state, state_groups

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spectral_flax.inference.crops import centre, five, three
 from train.config import Data
 from train.data import crops
 from train.data.augment import Augmentation, Views
@@ -65,20 +66,34 @@ def test_multi_scale_crops_are_those_of_the_paper(rng):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_central_crop_is_central_and_of_the_right_size(shape):
-    (box,) = crops.centre(*shape, (224, 224), 256)
-    np.testing.assert_allclose(centre_of(box), (shape[0] / 2, shape[1] / 2))
-    np.testing.assert_allclose(box[2] - box[0], min(shape) * 224 / 256)
+    (box,) = centre(*shape, (224, 224), 256)
+    # Sides of the resized image are rounded down, and crops cut out of it at whole pixels.
+    np.testing.assert_allclose(centre_of(box), (shape[0] / 2, shape[1] / 2), atol=min(shape) / 256)
+    np.testing.assert_allclose(box[2] - box[0], min(shape) * 224 / 256, rtol=1 / 256)
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (41, 67), (33, 90)], ids=str)
+def test_a_crop_is_that_of_the_resized_image(shape):
+    image = picture(width=shape[0], height=shape[1])
+    scaled = [max(32, 32 * side // min(shape)) for side in shape]
+    left, top = (round((side - 28) / 2) for side in scaled)
+    cut = image.resize(scaled, Image.Resampling.BILINEAR).crop((left, top, left + 28, top + 28))
+    (view,) = Views((28, 28), "centre", Data(resize=32))([image])
+    difference = view[0].astype(int) - np.asarray(cut)
+    assert np.abs(difference).max() <= 1
 
 
 def test_three_crops_cover_the_longer_side():
-    wide = crops.three(400, 300, (256, 256), 256)
-    assert [box[0] for box in wide] == [0, 50, 100] and wide[2][2] == 400
-    tall = crops.three(300, 400, (256, 256), 256)
-    assert [box[1] for box in tall] == [0, 50, 100] and tall[2][3] == 400
+    wide = three(400, 300, (256, 256), 256)
+    scaled = 341  # of 256 * 400 / 300, rounded down
+    lefts = [left * 400 / scaled for left in (0, round((scaled - 256) / 2), scaled - 256)]
+    assert [box[0] for box in wide] == pytest.approx(lefts) and wide[2][2] == 400
+    tall = three(300, 400, (256, 256), 256)
+    assert [box[1] for box in tall] == pytest.approx(lefts) and tall[2][3] == 400
 
 
 def test_five_crops_are_the_corners_and_the_centre():
-    boxes = crops.five(256, 256, (224, 224), 256)
+    boxes = five(256, 256, (224, 224), 256)
     assert [box[:2] for box in boxes] == [(0, 0), (32, 0), (0, 32), (32, 32), (16, 16)]
 
 

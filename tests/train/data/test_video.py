@@ -3,9 +3,10 @@ import itertools
 import numpy as np
 import pytest
 
+from spectral_flax.inference.clips import clip_indices, uniform_starts
+from spectral_flax.inference.video_file import Video
 from train import data
 from train.config import Config, Data
-from train.data import video
 from train.errors import UserError
 
 from .data_files import frame_level, sound_only
@@ -45,7 +46,7 @@ def numbers(clip):
 @pytest.mark.parametrize("segments", [1, 3])
 @pytest.mark.parametrize("start", [0.0, 0.5, 0.999])
 def test_clips_have_the_stride_and_stay_inside(count, segments, start):
-    found = video.clip_indices(count, 4, 8, [start], segments)
+    found = clip_indices(count, 4, 8, [start], segments)
     assert found.shape == (1, segments, 4) and found.min() >= 0 and found.max() < count
     whole = found[found[..., -1] < count - 1]
     assert np.all(np.diff(whole) == 8)
@@ -54,12 +55,12 @@ def test_clips_have_the_stride_and_stay_inside(count, segments, start):
 
 
 def test_test_clips_start_at_the_centres_of_equal_parts():
-    found = video.clip_indices(124, 4, 8, video.uniform_starts(10))[:, 0, 0]
+    found = clip_indices(124, 4, 8, uniform_starts(10))[:, 0, 0]
     np.testing.assert_array_equal(found, np.arange(5, 100, 10))  # 100 places to start at
 
 
 def test_segments_share_the_video_among_them():
-    found = video.clip_indices(100, 1, 1, [0.0, 0.5], segments=4)[..., 0]
+    found = clip_indices(100, 1, 1, [0.0, 0.5], segments=4)[..., 0]
     np.testing.assert_array_equal(found, [[0, 25, 50, 75], [12, 37, 62, 87]])
 
 
@@ -69,7 +70,7 @@ def test_segments_share_the_video_among_them():
 @pytest.mark.parametrize("gop", [1, 5, 12, 100])
 @pytest.mark.parametrize("wanted", [[0], [39], [3, 4, 30], [11, 12, 13, 24], list(range(40))])
 def test_any_frame_is_found_by_its_number(tmp_path, gop, wanted):
-    with video.Video(str(encode(tmp_path / "v.mp4", 40, gop=gop))) as file:
+    with Video(str(encode(tmp_path / "v.mp4", 40, gop=gop))) as file:
         assert len(file) == 40
         frames = file.frames(np.array(wanted))
     assert sorted(frames) == wanted
@@ -77,7 +78,7 @@ def test_any_frame_is_found_by_its_number(tmp_path, gop, wanted):
 
 
 def test_frames_far_apart_are_reached_without_decoding_those_between(tmp_path, monkeypatch):
-    with video.Video(str(encode(tmp_path / "v.mp4", 200, gop=10))) as file:
+    with Video(str(encode(tmp_path / "v.mp4", 200, gop=10))) as file:
         decoded = []
         decode = type(file.container).decode
 
@@ -99,7 +100,7 @@ def test_frames_far_apart_are_reached_without_decoding_those_between(tmp_path, m
 def test_containers_of_every_kind_are_read(tmp_path, suffix):
     path = tmp_path / f"v.{suffix}"
     encode(path, 20, codec="libvpx" if suffix == "webm" else "mpeg4")
-    with video.Video(str(path)) as file:
+    with Video(str(path)) as file:
         assert len(file) == 20
         frames = file.frames(np.array([2, 17]))
     assert [numbers(np.asarray(frames[i])) for i in (2, 17)] == [2, 17]
@@ -109,7 +110,7 @@ def test_a_video_cut_short_repeats_the_last_frame_there_is(tmp_path):
     path = encode(tmp_path / "v.mkv", 40, gop=100, noise=True)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with video.Video(str(path)) as file:
+    with Video(str(path)) as file:
         frames = file.frames(np.arange(len(file)))
         assert 5 < len(file) < 35 and len(frames) == len(file)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spectral_flax.checkpoints import manifest
 from spectral_flax.checkpoints.orbax import read_orbax
 from spectral_flax.models.registry import MODELS
 from train.__main__ import main
-from train.checkpoints import manifest
 from train.checkpoints.checkpoints import Checkpoints
 from train.command.line import load
 from train.config import Mesh

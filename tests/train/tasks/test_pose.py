@@ -22,6 +22,7 @@ from spectral_flax.inference.pose import (
     transform_points,
 )
 from spectral_flax.models import registry
+from spectral_flax.models.record import Card
 from train.checkpoints.state import make_model
 from train.config import Config, Data
 from train.errors import UserError
@@ -280,7 +281,7 @@ def test_poses_are_predicted_in_the_order_of_the_card(order, score):
     red = np.zeros((64, 48, 3), np.uint8)
     red[..., 0] = 255
     zero = dict(mean=(0.0,) * 3, std=(1.0,) * 3, input_size=(64, 48))
-    about = registry.Card(paper="", channel_order=order, **zero)
+    about = Card(paper="", channel_order=order, **zero)
     _, scores = predict_pose(Seeing(), red, [(9, 12, 30, 40)], about=about)
     np.testing.assert_allclose(scores, score, atol=1e-6)
 

@@ -14,7 +14,7 @@ from flax import nnx
 
 import spectral_flax as sf
 from spectral_flax.inference.images import normalized
-from spectral_flax.models.registry import Card
+from spectral_flax.models.record import Card
 from train.config import Config, Data
 from train.data import SOURCES, Source, Split, open_source
 from train.data.files import Files

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spectral_flax.inference.images import SUFFIXES, read_image
+from spectral_flax.models.record import Preprocessing
 from train.config import Data
 from train.data import Example, Source, Split
 from train.data.listing import left_behind
@@ -62,6 +63,10 @@ class MaskedImages(Source):
     num_classes = 0
     mean = (0.0, 0.0, 0.0)
     std = (1.0, 1.0, 1.0)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return dataclasses.replace(super().preprocessing, fit="any")
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,18 +142,25 @@ class Inpainting(Task):
     def metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return {name: float(sums[name] / sums["count"]) for name in ("psnr", "ssim", "l1")}
 
+    def annotated(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        return _with_holes(batch["image"], batch["mask"])
+
     def results(self, model: nnx.Module, source: Source, count: int) -> Sequence[Any]:
         """Return images, images with the masked part in grey, and the results."""
         examples = [source[i] for i in range(count)]
         images = np.stack([example["image"] for example in examples])
         masks = np.stack([example["mask"] for example in examples])
-        given = np.where(masks[..., None] > 0, np.uint8(128), images)
-        return images, given, sf.inpaint(model.generator, images, masks)
+        return images, _with_holes(images, masks), sf.inpaint(model.generator, images, masks)
 
     def _encoded(self, x: jax.Array) -> list[jax.Array]:
         graphdef, state, mean, std = self.maps
         maps = nnx.merge(graphdef, state, copy=True).features((x - mean) / std)
         return list(maps.values())
+
+
+def _with_holes(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Return images with the masked part in grey."""
+    return np.where(masks[..., None] > 0, np.uint8(128), images)
 
 
 def _filled(generator, batch):

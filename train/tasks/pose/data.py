@@ -73,6 +73,8 @@ class People(Source):
     def __post_init__(self):
         self._usable(0)  # an error, if no image can be read
 
+    preprocessing = None
+
     @property
     def image_shape(self) -> tuple[int, ...]:
         return (*self.size, 3)

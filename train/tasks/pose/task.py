@@ -2,7 +2,7 @@
 """Pose estimation: heatmaps of joints, and COCO's metrics of the joints decoded from them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from spectral_flax.inference.pose import (
     draw_skeletons,
     transform_points,
 )
-from spectral_flax.models.registry import Card
+from spectral_flax.models.record import Card
 from train.checkpoints.encoders import fill_encoder, read_encoder
 from train.config import Config
 from train.data import Source
@@ -119,6 +119,10 @@ class Pose(Task):
         extents = np.array([extent for _, extent in regions])
         found = detections(self.test.people, joints, extents)
         return coco_metrics(self.test.annotations, found)
+
+    def annotated(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        rows = zip(batch["image"], batch["joints"], batch["visible"], strict=True)
+        return np.stack([draw_skeletons(image, xy[None], seen[None]) for image, xy, seen in rows])
 
     def results(self, model: nnx.Module, source: Source, count: int) -> Sequence[Any]:
         """Return crops, and them with the annotated and with the predicted skeletons."""

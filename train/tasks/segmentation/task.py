@@ -2,7 +2,7 @@
 """Segmentation: a class for every pixel, by cross-entropy and Dice."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from spectral_flax.inference.images import normalized
+from spectral_flax.inference.segmentation import overlay
 from train.config import Config
 from train.data import Source
 from train.task import Batch, Scalars, Task, TaskEntry
@@ -72,13 +73,19 @@ class Segmentation(Task):
     def metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         return segmentation_metrics(sums["confusion"])
 
+    def annotated(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        pairs = zip(batch["image"], batch["mask"], strict=True)
+        return np.stack([np.asarray(overlay(*pair)) for pair in pairs])
+
     def results(self, model: nnx.Module, source: Source, count: int) -> Sequence[Any]:
         """Return images, and truth and prediction with all classes but the first tinted."""
         examples = [source[i] for i in range(count)]
         images = np.stack([example["image"] for example in examples])
         predicted = np.asarray(jax.jit(lambda x: self.logits(model, x).argmax(-1))(images))
         masks = np.stack([example["mask"] for example in examples])
-        return images, overlay(images, masks), overlay(images, predicted)
+        columns = (zip(images, found, strict=True) for found in (masks, predicted))
+        tinted = [[np.asarray(overlay(*pair)) for pair in column] for column in columns]
+        return images, *tinted
 
 
 def dice_loss(probabilities: jax.Array, members: jax.Array) -> jax.Array:
@@ -89,13 +96,6 @@ def dice_loss(probabilities: jax.Array, members: jax.Array) -> jax.Array:
     """
     common, total = (v.sum((1, 2)) for v in (probabilities * members, probabilities + members))
     return 1 - jnp.mean((2 * common + 1) / (total + 1))
-
-
-def overlay(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Tint the pixels of all classes but the first: ``uint8 [N, H, W, 3], [N, H, W]``."""
-    tint = np.array([255, 40, 40])
-    tinted = np.where(masks[..., None] > 0, 0.6 * images + 0.4 * tint, images)
-    return np.rint(tinted).astype(np.uint8)
 
 
 def make(config: Config, options: Options, source: Source) -> Segmentation:

@@ -2,9 +2,14 @@
 """Frames of video files by number, counted in a decode from the start."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+
+from spectral_flax.inference.images import pillow
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Containers that store when each frame is shown. Time stamps of others (AVI, MPEG, FLV, …) are
 # guesses of the demuxer, and a seek lands somewhere near.
@@ -14,13 +19,13 @@ _ONE_FRAME_A_PACKET = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "p
 # A display matrix turns by quarters and mirrors: signs of its upper left 2 x 2 numbers.
 _TRANSPOSES = {
     (1, 0, 0, 1): None,
-    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
-    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
-    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
-    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
-    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
-    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
-    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (-1, 0, 0, 1): "FLIP_LEFT_RIGHT",
+    (-1, 0, 0, -1): "ROTATE_180",
+    (1, 0, 0, -1): "FLIP_TOP_BOTTOM",
+    (0, 1, 1, 0): "TRANSPOSE",
+    (0, 1, -1, 0): "ROTATE_270",
+    (0, -1, -1, 0): "TRANSVERSE",
+    (0, -1, 1, 0): "ROTATE_90",
 }
 
 
@@ -57,7 +62,7 @@ class Video:
     def __len__(self) -> int:
         return self.count
 
-    def frames(self, indices: np.ndarray) -> dict[int, Image.Image]:
+    def frames(self, indices: np.ndarray) -> "dict[int, Image.Image]":
         """Decode the frames with these numbers, upright.
 
         The last frame replaces those at the end that the file announces but does not hold.
@@ -104,7 +109,7 @@ class Video:
         number = {time: i for i, time in enumerate(self.times)}
         self.keys = sorted(number[time] for time, key, shown in packets if key and shown)
 
-    def _sought(self, wanted: list[int]) -> dict[int, Image.Image] | None:
+    def _sought(self, wanted: list[int]) -> "dict[int, Image.Image] | None":
         """Return frames after seeks; None if a frame met on the way is not where it should be."""
         number = {time: i for i, time in enumerate(self.times)}
         found, position, decoder = {}, None, None
@@ -125,7 +130,7 @@ class Video:
             found[index] = _upright(frame)
         return found
 
-    def _in_order(self, wanted: list[int]) -> dict[int, Image.Image]:
+    def _in_order(self, wanted: list[int]) -> "dict[int, Image.Image]":
         found, frame = {}, None
         remaining = iter(wanted)
         index = next(remaining)
@@ -154,7 +159,7 @@ def _shown(codec: str, packet) -> bool | None:
     return True
 
 
-def _upright(frame) -> Image.Image:
+def _upright(frame) -> "Image.Image":
     """Return a frame as RGB, turned and mirrored as its display matrix says."""
     from av.sidedata.sidedata import Type
 
@@ -169,5 +174,6 @@ def _upright(frame) -> Image.Image:
         raise ValueError(
             f"its frames are shown turned by {frame.rotation} degrees; expected quarters"
         )
-    method = _TRANSPOSES[turn]
+    name = _TRANSPOSES[turn]
+    method = name and pillow().Transpose[name]
     return image if method is None else image.transpose(method)

@@ -4,7 +4,7 @@ import av
 import numpy as np
 import pytest
 
-from train.data.video_file import Video
+from spectral_flax.inference.video_file import Video
 
 HEIGHT, WIDTH, COUNT = 48, 64, 48
 BITS = [(24 * (b // 4), 16 * (b % 4)) for b in range(8)]
