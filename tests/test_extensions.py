@@ -102,7 +102,7 @@ def test_a_partial_layer_is_a_block_with_the_options_that_it_leaves_open(tmp_pat
     options = dict(block=block, block_options={"groups": 2}, **SMALL, dtype=jnp.bfloat16)
     model = sf.create_model("resnet18", **options)
     assert model.stages[1][-1].groups == 2 and model(jnp.ones((1, 16, 16, 3))).shape == (1, 4)
-    with pytest.raises(TypeError, match="block=.* can not be written to a file"):
+    with pytest.raises(TypeError, match=r"block=.* can not be written to a file"):
         sf.save(model, tmp_path / "a.safetensors", name="resnet18", options=options)
 
 
