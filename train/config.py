@@ -184,8 +184,8 @@ class Config:
     task_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the task; on the command line --task-options.NAME VALUE, for any that it has."""
     plugins: tuple[str, ...] = ()
-    """Python files (from the config's folder), or installed modules, that register models, blocks,
-    data sets and tasks of your own; checkpoints remember where they are."""
+    """Python files, in a config from its own folder, or installed modules, that register models,
+    blocks, data sets and tasks of your own; checkpoints remember where they are."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the model computes in; parameters and their averages are float32."""
     epochs: Positive = 10.0

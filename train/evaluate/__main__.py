@@ -102,6 +102,9 @@ def _evaluate(words: list[str], program: str) -> Evaluation:
         base = base if given.config is not None else config_of(weights)
     given = _parse(words, base.data, program)  # once more: what is not given is as in the config
 
+    # What a run names is imported; what weights name, which may be anybody's, is not.
+    trusted = given.workdir is not None or given.config is not None
+
     def change(config: Config) -> Config:
         there = len(jax.devices())
         devices = config.mesh.devices and min(config.mesh.devices, there)
@@ -111,7 +114,7 @@ def _evaluate(words: list[str], program: str) -> Evaluation:
             mesh=Mesh(devices=given.devices or devices),
             eval_batch_size=given.eval_batch_size or config.eval_batch_size,
             task_options=config.task_options | named.task_options,
-            plugins=given.plugins or config.plugins,
+            plugins=given.plugins or (config.plugins if trusted else ()),
         )
 
     if given.workdir is not None:
