@@ -4,7 +4,7 @@
 from spectral_flax import functional, kernels, layers
 from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
-from spectral_flax.checkpoints.store import create_model, load, read_weights, save
+from spectral_flax.checkpoints.store import create_model, load, push_to_hub, read_weights, save
 from spectral_flax.inference.inpainting import inpaint
 from spectral_flax.inference.prediction import predict
 from spectral_flax.inference.preparation import prepare
@@ -47,6 +47,7 @@ __all__ = [
     "model_options",
     "predict",
     "prepare",
+    "push_to_hub",
     "read_weights",
     "register_block",
     "register_model",

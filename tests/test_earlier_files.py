@@ -58,6 +58,7 @@ def test_a_run_goes_on(tmp_path):
         optimizer=Optimizer(learning_rate=0.1),
         mesh=Mesh(devices=1),
         eval_batch_size=500,
+        log_every=1,
         workdir=str(workdir),
     )
     figures = run(config)

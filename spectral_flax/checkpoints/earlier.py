@@ -38,6 +38,19 @@ def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return current
 
 
+def options_before_records(model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a model whose file is older than records, under the names of now.
+
+    What was another default then is said: double attention in pose networks distributed over
+    channels.
+    """
+    options = current_options(options)
+    if re.fullmatch(r"pose_.*_a2", model or ""):
+        given = options.get("block_options") or {}
+        options["block_options"] = {"distribute": "channels", **given}
+    return options
+
+
 def current_names(names: Iterable[str]) -> dict[str, str]:
     """Return the current name of each name in a file; its own where the file is current.
 

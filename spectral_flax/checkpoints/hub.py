@@ -4,11 +4,12 @@
 import contextlib
 import dataclasses
 import importlib
+import logging
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from spectral_flax.checkpoints.model_card import model_card
 from spectral_flax.checkpoints.records import read_record, record_from_json, record_to_json
@@ -19,6 +20,8 @@ from spectral_flax.files import local_path, new_file, new_folder, refuse_existin
 from spectral_flax.messages import reason, several
 from spectral_flax.models.record import ModelRecord
 
+log = logging.getLogger(__name__)
+TIMEOUT = 5  # seconds for the Hub's first answer
 CONFIG, WEIGHTS, DESCRIPTION = "config.json", "model.safetensors", "README.md"
 # Names under which repositories keep PyTorch's weights, after ours and in this order.
 TORCH_FILES = ("pytorch_model.bin", "model.pth", "model.ckpt")
@@ -32,8 +35,16 @@ def files_in(folder: str | os.PathLike) -> list[pathlib.Path]:
     return [pathlib.Path(folder) / name for name in (CONFIG, WEIGHTS, DESCRIPTION)]
 
 
-def write_folder(folder: str | os.PathLike, weights: Weights, *, overwrite: bool = False) -> None:
-    """Write a model's configuration, weights and a short description to ``folder``.
+def write_folder(
+    folder: str | os.PathLike,
+    weights: Weights,
+    *,
+    overwrite: bool = False,
+    repository: str = "OWNER/NAME",
+) -> None:
+    """Write a model's configuration, weights and a description to ``folder``.
+
+    The description tells how to load it from ``repository``.
 
     Raises FileExistsError, and writes nothing, if one of the three is there and ``overwrite`` is
     not set. Other files in the folder stay.
@@ -41,7 +52,10 @@ def write_folder(folder: str | os.PathLike, weights: Weights, *, overwrite: bool
     if weights.model is None:
         raise ValueError("weights.model is None; a folder needs the model's registered name")
     folder = local_path(folder, "folder")
-    texts = {CONFIG: record_to_json(weights.record), DESCRIPTION: model_card(weights.record)}
+    texts = {
+        CONFIG: record_to_json(weights.record),
+        DESCRIPTION: model_card(weights.record, repository),
+    }
     if not os.path.lexists(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = new_folder(folder)
@@ -83,23 +97,59 @@ def read_folder(folder: str | os.PathLike, *, entry: str | None = None) -> Weigh
 def read_hub(repository: str, *, revision: str | None = None, entry: str | None = None) -> Weights:
     """Download ``owner/name`` (or ``owner/name@revision``) from the Hub and return its weights.
 
-    Files are kept in huggingface_hub's cache. Raises ImportError if that package is missing,
-    OSError if the repository can not be reached, and ValueError if it holds no weights.
+    Files are kept in huggingface_hub's cache, from which they come where ``HF_HUB_OFFLINE`` is set,
+    and, with a warning, where the Hub does not answer. Raises ImportError if that package is
+    missing, OSError if the repository can not be reached and is not in the cache, and ValueError if
+    it holds no weights.
     """
     match = REPOSITORY.fullmatch(repository)
     if match is None:
         raise ValueError(f"repository={repository!r}; expected 'owner/name' or 'owner/name@branch'")
     name, revision = match["name"], revision or match["revision"]
     hub = _hub()
-    with _reaching(name):
-        files = hub.HfApi().list_repo_files(name, revision=revision)
+    if hub.constants.HF_HUB_OFFLINE:
+        return read_folder(_cached(hub, name, revision, "HF_HUB_OFFLINE is set"), entry=entry)
+    try:
+        about = hub.HfApi().model_info(name, revision=revision, timeout=TIMEOUT)
+        files = [sibling.rfilename for sibling in about.siblings]
+    except Exception as error:  # of the package or of what carries its requests
+        absent = _absence(error, name, revision)
+        if absent is not None:
+            raise FileNotFoundError(absent) from error
+        folder = _cached(hub, name, revision, f"the Hub does not answer ({reason(error)})")
+        log.warning("%s: the Hub does not answer; taken from %s", name, folder)
+        return read_folder(folder, entry=entry)
 
     def download(file: str) -> pathlib.Path:
-        with _reaching(name):
+        try:
             return pathlib.Path(hub.hf_hub_download(name, file, revision=revision))
+        except Exception as error:  # as above
+            told = f"{file} of {name} can not be downloaded from the Hub: {reason(error)}"
+            raise OSError(told) from error
 
     weights = read_file(download(_choose(files, f"the repository {name}")), entry=entry)
     return _with_config(weights, download(CONFIG)) if CONFIG in files else weights
+
+
+def _absence(error: Exception, name: str, revision: str | None) -> str | None:
+    """Return what does not exist, if that is the error: a repository, or its revision."""
+    match type(error).__name__:
+        case "RepositoryNotFoundError" | "GatedRepoError":
+            return f"the Hub has no model {name}, or it is private and no token is given"
+        case "RevisionNotFoundError":
+            return f"the model {name} on the Hub has no revision {revision!r}"
+    return None
+
+
+def _cached(hub, name: str, revision: str | None, why: str) -> pathlib.Path:
+    """Return the folder of a repository in the cache; ``why`` it is not asked for on the Hub."""
+    try:
+        folder = hub.snapshot_download(name, revision=revision, local_files_only=True)
+    except Exception as error:  # of the package
+        place = hub.constants.HF_HUB_CACHE
+        told = f"{name} is not in the cache {place}, and {why}"
+        raise OSError(told) from error
+    return pathlib.Path(folder)
 
 
 def push_to_hub(
@@ -112,27 +162,20 @@ def push_to_hub(
     """
     hub = _hub()
     with tempfile.TemporaryDirectory() as folder:
-        write_folder(folder, weights)
+        write_folder(folder, weights, repository=repository)
         api = hub.HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
-        there = {CONFIG, WEIGHTS, DESCRIPTION} & set(api.list_repo_files(repository))
+        siblings = api.model_info(repository, timeout=TIMEOUT).siblings
+        there = {CONFIG, WEIGHTS, DESCRIPTION} & {sibling.rfilename for sibling in siblings}
         if there and not overwrite:
             names = ", ".join(sorted(there))
             raise FileExistsError(f"{repository} has {names}; replaced only with overwrite=True")
         api.upload_folder(repo_id=repository, folder_path=folder)
 
 
-@contextlib.contextmanager
-def _reaching(name: str) -> Iterator[None]:
-    """Tell in a line why a repository can not be read, be it by one of many errors."""
-    try:
-        yield
-    except Exception as error:  # of the package or of what carries its requests
-        raise OSError(f"{name} can not be read from the Hub: {reason(error)}") from error
-
-
 def _hub():
     try:
+        importlib.import_module("huggingface_hub.constants")  # which the package loads when asked
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
         need = "the Hub needs the package huggingface_hub: pip install 'spectral-flax[hub]'"

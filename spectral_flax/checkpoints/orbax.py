@@ -18,8 +18,7 @@ import tensorstore
 from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.earlier import with_current_names
 from spectral_flax.checkpoints.records import (
-    checked_name,
-    options_from_json,
+    record_before_records,
     record_from_json,
     record_to_json,
 )
@@ -127,8 +126,7 @@ def _record(description: Mapping[str, Any]) -> ModelRecord:
     if "options" not in description:
         text = description.get("record")
         return ModelRecord() if text is None else record_from_json(text)
-    model = checked_name(description.get("model"))
-    return ModelRecord(model=model, options=options_from_json(description["options"]))
+    return record_before_records(description.get("model"), description["options"])
 
 
 def _size(path: pathlib.Path) -> int:

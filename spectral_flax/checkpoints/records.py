@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from spectral_flax.checkpoints.earlier import current_options
+from spectral_flax.checkpoints.earlier import current_options, options_before_records
 from spectral_flax.checkpoints.json_text import parse_json
 from spectral_flax.messages import quoted, shown
 from spectral_flax.models.record import ModelRecord, Preprocessing
@@ -64,6 +64,8 @@ def record_from_values(values: Mapping[str, Any]) -> ModelRecord:
             f"this one reads up to {FORMAT}"
         )
     model, options = model_and_options(values)
+    if "format" not in values:
+        options = options_before_records(model, options)
     kinds = {"task": str, "class_names": list, "weights": str, "step": int, "licence": str}
     kinds |= {"figures": Mapping, "source": str, "run": Mapping, "preprocessing": Mapping}
     given = {}
@@ -141,14 +143,17 @@ def model_and_options(values: Mapping[str, Any]) -> tuple[str | None, dict[str, 
     return checked_name(model), _options(options)
 
 
-def options_from_json(text: str) -> dict[str, Any]:
-    """Return the options of a model that earlier versions wrote as a text in JSON.
+def record_before_records(model: Any, options: Any) -> ModelRecord:
+    """Return the record of a file of an earlier version: a name, and options as a text in JSON.
 
     Raises ValueError for anything else.
     """
-    if not isinstance(text, str):
-        raise ValueError(f"the options of a model are {shown(text)}; expected them as text")
-    return _options(parse_json(text))
+    model = checked_name(model)
+    if not isinstance(options, str):
+        raise ValueError(f"the options of a model are {shown(options)}; expected them as text")
+    return ModelRecord(
+        model=model, options=options_before_records(model, _options(parse_json(options)))
+    )
 
 
 def checked_name(name: Any) -> str | None:

@@ -13,11 +13,10 @@ import json
 import pathlib
 import re
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 from spectral_flax.checkpoints import manifest
-from spectral_flax.checkpoints.earlier import current_options
+from spectral_flax.checkpoints.earlier import options_before_records
 from spectral_flax.checkpoints.records import read_record, record_from_values
 from spectral_flax.files import read_small
 from spectral_flax.messages import message
@@ -129,7 +128,7 @@ def _earlier(text: str) -> ModelRecord:
     options = config.get("options", {})
     return ModelRecord(
         model=config["model"],
-        options=current_options(options) if isinstance(options, Mapping) else {},
+        options=options_before_records(config["model"], options),
         task=config.get("task", ""),
         run=config,
     )

@@ -19,15 +19,13 @@ from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.earlier import with_current_names
 from spectral_flax.checkpoints.json_text import parse_json
 from spectral_flax.checkpoints.records import (
-    checked_name,
-    options_from_json,
+    record_before_records,
     record_from_json,
     record_to_json,
 )
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.files import new_file, open_regular
 from spectral_flax.messages import message, quoted, shown
-from spectral_flax.models.record import ModelRecord
 
 DTYPES = {
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
@@ -118,9 +116,8 @@ def _model(metadata: Any) -> dict[str, Any]:
         return {"names": names, "record": record_from_json(metadata["record"])}
     if names == "torch":
         return {"names": names}
-    model = checked_name(metadata.get("model"))
-    options = options_from_json(metadata.get("options", "{}"))
-    return {"names": names, "record": ModelRecord(model=model, options=options)}
+    record = record_before_records(metadata.get("model"), metadata.get("options", "{}"))
+    return {"names": names, "record": record}
 
 
 def _extent(name: str, entry: Any) -> tuple[int, int]:

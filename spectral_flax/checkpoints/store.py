@@ -22,7 +22,7 @@ from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.variants import called_for
 from spectral_flax.checkpoints.weights import Weights, assign, narrowed, variables
 from spectral_flax.files import local_path, new_folder, refuse_existing
-from spectral_flax.messages import several, shown
+from spectral_flax.messages import closest, several, shown
 from spectral_flax.models import registry
 from spectral_flax.models.record import ModelRecord, WeightKind
 
@@ -69,8 +69,16 @@ def _read(source: str | os.PathLike, entry: str | None, kind: WeightKind | None)
     if os.path.lexists(path) or path.suffix in hub.SUFFIXES:
         return hub.read_file(path, entry=entry)
     nothing = f"there is no file or folder {shown(str(path), 200)}"
-    if not (isinstance(source, str) and hub.REPOSITORY.fullmatch(source)):
+    named = hub.REPOSITORY.fullmatch(source) if isinstance(source, str) else None
+    if named is None:
         raise FileNotFoundError(nothing)
+    parent = path.parent
+    if parent != parent.parent and parent.is_dir():  # runs/fist for runs/first: no owner's name
+        inside = closest(path.name, (entry.name for entry in parent.iterdir()))
+        raise FileNotFoundError(
+            f"{nothing} in the folder {shown(str(parent), 200)}; {inside}; "
+            f"a repository of the Hub is hf://{source}"
+        )
     try:
         return hub.read_hub(source, entry=entry)
     except (OSError, ImportError) as error:
@@ -266,6 +274,25 @@ def save(
             write_orbax(path, weights)
     else:
         hub.write_folder(path, weights, overwrite=overwrite)
+
+
+def push_to_hub(
+    model: nnx.Module, repository: str, *, private: bool = False, overwrite: bool = False
+) -> None:
+    """Upload a model to ``owner/name`` on the Hub, which is made if it does not exist.
+
+    With the weights go the model's record and a page that describes it; where its data lay on this
+    machine is left out. Needs ``pip install "spectral-flax[hub]"`` and a token of the Hub.
+
+    Raises:
+      FileExistsError: the repository has a model, and ``overwrite`` is not set.
+      ValueError: the model has no record.
+    """
+    record = record_of(model)
+    data = dict(record.run.get("data", {}), path=None)
+    record = dataclasses.replace(record, run={**record.run, "data": data} if record.run else {})
+    weights = Weights(variables(model), "flax", record)
+    hub.push_to_hub(repository, weights, private=private, overwrite=overwrite)
 
 
 def record_of(

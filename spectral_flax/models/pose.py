@@ -116,6 +116,10 @@ def _check_kernels(kernels: int | Sequence[int], count: int) -> tuple[int, ...]:
     return found
 
 
+# Where the published pose networks (SRL-Pose-Estimation) differ from the block's own paper.
+_BLOCK_OPTIONS = {"a2": {"distribute": "positions"}}
+
+
 def pose_resnet(
     *,
     backbone: str,
@@ -167,6 +171,7 @@ def pose_resnet(
     published_depths, kind = BACKBONES[backbone]
     depths = published_depths if depths is None else depths
     residual = Residual(**kind)
+    block_options = {**_BLOCK_OPTIONS.get(block, {}), **(block_options or {})}
     inserted = inserted_blocks(
         block, in_encoder, block_options, depths, residual.bottleneck, rank=2
     )

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
+import http.server
 import json
 import pathlib
+import re
 import shutil
 import sys
+import threading
 import types
 
 import numpy as np
 import pytest
 
+import spectral_flax as sf
 from spectral_flax.checkpoints.hub import push_to_hub, read_folder, read_hub, write_folder
 from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.torch.writer import write_torch
@@ -93,8 +98,10 @@ def server(tmp_path, monkeypatch) -> pathlib.Path:
     root = tmp_path / "server"
 
     class HfApi:
-        def list_repo_files(self, repo_id, revision=None):
-            return [path.name for path in (root / repo_id / (revision or "main")).iterdir()]
+        def model_info(self, repo_id, revision=None, timeout=None):
+            names = [path.name for path in (root / repo_id / (revision or "main")).iterdir()]
+            siblings = [types.SimpleNamespace(rfilename=name) for name in names]
+            return types.SimpleNamespace(siblings=siblings)
 
         def create_repo(self, repo_id, private, exist_ok):
             (root / repo_id / "main").mkdir(parents=True, exist_ok=exist_ok)
@@ -105,8 +112,11 @@ def server(tmp_path, monkeypatch) -> pathlib.Path:
     def hf_hub_download(repo_id, filename, revision=None):
         return str(root / repo_id / (revision or "main") / filename)
 
-    module = types.SimpleNamespace(HfApi=HfApi, hf_hub_download=hf_hub_download)
+    constants = types.SimpleNamespace(HF_HUB_OFFLINE=False)
+    functions = dict(HfApi=HfApi, hf_hub_download=hf_hub_download)
+    module = types.SimpleNamespace(**functions, constants=constants)
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", constants)
     return root
 
 
@@ -131,6 +141,7 @@ def test_names_that_are_no_repositories_are_refused(name):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.constants", None)
     with pytest.raises(ImportError, match=r"spectral-flax\[hub\]"):
         read_hub("me/model")
 
@@ -173,5 +184,119 @@ def test_what_the_hub_raises_is_told_in_a_line(server):
 
     sys.modules["huggingface_hub"].hf_hub_download = lost
     push_to_hub("me/model", OURS)
-    with pytest.raises(OSError, match=r"me/model can not be read from the Hub: no connection$"):
+    with pytest.raises(
+        OSError, match=r"of me/model can not be downloaded from the Hub: no connection$"
+    ):
         read_hub("me/model")
+
+
+@pytest.fixture
+def loopback(tmp_path, monkeypatch):
+    """A server that plays the Hub for the package itself; it has the model me/model."""
+    hub = pytest.importorskip("huggingface_hub")
+    pytest.importorskip("huggingface_hub.constants")
+    write_folder(tmp_path / "model", OURS)
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            match = re.fullmatch(r"/me/model/resolve/(main|v1)/(.+)", self.path)
+            if self.path in ("/api/models/me/model", "/api/models/me/model/revision/v1"):
+                names = [path.name for path in (tmp_path / "model").iterdir()]
+                siblings = [{"rfilename": name} for name in names]
+                self.answer(json.dumps({"id": "me/model", "siblings": siblings}).encode())
+            elif match and (tmp_path / "model" / match[2]).exists():
+                self.answer((tmp_path / "model" / match[2]).read_bytes(), ETag=f'"{match[2]}"')
+            else:
+                code = "RevisionNotFound" if "me/model" in self.path else "RepoNotFound"
+                self.answer(b"{}", 404, **{"X-Error-Code": code})
+
+        do_HEAD = do_GET
+
+        def answer(self, body, status=200, **headers):
+            self.send_response(status)
+            sent = {"Content-Length": len(body), "X-Repo-Commit": "0" * 40} | headers
+            for name, value in sent.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    for name, value in {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        "HF_HUB_DISABLE_XET": True,
+    }.items():
+        monkeypatch.setattr(hub.constants, name, value)
+    yield types.SimpleNamespace(asked=asked, server=server, constants=hub.constants)
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_repository_is_read_once_and_then_from_the_cache(loopback, monkeypatch, caplog):
+    assert_ours(read_hub("me/model"))
+    asked = len(loopback.asked)
+    monkeypatch.setattr(loopback.constants, "HF_HUB_OFFLINE", True)
+    assert_ours(read_hub("me/model"))
+    assert len(loopback.asked) == asked
+    monkeypatch.setattr(loopback.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(loopback.constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert_ours(read_hub("me/model"))
+    assert "the Hub does not answer" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("me/modle", "the Hub has no model me/modle, or it is private"),
+        ("me/model@v9", "the model me/model on the Hub has no revision 'v9'"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_said_in_a_line(name, told, loopback):
+    with pytest.raises(FileNotFoundError, match=told) as caught:
+        sf.read_weights(name)
+    assert str(caught.value).startswith("there is no file or folder") and len(loopback.asked) == 1
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_network_and_cache_the_places_that_were_looked_in_are_told(
+    offline, loopback, monkeypatch
+):
+    monkeypatch.setattr(loopback.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(loopback.constants, "ENDPOINT", "http://127.0.0.1:9")
+    why = "HF_HUB_OFFLINE is set" if offline else "the Hub does not answer"
+    with pytest.raises(OSError, match=rf"me/model is not in the cache .*cache, and {why}"):
+        read_hub("me/model")
+
+
+def test_a_typo_in_a_path_is_no_repository(loopback, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    for path in ("runs/fist", "runs/first/bets", "fist.pth", "runs/x.safetensors"):
+        with pytest.raises((FileNotFoundError, OSError), match=path.replace(".", r"\.")):
+            sf.load(path)
+    with pytest.raises(FileNotFoundError, match="in the folder runs; closest: first"):
+        sf.load("runs/fist")
+    assert not loopback.asked
+
+
+def test_a_model_is_pushed_with_its_record_and_a_page(server):
+    model = sf.create_model("resnet18", width=4, depths=(1,), num_classes=2)
+    run = {"data": {"name": "image_folder_classes", "path": "/home/me"}, "steps": 3}
+    model.record = dataclasses.replace(model.record, class_names=("ant", "bee"), run=run)
+    sf.push_to_hub(model, "me/ants")
+    record = sf.load("hf://me/ants").record
+    assert record.class_names == ("ant", "bee") and record.run["data"]["path"] is None
+    page = (server / "me/ants/main/README.md").read_text()
+    assert 'sf.load("me/ants")' in page and "ant, bee" in page
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        sf.push_to_hub(model, "me/ants")

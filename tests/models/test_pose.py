@@ -11,6 +11,7 @@ from parity_checks import check_parity
 
 import spectral_flax as sf
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
+from spectral_flax.layers import DoubleAttention
 from spectral_flax.layers.modes import evaluation_mode
 
 # Channels of eight groups, and a map of 2 x 1 after stage 4.
@@ -186,3 +187,15 @@ def test_a_generator_file_does_not_fit():
 def test_bad_options_are_named(name, options, error, message):
     with pytest.raises(error, match=message):
         sf.abstract_model(name, **SMALL | options)
+
+
+def test_the_published_pose_network_of_double_attention_distributes_over_positions():
+    model = sf.abstract_model("pose_resnet18_a2", encoder_width=8, decoder_width=8)
+    assert {block.distribute for block in decoder_blocks(model)} == {"positions"}
+    given = dict(block_options=dict(distribute="channels"))
+    model = sf.abstract_model("pose_resnet18_a2", encoder_width=8, decoder_width=8, **given)
+    assert {block.distribute for block in decoder_blocks(model)} == {"channels"}
+
+
+def decoder_blocks(model):
+    return [m for _, m in nnx.iter_modules(model) if isinstance(m, DoubleAttention)]

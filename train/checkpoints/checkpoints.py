@@ -9,6 +9,7 @@ itself restores a flipped byte without a word. Checkpoints of format 2 have that
 """
 
 import contextlib
+import dataclasses
 import gc
 import json
 import logging
@@ -27,7 +28,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from spectral_flax.checkpoints import manifest
-from spectral_flax.checkpoints.earlier import current_names
+from spectral_flax.checkpoints.earlier import current_names, options_before_records
 from spectral_flax.checkpoints.records import record_to_json
 from spectral_flax.checkpoints.runs import RECORD
 from spectral_flax.messages import reason, shown
@@ -328,6 +329,9 @@ def _to_record(folder: Path, values: dict[str, Any]) -> Record:
         names = {g: {current[name]: name for name in there} for g, there in stored.items()}
         figures = {str(name): float(value) for name, value in values["figures"].items()}
         config = from_text(values["config"])
+        if values.get(RECORD) is None:
+            options = options_before_records(config.model, config.options)
+            config = dataclasses.replace(config, options=options)
         return Record(int(values["step"]), config, values["position"], names, digests, figures)
     except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
         raise UserError(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classifiers that a task starts from or compares with, and a run's own copy of them."""
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -34,7 +33,8 @@ def read_encoder(name: str, path: str) -> Weights:
         raise UserError(f"{name} {path!r}: {reason(error, 500)}") from error
     bare = {n.removeprefix("module."): array for n, array in weights.tensors.items()}
     body = {n: array for n, array in bare.items() if not n.startswith(HEADS)}
-    return dataclasses.replace(weights, tensors=body)
+    # Without a record, so that a copy of the same numbers is the same file.
+    return Weights(body, weights.names)
 
 
 def fill_encoder(name: str, model: nnx.Module, weights: Weights) -> None:
