@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -75,6 +76,15 @@ def test_list_shows_families_and_blocks_at_first_and_names_by_filter(capsys):
 def test_list_prints_cards_when_asked(capsys):
     assert main(["list", "resnet18", "--long"]) == 0
     assert "224x224" in capsys.readouterr().out
+
+
+def test_list_explains_the_options_of_a_model(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    assert main(["list", "resnet18", "--options"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    meaning = re.compile(r"width .* int .* 64 .* features of the first stage")
+    assert any(meaning.search(line) for line in lines)
+    assert any("'imagenet', 'small'" in line for line in lines)
 
 
 def test_list_says_when_nothing_matches(capsys):

@@ -33,6 +33,7 @@ COMMAND = [sys.executable, "-P", "-c"]
 
 TRAINED = """
 from spectral_flax.cli import main
+assert main(["profile", "small", "--plugins", "parts.py", "--json"]) == 0
 assert main(["train", "config.py", "--workdir", "run"]) == 0
 assert main(["train", "config.py", "--workdir", "run", "--steps", "3"]) == 0
 import parts
@@ -76,7 +77,7 @@ def test_the_guide_trains_resumes_and_evaluates_in_a_folder_of_its_own(tmp_path)
         (here / name).write_text(text)
     (here / "train.py").write_text("raise SystemExit('the wrong train')")
     said = run(here, TRAINED + "import spectral_flax as sf\n" + "".join(pieces))
-    assert "going on from step 2" in said and "brier" in said
+    assert '"parameters": ' in said and "going on from step 2" in said and "brier" in said
     assert "Option(type='int', default=16, meaning='features of the convolution.')" in said
     run(elsewhere, EVALUATED, str(here / "run"))
     lines = [json.loads(line) for line in (here / "run/metrics.jsonl").read_text().splitlines()]

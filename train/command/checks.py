@@ -25,7 +25,7 @@ def check(config: Config) -> Config:
     import_own(plugins)
     config = dataclasses.replace(config, plugins=plugins)
     if config.task not in TASKS:
-        known = f"expected one of {', '.join(TASKS)}"
+        known = f"expected one of {', '.join(TASKS)}, or what --plugins registers"
         raise UserError("\n".join([*faults, f"--task is {shown(repr(config.task))}; {known}"]))
     config, wrong = _with_paths(config)
     faults += wrong + [
