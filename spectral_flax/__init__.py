@@ -8,6 +8,7 @@ from spectral_flax.checkpoints.store import create_model, load, push_to_hub, rea
 from spectral_flax.inference.inpainting import inpaint
 from spectral_flax.inference.prediction import predict
 from spectral_flax.inference.preparation import prepare
+from spectral_flax.layers.blocks import register_block
 from spectral_flax.layers.folding import fold_batch_norm
 from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.models import (
@@ -18,7 +19,8 @@ from spectral_flax.models import (
     card,
     init_apply,
     list_models,
-    register,
+    model_options,
+    register_model,
 )
 
 __version__ = "0.1.0"
@@ -42,11 +44,13 @@ __all__ = [
     "list_models",
     "load",
     "load_torch",
+    "model_options",
     "predict",
     "prepare",
     "push_to_hub",
     "read_weights",
-    "register",
+    "register_block",
+    "register_model",
     "save",
     "save_torch",
 ]

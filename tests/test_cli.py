@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def fails(capsys, *arguments) -> str:
     return told
 
 
-NAMES = ["list", "show", "profile", "convert", "predict", "inpaint"]
+NAMES = ["list", "show", "profile", "convert", "predict", "inpaint", "train", "evaluate"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in NAMES)])
@@ -53,7 +54,7 @@ def test_the_help_names_every_command(capsys):
         main(["--help"])
     lines = capsys.readouterr().out.splitlines()
     listed = [line.split()[0] for line in lines if line.startswith("    ") and line[4] != " "]
-    assert listed == NAMES and len(COMMANDS) == len(NAMES)
+    assert listed == NAMES and len(COMMANDS) == len(NAMES) - 1  # two are of one module
 
 
 def test_list_prints_the_names_that_match(capsys):
@@ -75,6 +76,15 @@ def test_list_shows_families_and_blocks_at_first_and_names_by_filter(capsys):
 def test_list_prints_cards_when_asked(capsys):
     assert main(["list", "resnet18", "--long"]) == 0
     assert "224x224" in capsys.readouterr().out
+
+
+def test_list_explains_the_options_of_a_model(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    assert main(["list", "resnet18", "--options"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    meaning = re.compile(r"width .* int .* 64 .* features of the first stage")
+    assert any(meaning.search(line) for line in lines)
+    assert any("'imagenet', 'small'" in line for line in lines)
 
 
 def test_list_says_when_nothing_matches(capsys):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m train configs/NAME.py [--option value ...]``."""
+"""``spectral-flax train configs/NAME.py [--option value ...]``, or ``python -m train``."""
 
 import importlib.metadata
 import os
@@ -10,15 +10,18 @@ from train.command.line import parse
 from train.errors import InterruptedRunError, UserError
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0 done, 2 refused, 75 or 130 interrupted."""
+def main(arguments: list[str] | None = None, program: str = "python -m train") -> int:
+    """Run the command line and return the exit code: 0 done, 2 refused, 75 or 130 interrupted.
+
+    ``program`` is what the user typed before the arguments.
+    """
     own_process = arguments is None
     arguments = sys.argv[1:] if own_process else arguments
     if arguments == ["--version"]:
         print(f"spectral-flax {importlib.metadata.version('spectral-flax')}")
         return 0
     try:
-        config = parse(arguments)
+        config = parse(arguments, program)
         # Not before --help and typing errors are dealt with.
         from spectral_flax.kernels.cpu import keep_freed_memory
         from train.processes.distributed import join
@@ -27,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         if own_process:
             keep_freed_memory()
         join(config.processes)
-        run(config, f"python -m train {shlex.join(arguments)}")
+        run(config, f"{program} {shlex.join(arguments)}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

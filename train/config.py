@@ -188,13 +188,17 @@ class Config:
     the options, size and scaling of images that these tell."""
     options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the model; on the command line --options.NAME VALUE, for any option it has."""
-    task: Literal["classification", "segmentation", "inpainting", "pose"] = "classification"
-    """Task: decides loss, metrics and the shape of a batch."""
+    task: str = "classification"
+    """Task: classification, segmentation, inpainting, pose, or one that a plugin registers. It
+    decides loss, metrics and the shape of a batch."""
     task_options: tyro.conf.Fixed[dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Options of the task; on the command line --task-options.NAME VALUE, for any that it has."""
     freeze: tuple[str, ...] = ()
     """Parts of the model, by dotted name or glob, that keep their parameters and statistics, such
     as stem stage1; every part but the head: stem stage?."""
+    plugins: tuple[str, ...] = ()
+    """Python files, in a config from its own folder, or installed modules, that register models,
+    blocks, data sets and tasks of your own; checkpoints remember where they are."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the model computes in; parameters and their averages are float32."""
     epochs: Positive = 10.0

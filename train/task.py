@@ -2,7 +2,7 @@
 """The protocol of a task: its batches, loss, metrics, and what it adds to a run."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -116,11 +116,11 @@ class TaskEntry:
     """Class of the task's options."""
     make: Callable[[Config, Any, Source], Task]
     """Makes the task of a config, its options and its data."""
-    data: Collection[str]
-    """Names of its data sets."""
+    data: dict[str, Callable[..., Source]]
+    """Its data sets by name; those that users register are entered here."""
     open: Callable[[Split, Data, Any], Source]
     """Opens a split of the data set that the config names, given the options of the task."""
-    metrics: Mapping[str, Direction]
+    metrics: dict[str, Direction]
     """Every metric, and whether it is best when high or low."""
     results: tuple[str, ...] = ()
     """Titles of the columns that ``Task.results`` returns, for ``results.png``; empty: none."""

@@ -10,7 +10,7 @@ from flax import nnx
 
 from spectral_flax.checkpoints.correspondence import tables_covering
 from spectral_flax.checkpoints.variants import Shapes, deconvolution_kernels, projects_first
-from spectral_flax.layers.blocks import BLOCKS, block
+from spectral_flax.layers.blocks import PUBLISHED, block
 from spectral_flax.messages import shown
 from spectral_flax.models.image import BACKBONES
 
@@ -171,7 +171,7 @@ def _kind_of_block(shapes: Iterable[str], rank: int) -> str | None:
     places = re.compile(r"layer\d+\.nl\d+\.(.*)")
     inside = {match[1] for match in map(places.fullmatch, shapes) if match}
     best, least = None, len(inside)
-    for name in BLOCKS:
+    for name in PUBLISHED:
         make = lambda name: block(name, 64, rank=rank, size=(8, 8), rngs=nnx.Rngs(0))
         try:
             tables = tables_covering(nnx.eval_shape(functools.partial(make, name)))

@@ -96,7 +96,7 @@ def create_model(
     rngs: nnx.Rngs | None = None,
     **options: Any,
 ) -> nnx.Module:
-    """Build the model ``name``; ``options`` are the arguments of its function.
+    """Build the model ``name``; its ``options`` are what ``model_options(name)`` lists.
 
     ``pretrained`` is anything `read_weights` reads: a file, a folder or a repository on the Hub,
     with ``entry`` and ``weights`` as there; without it weights are random. Options

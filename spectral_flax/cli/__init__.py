@@ -8,11 +8,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from spectral_flax.cli import convert, inpaint, list_models, predict, profile, show
-from spectral_flax.cli.options import complain
+from spectral_flax.cli import convert, inpaint, list_models, predict, profile, show, training
+from spectral_flax.cli.options import add_plugins, complain
 from spectral_flax.kernels.cpu import keep_freed_memory
+from spectral_flax.plugins import import_plugins
 
-COMMANDS = (list_models, show, profile, convert, predict, inpaint)
+COMMANDS = (list_models, show, profile, convert, predict, inpaint, training)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Where only some of several images could be used, the code is 1.
     """
-    args = make_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in training.PROGRAMS:
+        return _train(words, own_process=arguments is None)
+    args = make_parser().parse_args(_joined(words))
     if arguments is None:  # the process is ours
         keep_freed_memory()
         warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file, errors tell
@@ -28,15 +32,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(errors="backslashreplace")  # names of files may be any bytes
     try:
+        import_plugins(args.plugins)
         return args.run(args) or 0
-    except BrokenPipeError:  # whoever reads has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        return _read_enough()
     except (ValueError, TypeError, OSError, ImportError, MemoryError, RecursionError) as error:
         complain(error)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _train(words: Sequence[str], *, own_process: bool) -> int:
+    """Run the program of training that the first word names; it reads the others itself."""
+    try:
+        main = training.program(words[0])
+    except ImportError as error:
+        complain(error)
+        return 2
+    if own_process:
+        keep_freed_memory()
+    try:
+        return main(words[1:], f"spectral-flax {words[0]}")
+    except BrokenPipeError:
+        return _read_enough()
+
+
+def _read_enough() -> int:
+    """Print no more, for whoever reads has closed the pipe; return the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -54,7 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="spectral-flax",
-        description="Networks that see the whole image at once: list, profile, convert, run.",
+        description="Networks that see the whole image: list, profile, convert, run, train.",
         epilog="spectral-flax COMMAND --help tells the options of a command.",
     )
     version = importlib.metadata.version("spectral-flax")
@@ -64,4 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for module in COMMANDS:
         module.add_command(commands)
+    for name, command in commands.choices.items():
+        if name not in training.PROGRAMS:
+            add_plugins(command)
     return parser

@@ -2,6 +2,8 @@
 """``spectral-flax list``: families of models and their parts; with a pattern or filter, names."""
 
 import argparse
+import inspect
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,6 +11,7 @@ from rich.table import Table
 
 from spectral_flax.cli.options import described
 from spectral_flax.layers.blocks import BLOCKS
+from spectral_flax.models.options import model_options
 from spectral_flax.models.registry import MODELS, Model, card, list_models
 
 _FILTERS = {
@@ -28,6 +31,7 @@ def add_command(commands) -> None:
     parser.add_argument("--ffc", action="store_true", help="of fast Fourier convolutions")
     parser.add_argument("--published", action="store_true", help="with a published result")
     parser.add_argument("--long", action="store_true", help="with source, licence and results")
+    parser.add_argument("--options", action="store_true", help="with the options of each")
     parser.set_defaults(run=run)
 
 
@@ -35,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
     """Print the overview, or the names that fit."""
     filters = {name: getattr(args, name) for name in _FILTERS}
     filters |= {name: True if getattr(args, name) else None for name in ("ffc", "published")}
-    if args.pattern is None and not args.long and not any(filters.values()):
+    plain = not (args.long or args.options)
+    if args.pattern is None and plain and not any(filters.values()):
         _overview()
         return
     names = list_models(args.pattern or "*", **filters)
@@ -43,8 +48,11 @@ def run(args: argparse.Namespace) -> None:
         filtered = " and the filters" if any(filters.values()) else ""
         pattern = args.pattern or "*"
         raise ValueError(f"no model matches {pattern!r}{filtered}; try: spectral-flax list")
+    if plain:
+        print("\n".join(names))  # for other programs
+    for name in names if args.options else ():
+        _print_options(name)
     if not args.long:
-        print("\n".join(names))  # plain, for other programs
         return
     table = Table("model", "input", "paper", "code", "licence", "published", show_edge=False)
     for name in names:
@@ -52,6 +60,19 @@ def run(args: argparse.Namespace) -> None:
         size = "x".join(map(str, about.input_size))
         table.add_row(name, size, about.paper, about.code, about.licence, about.published)
     Console().print(table)
+
+
+def _print_options(name: str) -> None:
+    table = Table(name, "type", "default", "meaning", show_edge=False)
+    for option, about in model_options(name).items():
+        needed = about.default is inspect.Parameter.empty
+        default = "needed" if needed else _written(about.default)
+        table.add_row(option, escape(about.type), escape(default), escape(about.meaning))
+    Console().print(table)
+
+
+def _written(default: Any) -> str:
+    return default.__name__ if inspect.isclass(default) else repr(default)
 
 
 def _overview() -> None:

@@ -48,6 +48,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add ``--plugins``, which may be given many times."""
+    parser.add_argument(
+        "--plugins", metavar="FILE", action="append", default=[],
+        help="a Python file, or module, that registers models or blocks of your own",
+    )  # fmt: skip
+
+
 def load_model(args: argparse.Namespace, source: str) -> tuple[nnx.Module, Weights]:
     """Return the model that ``source`` holds, filled, and its weights as they were read."""
     weights = read_weights(source, entry=args.entry, weights="raw" if args.raw else None)

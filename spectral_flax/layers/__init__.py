@@ -15,7 +15,7 @@ from spectral_flax.layers.bilinear import (
     bat,
     bat3d,
 )
-from spectral_flax.layers.blocks import BLOCKS, block, block_options
+from spectral_flax.layers.blocks import BLOCKS, block, block_options, register_block
 from spectral_flax.layers.conv import conv, linear
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
 from spectral_flax.layers.folding import fold_batch_norm
@@ -27,6 +27,7 @@ from spectral_flax.layers.non_local import (
     non_local,
 )
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
+from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.spectral import (
     SpectralResidual,
@@ -51,6 +52,7 @@ __all__ = [
     "GraphReasoning",
     "HouseholderPair",
     "NonLocal",
+    "Numerics",
     "RecurrentCrissCross",
     "Rematerialisable",
     "RetractedPair",
@@ -67,6 +69,7 @@ __all__ = [
     "fold_batch_norm",
     "linear",
     "non_local",
+    "register_block",
     "srl_dct",
     "srl_fft",
     "srl_lo",

@@ -2,6 +2,8 @@
 """The table of blocks that can follow any residual block: one row holds all that is said of one."""
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,42 +21,18 @@ from spectral_flax.layers.non_local import (
     compact_non_local_rbf,
     non_local,
 )
-from spectral_flax.layers.numerics import parameters_of
+from spectral_flax.layers.numerics import DEFAULTS, parameters_of
+from spectral_flax.layers.places import (
+    Places,
+    after_each_run,
+    at_the_start_of_each_run,
+    before_the_last,
+)
 from spectral_flax.layers.spectral import SpectralResidual, srl_dct, srl_fft, srl_lo
 from spectral_flax.messages import closest
 
-Places = dict[int, tuple[int, ...]]
-"""Zero-based residual blocks by stage."""
-
-
-def after_each_run(depths: Sequence[int], rank: int) -> Places:
-    """Return the last residual block of each run of stages 2 and 3, of which ResNet-50 has five.
-
-    Wang et al., "Non-local Neural Networks", CVPR 2018: after every second residual block of
-    ResNet-50, and likewise five in deeper networks; bilinear attention (Chi, Yuan, Mu et al., CVPR
-    2020) is at the same places.
-    """
-    return {s: tuple(range(run - 1, depths[s - 1], run)) for s, run in _runs(depths).items()}
-
-
-def at_the_start_of_each_run(depths: Sequence[int], rank: int) -> Places:
-    """Return the first residual block of each run; of images in stage 3 only (GloRe, CVPR 2019)."""
-    return {
-        s: tuple(range(0, depths[s - 1] - run + 1, run))
-        for s, run in _runs(depths).items()
-        if rank == 3 or s == 3
-    }
-
-
-def before_the_last(depths: Sequence[int], rank: int) -> Places:
-    """Return the last but one residual block of stage 3 (Yue et al., NeurIPS 2018)."""
-    return {3: (max(depths[2] - 2, 0),)}
-
-
-def _runs(depths: Sequence[int]) -> dict[int, int]:
-    """Return how many residual blocks make a run, in stages 2 and 3; each has one run at least."""
-    runs = {2: max(2, depths[1] // 2), 3: max(2, depths[2] // 3)}
-    return {stage: min(run, depths[stage - 1]) for stage, run in runs.items()}
+Builder = Callable[..., nnx.Module]
+"""Builds a block: a function ``make(features, *, rank, rngs, **options)``, or a class."""
 
 
 Options = Mapping[str, Any]
@@ -99,7 +77,7 @@ class Block:
       size_options: options that only ``sized`` reads.
     """
 
-    make: Callable[..., nnx.Module]
+    make: Builder
     options_of: type[nnx.Module] | None = None
     set_options: tuple[str, ...] = ()
     title: str
@@ -210,6 +188,8 @@ BLOCKS = {
         sized=_grids,
     ),
 }
+PUBLISHED = tuple(BLOCKS)
+"""Names of the blocks of this library; users register others."""
 
 
 def blocks_of_rank(rank: int) -> list[str]:
@@ -217,8 +197,81 @@ def blocks_of_rank(rank: int) -> list[str]:
     return [name for name, row in BLOCKS.items() if rank in row.ranks]
 
 
+def register_block(name: str | None = None, **about: Any) -> Callable[[Builder], Builder]:
+    """Return a decorator that adds a function, or a class, to `BLOCKS` under ``name`` or its own.
+
+    The function is ``make(features, *, rank, rngs, **options)`` and returns a module that maps
+    ``[N, *spatial, features]`` to the same shape. One with a parameter ``size`` gets the H, W of
+    its map; ``**numerics: Unpack[layers.Numerics]`` stands for ``rngs``, ``dtype``, ``param_dtype``
+    and ``precision``. ``about`` are fields of `Block`, such as ``ranks``; the title is the
+    function's docstring, where there is one.
+
+    Raises:
+      ValueError: the name is taken, or is no identifier.
+      TypeError: what is decorated lacks one of these parameters, or ``about`` has another field.
+    """
+    if name is not None and not (isinstance(name, str) and name.isidentifier()):
+        raise ValueError(f"name={name!r}; expected an identifier, as in @register_block('name')")
+    fields = [field.name for field in dataclasses.fields(Block) if field.name != "make"]
+    for field in about:
+        if field not in fields:
+            raise TypeError(f"register_block has no argument {field!r}; {closest(field, fields)}")
+
+    def enter(make: Builder) -> Builder:
+        own_name, row = _own_row(make)
+        key = own_name if name is None else name
+        if key in BLOCKS:
+            raise ValueError(f"a block named {key!r} is registered already")
+        BLOCKS[key] = dataclasses.replace(row, **about)
+        return make
+
+    return enter
+
+
+def row_of(block: str | Builder) -> tuple[str, Block]:
+    """Return name and row of a block: a name of `BLOCKS`, or a function as in `register_block`.
+
+    Raises:
+      ValueError: no such name; the message names the closest.
+      TypeError: it is neither a name nor such a function.
+    """
+    if not isinstance(block, str):
+        return _own_row(block)
+    if block not in BLOCKS:
+        raise ValueError(f"no block {block!r}; {closest(block, BLOCKS)}")
+    return block, BLOCKS[block]
+
+
+def _own_row(make: Builder) -> tuple[str, Block]:
+    if not callable(make):
+        raise TypeError(f"block={make!r}; expected a name, or a function that builds a module")
+    name = _name_of(make)
+    parameters = parameters_of(make)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    missing = [p for p in ("features", "rank", "rngs") if p not in parameters and not takes_any]
+    if missing:
+        raise TypeError(
+            f"the block {name} has no parameter {', '.join(missing)}; "
+            f"expected {name}(features, *, rank, rngs, ...)"
+        )
+    sized = _map_size if "size" in parameters else Block.sized
+    return name, Block(make=make, title=_first_line(make) or name, paper="", sized=sized)
+
+
+def _name_of(make: Builder) -> str:
+    if isinstance(make, functools.partial):
+        return _name_of(make.func)
+    return make.__name__ if inspect.isroutine(make) or inspect.isclass(make) else repr(make)
+
+
+def _first_line(make: Builder) -> str:
+    documented = inspect.isroutine(make) or inspect.isclass(make)
+    text = (make.__doc__ if documented else None) or ""
+    return text.partition("\n")[0].rstrip(".")
+
+
 def block(
-    name: str,
+    name: str | Builder,
     features: int,
     *,
     rank: int = 2,
@@ -228,33 +281,45 @@ def block(
 ) -> nnx.Module:
     """Build the block ``name`` of `BLOCKS`: ``[N, *spatial, features]`` to the same shape.
 
-    ``rank`` is 2 for images ``[N, H, W, C]`` and 3 for videos ``[N, T, H, W, C]``. ``size`` is the
-    map's H, W, which a block that learns a matrix for each axis ("srl_lo") needs and the others
-    do not look at. ``options`` are those of the block.
+    ``name`` may be a function as in `register_block` too. ``rank`` is 2 for images ``[N, H, W, C]``
+    and 3 for videos ``[N, T, H, W, C]``. ``size`` is the map's H, W, which a block that learns a
+    matrix for each axis ("srl_lo") needs and the others do not look at. ``options`` are those of
+    the block.
 
     Raises:
-      ValueError: no such block; ``size`` is missing; or an option has an impossible value.
-      TypeError: the block has no such option.
+      ValueError: no such block, or none of this rank; ``size`` is missing; or an option has an
+        impossible value.
+      TypeError: the block has no such option, or its function returns no module.
     """
-    if name not in BLOCKS:
-        raise ValueError(f"no block {name!r}; {closest(name, BLOCKS)}")
-    known = block_options(name)
+    name, row = row_of(name)
+    known = _options_of(row)
     for option in options:
         if option not in known:
             raise TypeError(f"block {name!r} has no option {option!r}; {closest(option, known)}")
+    if rank not in row.ranks:
+        kind = "videos" if row.ranks == (3,) else "images"
+        raise ValueError(f"rank={rank!r}; {name} is for {kind} only")
     if "size" in known:
         if size is None:
             raise ValueError(f"size=None; block {name!r} is built for maps of one size, (H, W)")
         options["size"] = tuple(size)
-    return BLOCKS[name].make(features, rank=rank, rngs=rngs, **options)
+    made = row.make(features, rank=rank, rngs=rngs, **options)
+    if not isinstance(made, nnx.Module):
+        raise TypeError(f"block {name!r} built a {type(made).__name__}; expected an nnx.Module")
+    return made
 
 
-def block_options(name: str) -> list[str]:
+def block_options(name: str | Builder) -> list[str]:
     """Return the names of the options that a block takes."""
-    row = BLOCKS[name]
+    return _options_of(row_of(name)[1])
+
+
+def _options_of(row: Block) -> list[str]:
     parameters = parameters_of(row.make)
     passed_on = [p for p in parameters.values() if p.kind is p.VAR_KEYWORD]
     if row.options_of is not None:
         parameters |= parameters_of(row.options_of)
+    elif passed_on:  # of a function of one's own, to a module that it builds
+        parameters |= dict.fromkeys(DEFAULTS)
     out = {"features", "rank", "rngs", *row.set_options, *(p.name for p in passed_on)}
     return [option for option in parameters if option not in out]

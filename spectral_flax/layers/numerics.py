@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arguments for dtypes, precision and random numbers, common to all layers and models."""
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable
@@ -28,6 +29,11 @@ class Numerics(TypedDict, total=False):
 
 
 DEFAULTS = dict(dtype=None, param_dtype=jnp.float32, precision=None)
+IN_WORDS = dict(
+    dtype=("DTypeLike | None", "type to compute in; None: the common type of input and parameters"),
+    param_dtype=("DTypeLike", "type of the parameters"),
+    precision=("PrecisionLike", "of products; None: JAX's default"),
+)
 
 
 def types_of(numerics: Numerics) -> dict[str, DTypeLike | None]:
@@ -50,8 +56,13 @@ def summing_dtype(dtype: DTypeLike | None, param_dtype: DTypeLike) -> DTypeLike 
 def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:
     """Return the parameters of a function, or of a class's constructor, one by one.
 
-    Those that it takes as ``**numerics: Unpack[Numerics]`` are listed with their defaults.
+    Those that it takes as ``**numerics: Unpack[Numerics]`` are listed with their defaults; of a
+    `functools.partial`, what it gives by keyword is the default.
     """
+    if isinstance(function, functools.partial):
+        parameters = list(parameters_of(function.func).items())[len(function.args) :]
+        given = function.keywords
+        return {n: p.replace(default=given[n]) if n in given else p for n, p in parameters}
     is_class = inspect.isclass(function)
     # The metaclass of NNX modules hides the signature of the class itself.
     parameters = dict(inspect.signature(function.__init__ if is_class else function).parameters)
@@ -69,4 +80,6 @@ def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:
 
 
 def _is_numerics(annotation) -> bool:
+    if isinstance(annotation, str):  # of a module with postponed annotations
+        return annotation.endswith("Unpack[Numerics]")
     return Numerics in typing.get_args(annotation)

@@ -79,6 +79,7 @@ class SpectralResidual(nnx.Module):
                 f"temporal_pooling={temporal_pooling!r}; expected 'average' or 'max' for videos, "
                 "or None"
             )
+        _check_pair(pair)
         if isinstance(pair, RealFFT) and pair.groups != groups:
             raise ValueError(f"pair.groups={pair.groups} differs from groups={groups}")
         if getattr(pair, "rank", 2) > rank:
@@ -123,8 +124,16 @@ class SpectralResidual(nnx.Module):
             )
         pair = self.pair() if isinstance(self.pair, nnx.Module) else self.pair
         x = x.astype(self.dtype or common(x, self.conv.kernel[...]))
-        s = self.phi(pair.forward(x.astype(with_range(x.dtype))))
-        y = pair.inverse(s, x.shape[1:-1]).astype(x.dtype)
+        s = pair.forward(x.astype(with_range(x.dtype)))
+        width = pair.multiplier * self.features
+        if s.shape[-1] != width:
+            raise ValueError(
+                f"pair.forward gives {s.shape[-1]} channels; expected {width}, that is "
+                f"{pair.multiplier} times {self.features}"
+            )
+        y = pair.inverse(self.phi(s), x.shape[1:-1]).astype(x.dtype)
+        if y.shape != x.shape:
+            raise ValueError(f"pair.inverse gives {y.shape}; expected {x.shape}, as forward took")
         if self.gate is not None:
             y = y * self.gate[...].astype(y.dtype)
         return x + y
@@ -250,6 +259,15 @@ def srl_lo(
         **shared,
         **options,
     )
+
+
+def _check_pair(pair):
+    is_module = isinstance(pair, nnx.Module)
+    interface = ("__call__",) if is_module else ("forward", "inverse")
+    missing = [name for name in (*interface, "multiplier") if not hasattr(pair, name)]
+    if missing:
+        what = "an object with forward, inverse and multiplier, as functional.pairs.TransformPair"
+        raise TypeError(f"pair={pair!r} has no {', '.join(missing)}; expected {what}")
 
 
 def _pair_rank(rank, transform_time):

@@ -4,6 +4,7 @@
 import importlib
 import pkgutil
 
+from spectral_flax.models.options import Option, model_options
 from spectral_flax.models.record import Card, ModelRecord, Preprocessing
 from spectral_flax.models.registry import (
     Model,
@@ -14,7 +15,7 @@ from spectral_flax.models.registry import (
     get_model,
     init_apply,
     list_models,
-    register,
+    register_model,
 )
 from spectral_flax.models.residual import Residual
 from spectral_flax.models.resnet import Head, ResNet, Stem
@@ -24,6 +25,7 @@ __all__ = [
     "Head",
     "Model",
     "ModelRecord",
+    "Option",
     "Preprocessing",
     "ResNet",
     "Residual",
@@ -35,7 +37,8 @@ __all__ = [
     "get_model",
     "init_apply",
     "list_models",
-    "register",
+    "model_options",
+    "register_model",
 ]
 
 for _module in pkgutil.iter_modules(__path__, f"{__name__}."):  # each adds its models

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 from spectral_flax.functional.fourier import Implementation
+from spectral_flax.layers.blocks import Builder
 from spectral_flax.layers.ffc import FFC
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.models.placement import inserted_blocks
@@ -48,7 +49,7 @@ def resnet_classifier(
     global_to_local: bool = True,
     implementation: Implementation = "auto",
     project_first: bool = False,
-    block: str | None = None,
+    block: str | Builder | None = None,
     blocks_at: Mapping[int, Sequence[int]] | None = None,
     block_options: Mapping[str, Any] | None = None,
     input_size: Sequence[int] = (224, 224),
@@ -75,9 +76,13 @@ def resnet_classifier(
       temporal: whether convolutions see neighbouring frames (I3D) or not (C2D).
       ratio: share of global channels of the FFCs; 0 is the plain network. The default of the
         published code is 0.5, that of its tables 0.25.
-      lfu: as in `FFC`, like ``local_to_global``, ``global_to_local`` and ``implementation``.
+      lfu: the local Fourier unit of the FFCs, beside the Fourier unit.
+      local_to_global: FFCs have the path from local to global channels.
+      global_to_local: FFCs have the path from global to local channels.
+      implementation: of the Fourier transform: "fft", "matmul", or "auto" for the faster one.
       project_first: of published FFC networks of basic blocks with ratio 0 (see `Residual`).
-      block: the name of a block of `layers.blocks.BLOCKS`, or None.
+      block: the name of a block of `layers.blocks.BLOCKS`, a function of one's own as in
+        `layers.register_block`, or None.
       blocks_at: residual blocks that one follows (stage → zero-based); None: the published ones
         (see `placement`).
       block_options: options of the block; None: the published ones.
@@ -86,6 +91,7 @@ def resnet_classifier(
       dropout: rate of dropout before the head.
       head_pool_size: the head is applied to averages over windows of the last map, so many
         positions high and wide, and its results are averaged; None averages the whole map.
+      in_features: channels of the input.
       se: squeeze and excitation in every residual block.
       stem: "imagenet" (7x7, stride 2, pooling) or "small" (3x3, stride 1, for small images).
       stem_pool_padding: padding of the pooling after the stem; for videos 0 in the published code

@@ -49,9 +49,13 @@ class Lama(Rematerialisable):
 
     Args:
       blocks: residual blocks.
+      downsampling: halvings of the map.
       ratio: share of the global path in the residual blocks.
       lfu: local Fourier units; no published generator has them.
       width: features of the first convolution; each halving doubles them, up to ``max_features``.
+      max_features: the most that halvings double them to.
+      in_features: channels of the input.
+      out_features: channels of the result.
       output_activation: "sigmoid" (all published weights), "tanh" or None.
       implementation: of the Fourier transforms.
 

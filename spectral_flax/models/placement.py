@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spectral_flax.layers import blocks
-from spectral_flax.layers.blocks import BLOCKS
+from spectral_flax.layers.blocks import Builder, row_of
+from spectral_flax.layers.places import Places
 from spectral_flax.messages import closest
 
 # Set by the network, so no options of its blocks.
 _GIVEN = ("dtype", "param_dtype", "precision")
 
 
-def published_places(block: str, depths: Sequence[int], rank: int) -> blocks.Places:
+def published_places(block: str | Builder, depths: Sequence[int], rank: int) -> Places:
     """Return the residual blocks (stage → zero-based) that ``block`` follows by default.
 
     These are the published places for every published depth, and one place at least in each stage
@@ -21,11 +22,11 @@ def published_places(block: str, depths: Sequence[int], rank: int) -> blocks.Pla
     """
     if len(depths) < 3:
         raise ValueError(f"depths={tuple(depths)} has no stage 3; name blocks_at")
-    return BLOCKS[block].places(depths, rank)
+    return row_of(block)[1].places(depths, rank)
 
 
 def inserted_blocks(
-    block: str | None,
+    block: str | Builder | None,
     blocks_at: Mapping[int, Sequence[int]] | None,
     options: Mapping[str, Any] | None,
     depths: Sequence[int],
@@ -47,24 +48,18 @@ def inserted_blocks(
             if value:
                 raise ValueError(f"{name}={value!r} but block=None: no block to insert")
         return {}
-    if block not in BLOCKS:
-        raise ValueError(f"block={block!r}; {closest(block, BLOCKS)}")
-    known = block_options(block)
+    name, row = row_of(block)
+    known = [option for option in blocks.block_options(block) if option not in _GIVEN]
+    known += [option for option in row.size_options if option not in known]
     for option in options or {}:
         if option not in known:
-            raise TypeError(f"block {block!r} has no option {option!r}; {closest(option, known)}")
+            raise TypeError(f"block {name!r} has no option {option!r}; {closest(option, known)}")
     layers = (3 if bottleneck else 2) * sum(depths) + 2
-    options = BLOCKS[block].network_options(layers, rank) | dict(options or {})
+    options = row.network_options(layers, rank) | dict(options or {})
     if blocks_at is None:
         blocks_at = published_places(block, depths, rank)
-    build = functools.partial(_build, block, options)
+    build = functools.partial(_build, block, row, options)
     return dict(block=build, blocks_at=_as_places(blocks_at))
-
-
-def block_options(block: str) -> list[str]:
-    """Return the names of the options of a block in a network."""
-    known = [option for option in blocks.block_options(block) if option not in _GIVEN]
-    return list(dict.fromkeys([*known, *BLOCKS[block].size_options]))
 
 
 def _as_places(blocks_at: Mapping) -> dict[int, tuple[int, ...]]:
@@ -76,6 +71,6 @@ def _as_places(blocks_at: Mapping) -> dict[int, tuple[int, ...]]:
         ) from None
 
 
-def _build(block, options, features, *, rank, size, **given):
-    options = BLOCKS[block].for_map(options, size)
+def _build(block, row, options, features, *, rank, size, **given):
+    options = row.for_map(options, size)
     return blocks.block(block, features, rank=rank, **options, **given)

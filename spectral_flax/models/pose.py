@@ -11,7 +11,7 @@ from typing import Any, Literal, Unpack
 import jax
 from flax import nnx
 
-from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
+from spectral_flax.layers.blocks import BLOCKS, Builder, blocks_of_rank
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.initializers import normal
 from spectral_flax.layers.numerics import Numerics
@@ -123,7 +123,7 @@ _BLOCK_OPTIONS = {"a2": {"distribute": "positions"}}
 def pose_resnet(
     *,
     backbone: str,
-    block: str | None = None,
+    block: str | Builder | None = None,
     blocks_at: Mapping[int | Literal["decoder"], Sequence[int]] | None = None,
     block_options: Mapping[str, Any] | None = None,
     input_size: Sequence[int] = (256, 192),
@@ -141,7 +141,8 @@ def pose_resnet(
 
     Args:
       backbone: a key of `image.BACKBONES`.
-      block: the name of a block of `layers.blocks.BLOCKS`, or None.
+      block: the name of a block of `layers.blocks.BLOCKS`, a function of one's own as in
+        `layers.register_block`, or None.
       blocks_at: what one follows: zero-based deconvolutions under "decoder", residual blocks of
         the encoder under their stage; None: every deconvolution.
       block_options: options of the block; None: the published ones.
@@ -150,6 +151,10 @@ def pose_resnet(
         "unstrided": they are left out.
       deconvolutions: None: three, or one for an encoder without those strides.
       deconvolution_kernels: their sides, 2, 3 or 4 (as published): one for all, or one for each.
+      num_joints: heatmaps of the result.
+      in_features: channels of the input.
+      encoder_width: features of the first stage's narrow convolutions.
+      decoder_width: features of the deconvolutions.
       depths: residual blocks of each stage; None is that of the backbone.
 
     Raises:
@@ -194,7 +199,9 @@ def pose_resnet(
     )
 
 
-def _by_network(block: str | None, blocks_at: Any) -> tuple[dict[int, Any], tuple[int, ...]]:
+def _by_network(
+    block: str | Builder | None, blocks_at: Any
+) -> tuple[dict[int, Any], tuple[int, ...]]:
     """Return what blocks follow in the encoder, by stage, and in the decoder."""
     if block is None and blocks_at:
         raise ValueError(f"blocks_at={blocks_at!r} but block=None: no block to insert")

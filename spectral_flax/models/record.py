@@ -67,7 +67,7 @@ class Preprocessing:
 class Card(Preprocessing):
     """What comes with a name: where the model is from and how its input is prepared."""
 
-    paper: str
+    paper: str = ""
     code: str = ""
     licence: str = ""
     published: str = ""

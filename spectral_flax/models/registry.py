@@ -4,6 +4,7 @@
 import dataclasses
 import fnmatch
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,7 +58,8 @@ class Model:
         for option in options:
             if option not in known:
                 near = closest(option, known)
-                raise TypeError(f"{self.name} has no option {option!r}; {near}")
+                listed = f"all: model_options({self.name!r})"
+                raise TypeError(f"{self.name} has no option {option!r}; {near}; {listed}")
         return self.function(**self.fixed, **{**self.defaults, **options}, rngs=rngs)
 
 
@@ -75,17 +77,51 @@ def add(model: Model) -> None:
     MODELS[model.name] = model
 
 
-def register(card: Card, **about: Any):
-    """Return a decorator that adds a function under its own name; ``about`` as in `Model`."""
+def register_model(
+    card: Card | None = None, *, name: str | None = None, **about: Any
+) -> Callable[[Callable], Callable]:
+    """Return a decorator that adds a function, or a class, under ``name`` or its own.
 
-    def enter(function):
-        title = (function.__doc__ or function.__name__).partition("\n")[0]
-        name = function.__name__
-        fields = dict(name=name, function=function, card=card, title=title, family=name)
-        add(Model(**fields | about))
+    The function returns an `nnx.Module`. Its parameters, all by keyword, are the model's options
+    and ``rngs``; ``**numerics: Unpack[layers.Numerics]`` stands for ``rngs``, ``dtype``,
+    ``param_dtype`` and ``precision``. ``card`` says how images are prepared; ``about`` are fields
+    of `Model`, such as ``task``, ``rank`` and ``defaults``.
+
+    Raises:
+      ValueError: the name is taken, or one that no file can tell.
+      TypeError: what is decorated lacks ``rngs`` or does not list its options, or ``about`` has
+        another field.
+    """
+    if card is not None and not isinstance(card, Card):
+        raise TypeError(f"card={card!r}; expected a Card, as in @register_model(Card(...))")
+    fields = [f.name for f in dataclasses.fields(Model) if f.name not in ("function", "card")]
+    for field in about:
+        if field not in fields:
+            raise TypeError(f"register_model has no argument {field!r}; {closest(field, fields)}")
+
+    def enter(function: Callable) -> Callable:
+        own_name = function.__name__ if name is None else name
+        if not (isinstance(own_name, str) and re.fullmatch(r"\w[\w.-]{0,99}", own_name)):
+            raise ValueError(f"name={own_name!r}; expected letters, digits, and _ . - after them")
+        _check_function(function, own_name)
+        title = (function.__doc__ or own_name).partition("\n")[0]
+        known = dict(name=own_name, title=title, family=own_name, card=card or Card())
+        add(Model(function=function, **known | about))
         return function
 
     return enter
+
+
+def _check_function(function: Callable, name: str) -> None:
+    parameters = parameters_of(function).values()
+    if "rngs" not in [p.name for p in parameters]:
+        raise TypeError(f"the model {name!r} has no parameter rngs; expected {name}(*, ..., rngs)")
+    for p in parameters:
+        if p.kind not in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD):
+            raise TypeError(
+                f"the model {name!r} takes {p}; expected every option by its name "
+                "(**numerics: Unpack[Numerics] stands for rngs and dtypes)"
+            )
 
 
 def list_models(
@@ -128,7 +164,7 @@ def card(name: str) -> Card:
 
 
 def create_model(name: str, *, rngs: nnx.Rngs | None = None, **options: Any) -> nnx.Module:
-    """Build the model ``name`` with random weights; ``options`` are its function's arguments.
+    """Build the model ``name`` with random weights; ``options`` are those of `model_options`.
 
     The model's ``record`` says what it is.
 
@@ -209,7 +245,8 @@ def get_model(name: str) -> Model:
     if name not in MODELS:
         raise ValueError(
             f"no model {name!r}; {closest(name, MODELS)}; "
-            f"all {len(MODELS)}: list_models(), or spectral-flax list '*'"
+            f"all {len(MODELS)}: list_models(), or spectral-flax list '*' (of one's own: once its "
+            "module is imported)"
         )
     return MODELS[name]
 

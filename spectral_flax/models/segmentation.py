@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from spectral_flax.arrays import as_floating
-from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
+from spectral_flax.layers.blocks import BLOCKS, Builder, blocks_of_rank
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.numerics import Numerics
@@ -156,7 +156,7 @@ class UNet(Rematerialisable):
 def unet(
     *,
     star: bool = False,
-    block: str | None = None,
+    block: str | Builder | None = None,
     blocks_at: Sequence[str] | None = None,
     block_options: Mapping[str, Any] | None = None,
     input_size: Sequence[int] = (256, 256),
@@ -169,13 +169,15 @@ def unet(
 
     Args:
       star: without the last pooling.
-      block: the name of a block of `layers.blocks.BLOCKS`, or None.
+      block: the name of a block of `layers.blocks.BLOCKS`, a function of one's own as in
+        `layers.register_block`, or None.
       blocks_at: where one is, of "b/up4" (before the up-sampling stage behind the deepest level)
         to "a/up1"; None: ("b/up4",), the best place in the published comparison.
       block_options: options of the block; None: the published ones.
       input_size: H, W of the images that blocks of fixed map size are built for.
-
-    Other options as in `UNet`.
+      num_classes: of each pixel.
+      in_features: channels of the input.
+      width: features of the first level; each level doubles it.
     """
     inserted = inserted_blocks(block, {}, block_options, (3, 4, 6, 3), True, rank=2)
     if blocks_at is None:

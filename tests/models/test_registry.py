@@ -94,7 +94,7 @@ def test_a_name_is_registered_once():
         return None
 
     with pytest.raises(ValueError, match="'resnet18' is registered already"):
-        sf.register(sf.Card(paper=""))(resnet18)
+        sf.register_model()(resnet18)
 
 
 def test_an_abstract_model_holds_no_arrays():

@@ -18,7 +18,7 @@ from train.data import Source
 from train.task import Task
 
 # Fields of a config that say where a run was, not what it learnt.
-_PLACES = ("workdir", "mesh", "processes", "pretrained")
+_PLACES = ("workdir", "mesh", "processes", "pretrained", "plugins")
 
 
 def model_record(config: Config, task: Task, held_out: Source) -> ModelRecord:

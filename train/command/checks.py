@@ -3,22 +3,30 @@
 
 import ast
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from spectral_flax.messages import shown
+from spectral_flax.plugins import absolute, import_plugins
 from train.config import Config
 from train.errors import UserError
 from train.fields import conformed, paths
 from train.processes.paths import local_path
-from train.tasks import checked_options
+from train.tasks import TASKS, checked_options
 
 
 def check(config: Config) -> Config:
     """Return ``config``, lists as tuples, ``~`` expanded and the options of its task complete.
 
-    Raises a UserError that names all faults.
+    Its plugins are imported. Raises a UserError that names all faults.
     """
     config, faults = conformed(config)
+    plugins = tuple(absolute(plugin, "") for plugin in config.plugins)
+    import_own(plugins)
+    config = dataclasses.replace(config, plugins=plugins)
+    if config.task not in TASKS:
+        known = f"expected one of {', '.join(TASKS)}, or what --plugins registers"
+        raise UserError("\n".join([*faults, f"--task is {shown(repr(config.task))}; {known}"]))
     config, wrong = _with_paths(config)
     faults += wrong + [
         f"--{name} is {shown(repr(value))}; expected {expected}"
@@ -32,6 +40,18 @@ def check(config: Config) -> Config:
     if faults:
         raise UserError("\n".join(faults))
     return dataclasses.replace(config, task_options=dataclasses.asdict(options))
+
+
+def import_own(plugins: Sequence[str]) -> None:
+    """Import the modules of a user's own that a config names.
+
+    Raises:
+      UserError: one is not there, or fails.
+    """
+    try:
+        import_plugins(plugins)
+    except ImportError as error:
+        raise UserError(f"{error}; --plugins FILE.py ... names others") from error
 
 
 def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:

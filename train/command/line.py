@@ -4,6 +4,7 @@
 import ast
 import dataclasses
 import runpy
+import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +13,18 @@ from typing import Any
 import tyro
 
 from spectral_flax.messages import closest, shown
-from train.command.checks import check
+from spectral_flax.plugins import absolute
+from train.command.checks import check, import_own
 from train.config import Config
 from train.errors import UserError
 from train.fields import conformed
 from train.processes.paths import local_path
 from train.tasks import describe
 
-USAGE = "python -m train configs/NAME.py [--option value ...]"
+USAGE = "configs/NAME.py [--option value ...]"
 
 
-def parse(arguments: Sequence[str]) -> Config:
+def parse(arguments: Sequence[str], program: str = "python -m train") -> Config:
     """Read the config that the first argument names and override it with the others.
 
     Exits with 2 on a wrong option, and with 0 after ``--help``, as command lines do.
@@ -35,15 +37,19 @@ def parse(arguments: Sequence[str]) -> Config:
         config = Config()
     else:
         known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none found"
-        raise UserError(f"the first argument is the config file: {USAGE}\nconfigs here: {known}")
+        usage = f"{program} {USAGE}"
+        raise UserError(f"the first argument is the config file: {usage}\nconfigs here: {known}")
+    if not any(word.partition("=")[0] == "--plugins" for word in rest):
+        import_own(config.plugins)  # for the help on the task that they register
     config, rest = take_options(config, rest)
     config = tyro.cli(
         Config,
         default=config,
         args=rest,
-        prog=f"python -m train {path}",
-        description=f"One training run. Usage: {USAGE}\n\n--options.NAME VALUE is an option of "
-        f"the model, of those that spectral-flax show MODEL lists.\n{describe(config.task)}",
+        prog=f"{program} {path}",
+        description=f"One training run. Usage: {program} {USAGE}\n\n--options.NAME VALUE is an "
+        "option of the model, of those that spectral-flax show MODEL lists.\n"
+        f"{describe(config.task)}",
         config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed),
     )
     if config.workdir is None:
@@ -78,11 +84,15 @@ def load(path: str | Path) -> Config:
     config, faults = conformed(config)
     if faults:
         raise UserError("\n".join([f"the config {name}:", *faults]))
-    return config
+    plugins = tuple(absolute(plugin, path.parent) for plugin in config.plugins)
+    return dataclasses.replace(config, plugins=plugins)
 
 
 def _executed(file: str, name: str) -> dict[str, Any]:
-    """Run a config file and return the names that it defines."""
+    """Run a config file and return the names that it defines; it may import its neighbours."""
+    folder = str(Path(file).absolute().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: no file there hides another module
     try:
         return runpy.run_path(file)
     except KeyboardInterrupt:

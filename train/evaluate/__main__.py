@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m train.evaluate``: metrics of a saved run, or of weights, on held-out examples."""
+"""``spectral-flax evaluate``: metrics of a saved run, or of weights, on held-out examples."""
 
 import dataclasses
 import logging
@@ -52,6 +52,8 @@ class Arguments:
     """Which set of weights, where there are several: its place in the file, joined by dots."""
     scaling: Literal["data", "card"] = "data"
     """Scale images by the data set's mean and deviation, or by those on the model's card."""
+    plugins: tuple[str, ...] = ()
+    """Python files, or modules, of your own to import; by default those that the run names."""
     config: str | None = None
     """Config file to run first: it may register the model; weights take its data and options.
     None: weights of a run of this program take its own."""
@@ -67,12 +69,12 @@ class Arguments:
     """Where examples come from."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
+def main(arguments: Sequence[str] | None = None, program: str = "python -m train.evaluate") -> int:
+    """Run the command line and return the exit code; ``program`` is what the user typed before."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that it only reads
     try:
-        found = _evaluate(words)
+        found = _evaluate(words, program)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -86,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _evaluate(words: list[str]) -> Evaluation:
+def _evaluate(words: list[str], program: str) -> Evaluation:
     named, words = take_options(Config(), words)
-    given = _parse(words, Data())
+    given = _parse(words, Data(), program)
     _check(given, named)
     base = load(given.config) if given.config is not None else Config()
     if given.output is not None:
@@ -98,7 +100,10 @@ def _evaluate(words: list[str]) -> Evaluation:
     else:
         weights = weights_at(given.weights, entry=given.entry, ema=given.ema)
         base = base if given.config is not None else config_of(weights)
-    given = _parse(words, base.data)  # once more: what is not given is as in the config
+    given = _parse(words, base.data, program)  # once more: what is not given is as in the config
+
+    # What a run names is imported; what weights name, which may be anybody's, is not.
+    trusted = given.workdir is not None or given.config is not None
 
     def change(config: Config) -> Config:
         there = len(jax.devices())
@@ -109,6 +114,7 @@ def _evaluate(words: list[str]) -> Evaluation:
             mesh=Mesh(devices=given.devices or devices),
             eval_batch_size=given.eval_batch_size or config.eval_batch_size,
             task_options=config.task_options | named.task_options,
+            plugins=given.plugins or (config.plugins if trusted else ()),
         )
 
     if given.workdir is not None:
@@ -133,9 +139,8 @@ def _evaluate(words: list[str]) -> Evaluation:
     return found
 
 
-def _parse(words: list[str], data: Data) -> Arguments:
-    default = Arguments(data=data)
-    given = tyro.cli(Arguments, default=default, args=words, prog="python -m train.evaluate")
+def _parse(words: list[str], data: Data, program: str) -> Arguments:
+    given = tyro.cli(Arguments, default=Arguments(data=data), args=words, prog=program)
     paths = ("workdir", "config", "output")  # weights may be on the Hub: their reader looks
     named = {name: getattr(given, name) for name in paths if getattr(given, name) is not None}
     found = {name: local_path(f"--{name}", path) for name, path in named.items()}

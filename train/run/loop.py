@@ -140,7 +140,7 @@ def _check_steps(config: Config, done: int, steps: int, workdir: Path) -> None:
         )
         raise UserError(
             f"{given}; the run in {workdir} has done {done}: give more, or evaluate it "
-            f"by python -m train.evaluate --workdir {workdir}"
+            f"by spectral-flax evaluate --workdir {workdir}"
         )
 
 

@@ -2,6 +2,7 @@
 """Classification of images and videos: one label an example."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,10 @@ from train.task import Batch, Scalars, Task, TaskEntry
 from train.tasks.classification.mixing import mix
 from train.tasks.classification.options import Options
 
+Metric = Callable[[jax.Array, jax.Array], jax.Array]
+OWN_METRICS: dict[str, Metric] = {}
+"""Metrics that users register: of float32 logits ``[N, K]`` and labels ``[N]``, a value each."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Classification(Task):
@@ -41,6 +46,13 @@ class Classification(Task):
     std: tuple[float, ...]
     options: Options = dataclasses.field(default_factory=Options)
     confusion: bool = False
+
+    @classmethod
+    def of(cls, config: Config, options: Options, source: Source) -> "Classification":
+        """Build the task; files must be read in the order of channels that the card says."""
+        if isinstance(source, Files):
+            _check_channels(config)
+        return cls(source.num_classes, source.image_shape, source.mean, source.std, options=options)
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -114,6 +126,8 @@ class Classification(Task):
             "correct": jnp.sum(members * chosen, 0),
             "correct_of_5": jnp.sum(members * _among_largest(logits, truth, 5), 0),
         }
+        for name, metric in OWN_METRICS.items():
+            sums[f"own.{name}"] = jnp.sum(jnp.where(valid, metric(logits, label), 0))
         if self.confusion:
             count = partial(jnp.einsum, "ni,nj->ij", precision="highest")
             sums["confusion"] = count(members, chosen)
@@ -134,6 +148,7 @@ class Classification(Task):
             "top5_accuracy": float(sums["correct_of_5"].sum() / count.sum()),
             "mean_class_accuracy": float(np.mean(correct[present] / count[present])),
             "loss": float(sums["loss"] / count.sum()),
+            **{name: float(sums[f"own.{name}"] / count.sum()) for name in OWN_METRICS},
         }
 
     def detailed(self) -> "Classification":
@@ -164,15 +179,6 @@ def _among_largest(logits: jax.Array, truth: jax.Array, k: int) -> jax.Array:
     return logits.shape[-1] - 1 - smaller.sum(-1, keepdims=True) < k
 
 
-def make(config: Config, options: Options, source: Source) -> Classification:
-    """Build the task; files must be read in the order of channels that the model's card says."""
-    if isinstance(source, Files):
-        _check_channels(config)
-    return Classification(
-        source.num_classes, source.image_shape, source.mean, source.std, options=options
-    )
-
-
 def _check_channels(config: Config) -> None:
     try:
         order = sf.card(config.model).channel_order.lower()
@@ -191,7 +197,7 @@ def _open(split: Split, data: Data, options: Options) -> Source:
 
 CLASSIFICATION = TaskEntry(
     options=Options,
-    make=make,
+    make=Classification.of,
     data=SOURCES,
     open=_open,
     metrics={
