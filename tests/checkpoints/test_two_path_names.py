@@ -117,6 +117,12 @@ def test_a_layer_without_normalisation_has_the_published_names(ratio_in, ratio_o
     assert_round_trip(make(), make())
 
 
+@pytest.mark.parametrize("ratio_in, ratio_out", SIDES)
+def test_a_layer_with_normalisation_loads_what_it_saves(ratio_in, ratio_out):
+    make = functools.partial(layer, 32, 32, 1, ratio_in, ratio_out, norm=True)
+    assert_round_trip(make(), make())
+
+
 @pytest.mark.parametrize("dropped", ["local_to_global", "global_to_local"])
 @pytest.mark.parametrize("ratio_in, ratio_out", SIDES)
 def test_a_path_that_is_switched_off_has_no_names(ratio_in, ratio_out, dropped):
