@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -70,11 +72,30 @@ def test_without_weights_nothing_changes():
     np.testing.assert_array_equal(before, model.stem.conv.kernel[...])
 
 
+def test_a_head_of_other_classes_is_new_without_being_named(weights, capsys):
+    path, given = weights
+    model, _ = begun(config(path))
+    np.testing.assert_array_equal(model.stem.conv.kernel[...], given.stem.conv.kernel[...])
+    assert model.head.kernel.shape[-1] == 4
+    assert "but those of head, which is of other classes and new" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("names", "kept"), [("abcd", True), ("abce", False), ("", True)])
+def test_as_many_classes_of_other_names_have_a_new_head(names, kept, tmp_path):
+    given = sf.create_model("resnet18", num_classes=4, **SMALL, rngs=nnx.Rngs(5))
+    given.record = dataclasses.replace(given.record, class_names=tuple("abcd"))
+    sf.save(given, tmp_path / "w.safetensors")
+    settings = config(tmp_path / "w.safetensors")
+    task = make_task(settings, source((32, 32, 1)))
+    model = make_model(settings, task)
+    load_pretrained(settings.pretrained, model, task, tuple(names))
+    assert np.array_equal(model.head.kernel[...], given.head.kernel[...]) is kept
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (dict(path="none.pth"), "none.pth"),
-        (dict(), "head"),
         (dict(skip=("hed",)), "hed"),
         (dict(inflate="resnet19"), "no model 'resnet19'"),
     ],
