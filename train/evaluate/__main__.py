@@ -57,6 +57,8 @@ class Arguments:
     config: str | None = None
     """Config file to run first: it may register the model; weights take its data and options.
     None: weights of a run of this program take its own."""
+    knn: Count | None = None
+    """Also classify by so many nearest training examples, by their features."""
     devices: Count | None = None
     """Number of devices to use; None: as many as the run used, of those there are."""
     eval_batch_size: Count | None = None
@@ -118,7 +120,7 @@ def _evaluate(words: list[str], program: str) -> Evaluation:
         )
 
     if given.workdir is not None:
-        which = dict(step=given.step, best=given.best, ema=given.ema)
+        which = dict(step=given.step, best=given.best, ema=given.ema, knn=given.knn)
         found = evaluate_run(given.workdir, **which, change=change, watch=_watch)
     else:
         if given.config is not None and given.model in (None, base.model):
@@ -132,6 +134,7 @@ def _evaluate(words: list[str], program: str) -> Evaluation:
             base,
             model=given.model,
             card_scaling=card,
+            knn=given.knn,
             watch=_watch,
         )
     if given.output is not None:

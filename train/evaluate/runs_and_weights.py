@@ -30,6 +30,7 @@ from train.command.checks import check
 from train.config import Config, Mesh, from_values
 from train.data import Source, evaluation_batches
 from train.errors import UserError
+from train.evaluate.knn import knn_accuracy
 from train.processes.distributed import log
 from train.processes.paths import local_path
 from train.run import mesh as meshes
@@ -37,6 +38,7 @@ from train.run.evaluate import total
 from train.run.step import make_eval_step
 from train.task import Task
 from train.tasks import make_task, open_data
+from train.tasks.classification.task import Classification
 
 Change = Callable[[Config], Config]
 _NUMBER = re.compile("[0-9]+")
@@ -60,14 +62,15 @@ def evaluate_run(
     step: int | None = None,
     best: bool = False,
     ema: bool = True,
+    knn: int | None = None,
     change: Change = lambda config: config,
     watch: Watch = lambda batches, total: batches,
 ) -> Evaluation:
     """Evaluate a checkpoint of the run in ``workdir``: the newest sound one, or that of ``step``.
 
     Reads only, writes nothing. ``best`` looks among the best checkpoints that the run kept;
-    ``ema`` takes the averaged parameters if the run has them; ``change`` is applied to the
-    run's config.
+    ``ema`` takes the averaged parameters if the run has them; ``knn`` also classifies by so many
+    nearest neighbours; ``change`` is applied to the run's config.
     """
     directory, steps = _steps(workdir, step, best)
     checkpoints = Checkpoints(directory)
@@ -78,7 +81,7 @@ def evaluate_run(
                 config = for_evaluation(change(record.config))
                 load = partial(_restored, checkpoints, record, config, ema)
                 origin = {"workdir": str(workdir), "step": candidate}
-                return _evaluation(origin, config, load, watch)
+                return _evaluation(origin, config, load, watch, knn=knn)
             except DamagedCheckpointError as error:
                 log(f"the checkpoint of step {candidate} is damaged: {error}")
             drop_failed_reads()
@@ -152,6 +155,7 @@ def evaluate_weights(
     *,
     model: str | None = None,
     card_scaling: bool = False,
+    knn: int | None = None,
     watch: Watch = lambda batches, total: batches,
 ) -> Evaluation:
     """Evaluate the weights of ``path`` on the data of ``config``.
@@ -177,7 +181,7 @@ def evaluate_weights(
         network, *leaves = split(task.extended(model, nnx.Rngs(0)))
         return network, *jax.device_put(leaves, meshes.state_sharding(mesh, leaves))
 
-    return _evaluation({"weights": path}, config, load, watch, card_scaling)
+    return _evaluation({"weights": path}, config, load, watch, card_scaling, knn)
 
 
 def for_evaluation(config: Config) -> Config:
@@ -189,7 +193,12 @@ def for_evaluation(config: Config) -> Config:
 
 
 def _evaluation(
-    origin: dict[str, Any], config: Config, load: Callable, watch: Watch, card_scaling: bool = False
+    origin: dict[str, Any],
+    config: Config,
+    load: Callable,
+    watch: Watch,
+    card_scaling: bool = False,
+    knn: int | None = None,
 ) -> Evaluation:
     mesh = meshes.make_mesh(config.mesh)
     source = open_data(config, "test")
@@ -202,7 +211,13 @@ def _evaluation(
     batches = watch(evaluation_batches(source, size, config.data), -(-len(source) // size))
     placed = (meshes.shard_batch(mesh, batch) for batch in batches)
     sums = total(make_eval_step(network, task, mesh), task, params, model_state, placed)
-    return Evaluation(origin, config, task, source, sums, task.metrics(sums))
+    metrics = task.metrics(sums)
+    if knn is not None:
+        if not isinstance(task, Classification):
+            raise UserError(f"--knn {knn} is for classification; the task is {config.task}")
+        model = network.merge(params, model_state)
+        metrics["knn_accuracy"] = knn_accuracy(model, task, config, source, knn)
+    return Evaluation(origin, config, task, source, sums, metrics)
 
 
 def _restored(
