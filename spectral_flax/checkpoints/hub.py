@@ -80,7 +80,9 @@ def read_file(path: str | os.PathLike, *, entry: str | None = None) -> Weights:
         record = ModelRecord() if found.record is None else record_from_json(found.record)
     except ValueError as error:
         raise ValueError(f"{path} can not be read as a PyTorch file: {error}") from error
-    return Weights(found.tensors, "torch", record, found.foreign)
+    # Leaves of our modules; PyTorch's are weight, bias and running_mean.
+    ours = record.model and any(n.endswith((".kernel", ".scale")) for n in found.tensors)
+    return Weights(found.tensors, "flax" if ours else "torch", record, found.foreign)
 
 
 def read_folder(folder: str | os.PathLike, *, entry: str | None = None) -> Weights:

@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -243,25 +243,33 @@ def save(
     *,
     name: str | None = None,
     options: Mapping[str, Any] | None = None,
+    names: Literal["ours", "torch"] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write ``model`` in the format that the suffix of ``path`` names.
 
-    ``.safetensors`` (our names); ``.pth`` and its kin (the published PyTorch names, for
-    ``torch.load``); ``.orbax`` (a directory); otherwise, and always with a slash at the end, a
-    folder for the Hub. With the weights goes the model's record; ``name`` and ``options``, those it
-    was created with, are for a model without one. What is written appears whole or not at all.
+    ``.safetensors``; ``.pth`` and its kin, for ``torch.load``; ``.orbax`` (a directory); otherwise,
+    and always with a slash at the end, a folder for the Hub. ``names`` are those of the arrays:
+    "ours", the dotted paths of the modules, or "torch", those of the published PyTorch code; None:
+    "torch" for PyTorch's files, "ours" for all others. With the weights goes the model's record;
+    ``name`` and ``options``, those it was created with, are for a model without one. What is
+    written appears whole or not at all.
 
-    Raises FileExistsError if something is there, and ``overwrite`` is not set.
+    Raises FileExistsError if something is there, and ``overwrite`` is not set; ValueError if
+    ``names`` are neither.
     """
+    if names not in (None, "ours", "torch"):
+        raise ValueError(f"names={names!r}; expected 'ours' or 'torch'")
     kind = check_target(path, overwrite=overwrite)
     record = record_of(model, name, options)
     path = local_path(path)
+    of_torch = kind in hub.TORCH_SUFFIXES if names is None else names == "torch"
+    arrays = save_torch(model) if of_torch else variables(model)
     if kind in hub.TORCH_SUFFIXES:
         text = record_to_json(record) if record.model else None
-        write_torch(path, save_torch(model), record=text, overwrite=overwrite)
+        write_torch(path, arrays, record=text, overwrite=overwrite)
         return
-    weights = Weights(variables(model), "flax", record)
+    weights = Weights(arrays, "torch" if of_torch else "flax", record)
     if kind == ".safetensors":
         write_safetensors(path, weights, overwrite=overwrite)
     elif kind == ".orbax":

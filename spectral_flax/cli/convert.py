@@ -23,6 +23,12 @@ def add_command(commands) -> None:
         help="a file (.safetensors, or .pth for PyTorch), "
         "a directory for Orbax (.orbax) or, otherwise, for the Hub",
     )
+    parser.add_argument(
+        "--names",
+        choices=("ours", "torch"),
+        help="of the arrays: those of our modules or of the published PyTorch code; if not given, "
+        "torch for PyTorch's files, ours for others",
+    )
     add_model(parser)
     add_overwrite(parser)
     parser.set_defaults(run=run)  # fmt: skip
@@ -32,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     """Read, fill the model, write."""
     check_target(args.output, overwrite=args.overwrite)  # before the work
     model, weights = load_model(args, args.input)
-    save(model, args.output, overwrite=args.overwrite)
+    save(model, args.output, names=args.names, overwrite=args.overwrite)
     arrays = variables(model)
     count = sum(array.size for array in arrays.values())
     if weights.foreign:

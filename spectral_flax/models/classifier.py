@@ -58,6 +58,7 @@ def resnet_classifier(
     head_pool_size: int | None = None,
     in_features: int = 3,
     se: bool = False,
+    drop_path: float = 0.0,
     stem: Literal["imagenet", "small"] = "imagenet",
     stem_pool_padding: int = 1,
     width: int = 64,
@@ -93,6 +94,7 @@ def resnet_classifier(
         positions high and wide, and its results are averaged; None averages the whole map.
       in_features: channels of the input.
       se: squeeze and excitation in every residual block.
+      drop_path: chance that the last residual block is skipped in training (see `Residual`).
       stem: "imagenet" (7x7, stride 2, pooling) or "small" (3x3, stride 1, for small images).
       stem_pool_padding: padding of the pooling after the stem; for videos 0 in the published code
         of bilinear attention, 1 in PyTorchVideo and SlowFast.
@@ -115,9 +117,8 @@ def resnet_classifier(
         global_to_local=global_to_local,
         implementation=implementation,
     )
-    residual = Residual(
-        convolution=convolution, ratio=ratio, project_first=project_first, se=se, **kind
-    )
+    given = dict(ratio=ratio, project_first=project_first, se=se, drop_path=drop_path)
+    residual = Residual(convolution=convolution, **given, **kind)
     bottleneck = residual.bottleneck
     return ResNet(
         depths,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Unpack
 
 import jax
+import numpy as np
 from flax import nnx
 
 from spectral_flax.layers.attention import SqueezeExcite
@@ -32,9 +33,12 @@ class Residual:
       project_first: the first block of the network has a projection in its shortcut even where it
         keeps the shape, as in published FFC networks of basic blocks with ratio 0.
       se: squeeze and excitation in every block.
+      drop_path: in training, the chance that an example skips the convolutions of the last block;
+        that of the others falls in proportion to their place, to 0 for the first. Huang et al.,
+        "Deep networks with stochastic depth", ECCV 2016.
 
     Raises:
-      ValueError: the ratio is no share.
+      ValueError: the ratio or the chance is none.
     """
 
     bottleneck: bool = True
@@ -44,8 +48,11 @@ class Residual:
     ratio: float = 0.0
     project_first: bool = False
     se: bool = False
+    drop_path: float = 0.0
 
     def __post_init__(self):
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path={self.drop_path} lies outside [0, 1)")
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"ratio={self.ratio} lies outside [0, 1]")
 
@@ -69,6 +76,7 @@ class BlockShape(NamedTuple):
     projection: bool = False
     strides: int = 1
     dilation: int = 1
+    drop_path: float = 0.0
 
 
 class ResidualBlock(nnx.Module):
@@ -111,6 +119,9 @@ class ResidualBlock(nnx.Module):
             self.conv2 = rest(width, out_features, square, activation=None)
             self.conv3 = None
         self.se = SqueezeExcite(out_features, **numerics) if options.se else None
+        axes = tuple(range(1, rank + 2))  # an example is dropped whole
+        rate, rngs = shape.drop_path, numerics["rngs"]
+        self.drop_path = nnx.Dropout(rate, broadcast_dims=axes, rngs=rngs) if rate else None
         self.shortcut = (
             first(in_features, out_features, point, strides=strides, activation=None)
             if shape.projection or shape.strides != 1 or in_features != out_features
@@ -123,6 +134,8 @@ class ResidualBlock(nnx.Module):
             y = self.conv3(y)
         if self.se is not None:
             y = self.se(y)
+        if self.drop_path is not None:
+            y = self.drop_path(y)
         return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
@@ -135,6 +148,7 @@ def block_shapes(
 ) -> Iterator[BlockShape]:
     """Yield the shape of each residual block of a network, one stage after the other."""
     features = width
+    rates = iter(np.linspace(0, residual.drop_path, sum(depths)).tolist())
     ratio_in = 0.0
     dilation = 1
     for stage, depth in enumerate(depths, start=1):
@@ -160,6 +174,7 @@ def block_shapes(
                 or (residual.project_first and stage == 1 and i == 0),
                 strides=strides if i == 0 else 1,
                 dilation=first_dilation if i == 0 else dilation,
+                drop_path=next(rates),
             )
             features = out_features
             ratio_in = ratio_out

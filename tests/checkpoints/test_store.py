@@ -38,6 +38,21 @@ def test_load_inverts_save(path, model, tmp_path):
     assert_same(model, load(tmp_path / path))
 
 
+@pytest.mark.parametrize("path", ["model.safetensors", "model.orbax", "folder", "model.pth"])
+@pytest.mark.parametrize("names", ["ours", "torch"])
+def test_every_format_holds_either_names(names, path, model, tmp_path):
+    save(model, tmp_path / path, names=names)
+    found = read_weights(tmp_path / path)
+    assert found.names == {"ours": "flax", "torch": "torch"}[names]
+    assert ("layer1.0.conv1.weight" in found.tensors) is (names == "torch")
+    assert_same(model, load(tmp_path / path))
+
+
+def test_other_names_are_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="names='timm'; expected 'ours' or 'torch'"):
+        save(model, tmp_path / "x.pth", names="timm")
+
+
 @pytest.mark.parametrize("path", ["model.pth", "model.pth.tar", "model.ckpt"])
 def test_files_of_pytorch_load_by_the_name_of_the_model(path, model, tmp_path):
     write_torch(tmp_path / path, save_torch(model))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import spectral_flax as sf
 from spectral_flax.models.classifier import STEMS
 from spectral_flax.models.residual import Residual, ResidualBlock
 from spectral_flax.models.resnet import Head, ResNet, Stem
@@ -166,3 +167,26 @@ def test_integers_are_refused():
 def test_a_partial_of_a_layer_may_be_the_block():
     block = functools.partial(Marker)
     assert isinstance(build(block=block, blocks_at={1: (0,)}).stage1[1], Marker)
+
+
+def test_an_example_skips_a_block_whole_more_often_the_deeper_it_stands():
+    model = sf.create_model("resnet18", width=4, depths=(2, 2), num_classes=2, drop_path=0.6)
+    rates = [block.drop_path and block.drop_path.rate for stage in model.stages for block in stage]
+    assert rates[0] is None and rates[1:] == pytest.approx([0.2, 0.4, 0.6])
+    block, x = model.stage2[1], jax.random.uniform(jax.random.key(0), (64, 4, 4, 8))
+    block.train()
+    skipped = np.asarray((block(x) == x).all((1, 2, 3)))
+    assert 0.4 < skipped.mean() < 0.8
+    block.eval()
+    assert not (block(x) == x).all((1, 2, 3)).any()
+    plain = sf.create_model("resnet18", width=4, depths=(2, 2), num_classes=2)
+    sf.load_torch(model, sf.save_torch(plain))  # of the same parameters
+    model.eval(), plain.eval()
+    image = jnp.ones((1, 32, 32, 3))
+    np.testing.assert_array_equal(model(image), plain(image))
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+def test_a_chance_that_is_none_is_refused(rate):
+    with pytest.raises(ValueError, match=r"drop_path=.* lies outside"):
+        sf.abstract_model("resnet18", drop_path=rate)

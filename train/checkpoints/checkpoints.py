@@ -9,7 +9,6 @@ itself restores a flipped byte without a word. Checkpoints of format 2 have that
 """
 
 import contextlib
-import dataclasses
 import gc
 import json
 import logging
@@ -20,7 +19,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,30 +27,18 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from spectral_flax.checkpoints import manifest
-from spectral_flax.checkpoints.earlier import current_names, options_before_records
 from spectral_flax.checkpoints.records import record_to_json
 from spectral_flax.checkpoints.runs import RECORD
 from spectral_flax.messages import reason, shown
 from spectral_flax.models.record import ModelRecord
+from train.checkpoints.checkpoint_record import FORMAT, Record, to_record
 from train.checkpoints.state import Leaves, TrainState, state_groups
-from train.config import Config, from_text, to_text
+from train.config import Config, to_text
 from train.errors import SaveFailedError, UserError
 from train.processes.distributed import is_main_process, log, wait_for_all
 from train.processes.paths import move_to_free
 
-FORMAT = 3
 _UNFINISHED = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")  # as Orbax names a step it writes
-
-
-class Record(NamedTuple):
-    """What a checkpoint says about itself; ``digests`` of its arrays are in format 2 only."""
-
-    step: int
-    config: Config
-    position: Any
-    names: dict[str, dict[str, str]]  # of the arrays of each group: current -> stored
-    digests: dict[str, dict[str, int]] | None
-    figures: dict[str, float]
 
 
 class DamagedCheckpointError(Exception):
@@ -150,7 +137,7 @@ class Checkpoints:
             )
         if format == FORMAT and not (folder / manifest.NAME).exists():
             raise DamagedCheckpointError(f"its list of files, {manifest.NAME}, is missing")
-        found = _to_record(folder, values)
+        found = to_record(folder, values)
         if found.step != step:
             raise DamagedCheckpointError(f"it is a copy of step {found.step} under another number")
         return found
@@ -327,25 +314,6 @@ def drop_failed_reads() -> None:
     finally:
         sys.unraisablehook = hook
         tasks.setLevel(level)
-
-
-def _to_record(folder: Path, values: dict[str, Any]) -> Record:
-    """Read a record whose checksum is right: what does not fit comes from another version."""
-    try:
-        digests = values["digests"] if values["format"] == 2 else None
-        stored = values["names"] if digests is None else {g: list(d) for g, d in digests.items()}
-        current = current_names(name for group in stored.values() for name in group)
-        names = {g: {current[name]: name for name in there} for g, there in stored.items()}
-        figures = {str(name): float(value) for name, value in values["figures"].items()}
-        config = from_text(values["config"])
-        if values.get(RECORD) is None:
-            options = options_before_records(config.model, config.options)
-            config = dataclasses.replace(config, options=options)
-        return Record(int(values["step"]), config, values["position"], names, digests, figures)
-    except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
-        raise UserError(
-            f"{folder} was written by another version of this program: {_first_line(error)}"
-        ) from error
 
 
 def _arrays_in(item: Path) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flax import nnx
 
@@ -19,16 +19,17 @@ from train.task import Task
 HEAD = "head"
 
 
-def adopted(config: Config, stored: Config | None) -> Config:
+def adopted(config: Config, find_stored: Callable[[], Config | None]) -> Config:
     """Return a config without a model with that of its weights: options, size, scaling of images.
 
-    A saved run, whose config is ``stored``, goes on with its own.
+    A saved run, whose config ``find_stored`` returns, goes on with its own.
 
     Raises:
       UserError: nothing tells a model.
     """
     if config.model is not None:
         return config
+    stored = find_stored()
     if stored is not None:
         data = {name: getattr(stored.data, name) for name in _ADOPTED}
         return _with(config, stored.model, stored.options, data)

@@ -19,10 +19,10 @@ from spectral_flax.checkpoints.store import build, read_weights
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.messages import reason
+from train.checkpoints.checkpoint_record import Record
 from train.checkpoints.checkpoints import (
     Checkpoints,
     DamagedCheckpointError,
-    Record,
     drop_failed_reads,
 )
 from train.checkpoints.state import Leaves, Network, make_model, split

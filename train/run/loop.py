@@ -12,7 +12,8 @@ from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.messages import shown
 from spectral_flax.models.record import ModelRecord
 from train.checkpoints.best import BestCheckpoint
-from train.checkpoints.checkpoints import Checkpoints, Record, newest_config
+from train.checkpoints.checkpoint_record import Record
+from train.checkpoints.checkpoints import Checkpoints, newest_config
 from train.checkpoints.model_record import model_record, write_record
 from train.checkpoints.pretrained import adopted, frozen_parameters, load_pretrained
 from train.checkpoints.state import (
@@ -61,7 +62,7 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
         stack.callback(checkpoints.close)
 
-        config = adopted(config, newest_config(checkpoints))
+        config = adopted(config, lambda: newest_config(checkpoints))
 
         # Devices and data
         mesh = make_mesh(config.mesh)

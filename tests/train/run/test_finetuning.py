@@ -124,7 +124,7 @@ def test_a_run_on_a_folder_takes_model_options_and_size_from_a_run(tmp_path, cap
 
 def test_without_a_model_and_weights_nothing_begins():
     with pytest.raises(UserError, match="--model is None; expected a name, or --pretrained"):
-        adopted(check(small(model=None)), None)
+        adopted(check(small(model=None)), lambda: None)
 
 
 def test_an_erased_rectangle_is_noise_and_the_rest_stays():
