@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import spectral_flax as sf
 from spectral_flax.cli import main as command
@@ -99,7 +100,7 @@ def test_a_run_loads_in_one_line_and_knows_what_it_is(trained):
     assert size == tuple(config.data.size)
 
 
-def test_predictions_are_those_that_the_run_was_judged_by(trained):
+def test_predictions_are_those_that_the_run_was_judged_by(trained, tmp_path):
     workdir, config, figures = trained
     model, source = sf.load(workdir), open_data(config, "test")
     match config.task:
@@ -124,6 +125,12 @@ def test_predictions_are_those_that_the_run_was_judged_by(trained):
             assert np.mean(found == masks) == pytest.approx(figures["accuracy"], abs=1e-9)
         case "inpainting":
             example = source[0]
+            for name in ("image", "mask"):
+                pixels = np.uint8(example[name] * (255 if name == "mask" else 1))
+                Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+            words = [str(tmp_path / f"{name}.png") for name in ("image", "mask")]
+            out = ["-o", str(tmp_path / "out.png"), "--weights", str(workdir)]
+            assert command(["inpaint", *words, *out]) == 0
             filled = sf.inpaint(model, example["image"], example["mask"])
             known = example["mask"] == 0
             np.testing.assert_array_equal(filled[known], example["image"][known])
