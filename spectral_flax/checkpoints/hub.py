@@ -159,20 +159,28 @@ def push_to_hub(
 ) -> None:
     """Upload what `write_folder` writes to ``owner/name``, which is made if it does not exist.
 
-    Raises FileExistsError if the repository has weights or a configuration, and ``overwrite`` is
-    not set.
+    Raises ValueError for a name that is none, FileExistsError if the repository has weights or a
+    configuration, and ``overwrite`` is not set, and OSError if the Hub refuses or does not answer.
     """
+    if not REPOSITORY.fullmatch(repository):
+        raise ValueError(f"repository={repository!r}; expected 'owner/name'")
     hub = _hub()
     with tempfile.TemporaryDirectory() as folder:
         write_folder(folder, weights, repository=repository)
-        api = hub.HfApi()
-        api.create_repo(repository, private=private, exist_ok=True)
-        siblings = api.model_info(repository, timeout=TIMEOUT).siblings
-        there = {CONFIG, WEIGHTS, DESCRIPTION} & {sibling.rfilename for sibling in siblings}
-        if there and not overwrite:
-            names = ", ".join(sorted(there))
-            raise FileExistsError(f"{repository} has {names}; replaced only with overwrite=True")
-        api.upload_folder(repo_id=repository, folder_path=folder)
+        try:
+            api = hub.HfApi()
+            api.create_repo(repository, private=private, exist_ok=True)
+            siblings = api.model_info(repository, timeout=TIMEOUT).siblings
+            there = {CONFIG, WEIGHTS, DESCRIPTION} & {sibling.rfilename for sibling in siblings}
+            if there and not overwrite:
+                names = ", ".join(sorted(there))
+                told = f"{repository} has {names}; replaced only with overwrite=True"
+                raise FileExistsError(told)
+            api.upload_folder(repo_id=repository, folder_path=folder)
+        except FileExistsError:
+            raise
+        except Exception as error:  # of the package or of what carries its requests
+            raise OSError(f"{repository} can not be uploaded: {reason(error)}") from error
 
 
 def _hub():

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch normalisations folded into the convolutions before them, for inference."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -50,6 +52,8 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
             )
     if not found:
         raise ValueError(f"{type(model).__name__} has no batch normalisation to fold")
+    if hasattr(folded, "record"):  # no model of the zoo has its arrays
+        folded.record = dataclasses.replace(folded.record, model=None)
     return folded
 
 

@@ -300,3 +300,12 @@ def test_a_model_is_pushed_with_its_record_and_a_page(server):
     assert 'sf.load("me/ants")' in page and "ant, bee" in page
     with pytest.raises(FileExistsError, match="overwrite=True"):
         sf.push_to_hub(model, "me/ants")
+
+
+def test_an_upload_that_fails_is_told_in_a_line(loopback):
+    model = sf.create_model("resnet18", width=4, depths=(1,), num_classes=2)
+    with pytest.raises(ValueError, match="repository='ants'; expected 'owner/name'"):
+        sf.push_to_hub(model, "ants")
+    with pytest.raises(OSError, match="me/ants can not be uploaded: ") as caught:
+        sf.push_to_hub(model, "me/ants")
+    assert len(str(caught.value).splitlines()) == 1
