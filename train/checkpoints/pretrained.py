@@ -76,7 +76,7 @@ def frozen_parameters(model: nnx.Module, parts: Sequence[str]) -> frozenset[str]
     """Return the names of the parameters in ``parts``, whose modules do as in evaluation.
 
     Raises:
-      UserError: the model has no such part.
+      UserError: the model has no such part, or no other.
     """
     if not parts:
         return frozenset()
@@ -86,6 +86,10 @@ def frozen_parameters(model: nnx.Module, parts: Sequence[str]) -> frozenset[str]
         found = chosen(names, parts, of=type(model).__name__, option="--freeze")
     except ValueError as error:
         raise UserError(str(error)) from error
+    if len(found) == len(names):
+        raise UserError(
+            f"--freeze {' '.join(parts)}: every parameter is frozen, none left to train"
+        )
     for path, module in nnx.iter_modules(model):
         if any(covers(part, ".".join(map(str, path))) for part in parts):
             module.eval()

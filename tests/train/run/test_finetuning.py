@@ -71,6 +71,8 @@ def test_a_typo_in_a_frozen_part_names_the_parts():
     model = sf.abstract_model("resnet18", **SMALL)
     with pytest.raises(UserError, match=r"--freeze='steam' names no part .*stem"):
         frozen_parameters(model, ("steam",))
+    with pytest.raises(UserError, match="every parameter is frozen"):
+        frozen_parameters(model, ("stem", "stage?", "head"))
 
 
 def test_rates_fall_from_the_head_to_the_stem():
