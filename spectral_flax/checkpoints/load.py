@@ -182,8 +182,9 @@ def _values(model, table: Table, wanted: Sequence[Entry], below: Below, allow_no
     for entry in wanted:
         dtype, label = entry.variable.dtype, entry.path
         try:
+            kind = np.result_type(dtype, np.complex64) if entry.layout.of_complex else dtype
             for label in entry.names:  # the fault of one of several names is told by that name
-                converted(below.tensors[label], dtype, allow_non_finite=allow_non_finite)
+                converted(below.tensors[label], kind, allow_non_finite=allow_non_finite)
             label = ", ".join(entry.names)
             array = entry.from_torch(below.tensors)
             array = converted(array, dtype, allow_non_finite=allow_non_finite)

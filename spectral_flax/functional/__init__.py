@@ -31,6 +31,11 @@ from spectral_flax.functional.orthogonal import (
     random_reflectors,
 )
 from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max_pool, average_pool
+from spectral_flax.functional.spectral_filters import (
+    fourier_mixer,
+    global_filter,
+    spectral_convolution,
+)
 from spectral_flax.kernels.batch_parallel import batch_parallel
 from spectral_flax.kernels.convolution import convolution
 
@@ -48,7 +53,9 @@ __all__ = [
     "criss_cross_attention",
     "dot_product_attention",
     "double_attention",
+    "fourier_mixer",
     "gather_nodes",
+    "global_filter",
     "irfft2",
     "irfft3",
     "keypoints",
@@ -63,6 +70,7 @@ __all__ = [
     "rfft3",
     "scatter_nodes",
     "softmax_attention",
+    "spectral_convolution",
     "split_quarters",
     "temporal_product",
     "tile_quarters",

@@ -36,6 +36,11 @@ from spectral_flax.layers.spectral import (
     srl_fft,
     srl_lo,
 )
+from spectral_flax.layers.spectral_filters import (
+    FourierMixer,
+    GlobalFilter,
+    SpectralConvolution,
+)
 
 __all__ = [
     "BLOCKS",
@@ -48,7 +53,9 @@ __all__ = [
     "ConvNormAct",
     "CrissCrossAttention",
     "DoubleAttention",
+    "FourierMixer",
     "FourierUnit",
+    "GlobalFilter",
     "GraphReasoning",
     "HouseholderPair",
     "NonLocal",
@@ -56,6 +63,7 @@ __all__ = [
     "RecurrentCrissCross",
     "Rematerialisable",
     "RetractedPair",
+    "SpectralConvolution",
     "SpectralResidual",
     "SpectralTransform",
     "SpectrumReLU",

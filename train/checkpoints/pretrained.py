@@ -133,8 +133,9 @@ def _filled(start: Pretrained, model: nnx.Module, task: Task, class_names: Seque
         skip = (*skip, HEAD)
     try:
         load_weights(model, weights, skip=skip, **how)
-    except CheckpointError:
-        if not has_head or HEAD in skip:
+    except CheckpointError as error:
+        of_shape = all(f.startswith(("shape:", "missing:", "unexpected:")) for f in error.faults)
+        if not (has_head and of_shape) or HEAD in skip:  # a NaN is no other number of classes
             raise
         try:
             load_weights(model, weights, skip=(*skip, HEAD), **how)

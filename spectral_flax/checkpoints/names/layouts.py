@@ -16,11 +16,13 @@ class Layout:
     Both functions are given the module that holds the array's layer (for ``stage1.0.conv1.norm``
     matched by a rule, the module ``stage1.0.conv1``), whose attributes tell sizes. They work on
     NumPy arrays. ``to_torch`` returns as many as its rule has names, with None for an entry that
-    the published model does not have; ``from_torch`` is given those that it has.
+    the published model does not have; ``from_torch`` is given those that it has. ``of_complex``
+    says that the entries are complex numbers.
     """
 
     from_torch: Callable[[Sequence[np.ndarray], Any], np.ndarray]
     to_torch: Callable[[np.ndarray, Any], list[np.ndarray | None]]
+    of_complex: bool = False
 
 
 def each(inner: Layout, outer: Layout) -> Layout:

@@ -80,6 +80,14 @@ def test_a_head_of_other_classes_is_new_without_being_named(weights, capsys):
     assert "but those of head, which is of other classes and new" in capsys.readouterr().out
 
 
+def test_a_damaged_head_is_no_head_of_other_classes(tmp_path):
+    given = sf.create_model("resnet18", num_classes=4, **SMALL, rngs=nnx.Rngs(5))
+    given.head.bias[...] = given.head.bias[...].at[0].set(np.nan)
+    sf.save(given, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"head\.bias"):
+        begun(config(tmp_path / "w.safetensors"))
+
+
 @pytest.mark.parametrize(("names", "kept"), [("abcd", True), ("abce", False), ("", True)])
 def test_as_many_classes_of_other_names_have_a_new_head(names, kept, tmp_path):
     given = sf.create_model("resnet18", num_classes=4, **SMALL, rngs=nnx.Rngs(5))

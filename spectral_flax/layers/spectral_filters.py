@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that filter the spectrum of a map: global filters, adaptive mixers, Fourier operators."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Unpack
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from spectral_flax.arrays import common
+from spectral_flax.functional.fourier import Implementation
+from spectral_flax.functional.spectral_filters import (
+    fourier_mixer,
+    global_filter,
+    spectral_convolution,
+)
+from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank
+from spectral_flax.layers.conv import per_channel
+from spectral_flax.layers.initializers import normal, zeros
+from spectral_flax.layers.numerics import Numerics
+
+
+class GlobalFilter(nnx.Module):
+    """A learned number for each frequency of each channel: ``[N, *size, C]`` to the same.
+
+    Args:
+      features: channels C.
+      size: H and W, or T, H and W, of the only maps that it takes.
+      implementation: of the transform, as in `RealFFT`.
+
+    Rao et al., "Global Filter Networks for Image Classification", NeurIPS 2021.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        size: Sequence[int],
+        *,
+        implementation: Implementation = "auto",
+        **numerics: Unpack[Numerics],
+    ):
+        check_positive(features=features)
+        check_rank(len(size))
+        self.features, self.size = features, tuple(size)
+        grid = (*self.size[:-1], self.size[-1] // 2 + 1)
+        key, types = numerics["rngs"].params(), _types(numerics)
+        self.weight = nnx.Param(normal(0.02)(key, (*grid, 2 * features), types.param))
+        self.implementation, self.dtype = implementation, types.compute
+
+    def set_view(self, implementation: Implementation | None = None):
+        self.implementation = implementation or self.implementation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_map(x, len(self.size), self.features)
+        if x.shape[1:-1] != self.size:
+            raise ValueError(
+                f"x has shape {x.shape}; this filter was built for maps of {self.size}"
+            )
+        weight = self.weight[...]
+        x = x.astype(self.dtype or common(x, weight))
+        return global_filter(x, weight, implementation=self.implementation)
+
+
+class FourierMixer(nnx.Module):
+    """One complex two-layer network for all frequencies, added to the map: ``[N, *spatial, C]``.
+
+    Args:
+      features: channels C.
+      rank: 2 for images, 3 for videos.
+      num_blocks: diagonal blocks of its matrices.
+      expansion: hidden features in terms of those of a block.
+      threshold: soft shrinkage, which makes spectra sparse.
+      implementation: of the transform, as in `RealFFT`.
+
+    Guibas et al., "Adaptive Fourier Neural Operators", ICLR 2022.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        rank: int = 2,
+        num_blocks: int = 8,
+        expansion: int = 1,
+        threshold: float = 0.01,
+        implementation: Implementation = "auto",
+        **numerics: Unpack[Numerics],
+    ):
+        check_multiple("features", features, num_blocks=num_blocks)
+        check_positive(expansion=expansion)
+        check_rank(rank)
+        width, rngs, types = features // num_blocks, numerics["rngs"], _types(numerics)
+        hidden = expansion * width
+        draw = lambda *shape: nnx.Param(
+            normal(0.02)(rngs.params(), (2, num_blocks, *shape), types.param)
+        )
+        self.kernel1, self.bias1 = draw(width, hidden), draw(hidden)
+        self.kernel2, self.bias2 = draw(hidden, width), draw(width)
+        self.features, self.rank, self.threshold = features, rank, threshold
+        self.implementation, self.dtype = implementation, types.compute
+        self.precision = numerics.get("precision")
+
+    def set_view(self, implementation: Implementation | None = None):
+        self.implementation = implementation or self.implementation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_map(x, self.rank, self.features)
+        x = x.astype(self.dtype or common(x, self.kernel1[...]))
+        return x + fourier_mixer(
+            x,
+            (self.kernel1[...], self.kernel2[...]),
+            (self.bias1[...], self.bias2[...]),
+            threshold=self.threshold,
+            rank=self.rank,
+            implementation=self.implementation,
+            precision=self.precision,
+        )
+
+
+class SpectralConvolution(nnx.Module):
+    """A matrix for each of the lowest frequencies: ``[N, *spatial, I] -> [N, *spatial, O]``.
+
+    Args:
+      in_features: channels I.
+      out_features: channels O.
+      modes: frequencies kept of each axis; of the last, those from 0 on. Their number tells whether
+        it takes images or videos.
+      use_bias: whether a number is added to each channel.
+      implementation: of the transform, as in `RealFFT`.
+
+    It takes maps of any size that has these frequencies, and means the same on all.
+    Li et al., "Fourier Neural Operator for Parametric Partial Differential Equations", ICLR 2021.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        modes: Sequence[int],
+        *,
+        use_bias: bool = False,
+        implementation: Implementation = "auto",
+        **numerics: Unpack[Numerics],
+    ):
+        check_positive(in_features=in_features, out_features=out_features)
+        check_rank(len(modes))
+        for mode in modes:
+            check_positive(modes=mode)
+        types, key = _types(numerics), numerics["rngs"].params()
+        shape = (*modes, 2, in_features, out_features)
+        std = 1 / math.sqrt(3 * in_features * out_features)
+        self.kernel = nnx.Param(normal(std)(key, shape, types.param))
+        self.bias = nnx.Param(zeros(None, (out_features,), types.param)) if use_bias else None
+        self.in_features, self.modes = in_features, tuple(modes)
+        self.implementation, self.dtype = implementation, types.compute
+        self.precision = numerics.get("precision")
+
+    def set_view(self, implementation: Implementation | None = None):
+        self.implementation = implementation or self.implementation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_map(x, len(self.modes), self.in_features)
+        kernel = self.kernel[...]
+        x = x.astype(self.dtype or common(x, kernel))
+        options = dict(implementation=self.implementation, precision=self.precision)
+        y = spectral_convolution(x, kernel, **options)
+        return y if self.bias is None else y + per_channel(self.bias[...], y).astype(y.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Types:
+    compute: jnp.dtype | None
+    param: jnp.dtype
+
+
+def _types(numerics: Numerics) -> _Types:
+    return _Types(numerics.get("dtype"), numerics.get("param_dtype", jnp.float32))
