@@ -29,6 +29,7 @@ from spectral_flax.layers.places import (
     before_the_last,
 )
 from spectral_flax.layers.spectral import SpectralResidual, srl_dct, srl_fft, srl_lo
+from spectral_flax.layers.spectral_filters import afno, fno, gfnet
 from spectral_flax.messages import closest
 
 Builder = Callable[..., nnx.Module]
@@ -47,6 +48,17 @@ def _spectrum(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
     if not options.get("spectrum_relu"):
         return {}
     return {"spectrum_size": _map_size(options, size)["size"]}
+
+
+def _modes(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
+    """Return the frequencies that a Fourier operator keeps: eight rows, five columns, four frames.
+
+    Of smaller maps all there are.
+    """
+    *others, width = size
+    kept = (4, 8)[-len(others) :]
+    modes = [min(n, side) for n, side in zip(kept, others, strict=True)]
+    return {"modes": (*modes, min(5, width // 2 + 1))}
 
 
 def _grid(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
@@ -170,6 +182,27 @@ BLOCKS = {
         title="spectral residual blocks (learned orthogonal)",
         paper=_SRL,
         sized=_map_size,
+    ),
+    "gfnet": Block(
+        make=gfnet,
+        title="global filters of the spectrum",
+        paper="Rao et al., Global Filter Networks for Image Classification, NeurIPS 2021",
+        new_is_identity=True,
+        sized=_map_size,
+    ),
+    "afno": Block(
+        make=afno,
+        title="adaptive Fourier mixers",
+        paper="Guibas et al., Adaptive Fourier Neural Operators, ICLR 2022",
+        new_is_identity=True,
+    ),
+    "fno": Block(
+        make=fno,
+        title="Fourier neural operators",
+        paper="Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, "
+        "ICLR 2021",
+        new_is_identity=True,
+        sized=_modes,
     ),
     "bat": Block(
         make=bat,

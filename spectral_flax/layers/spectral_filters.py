@@ -18,9 +18,10 @@ from spectral_flax.functional.spectral_filters import (
     spectral_convolution,
 )
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank
-from spectral_flax.layers.conv import per_channel
+from spectral_flax.layers.conv import conv, per_channel
 from spectral_flax.layers.initializers import normal, zeros
-from spectral_flax.layers.numerics import Numerics
+from spectral_flax.layers.norm import BatchNorm
+from spectral_flax.layers.numerics import Numerics, types_of
 
 
 class GlobalFilter(nnx.Module):
@@ -29,6 +30,8 @@ class GlobalFilter(nnx.Module):
     Args:
       features: channels C.
       size: H and W, or T, H and W, of the only maps that it takes.
+      rank: 2 for images, 3 for videos; None: as many as ``size`` has. With H and W alone it filters
+        a video frame by frame.
       implementation: of the transform, as in `RealFFT`.
 
     Rao et al., "Global Filter Networks for Image Classification", NeurIPS 2021.
@@ -39,11 +42,16 @@ class GlobalFilter(nnx.Module):
         features: int,
         size: Sequence[int],
         *,
+        rank: int | None = None,
         implementation: Implementation = "auto",
         **numerics: Unpack[Numerics],
     ):
         check_positive(features=features)
         check_rank(len(size))
+        self.rank = len(size) if rank is None else rank
+        check_rank(self.rank)
+        if self.rank < len(size):
+            raise ValueError(f"rank={rank}; expected at least the {len(size)} axes of size={size}")
         self.features, self.size = features, tuple(size)
         grid = (*self.size[:-1], self.size[-1] // 2 + 1)
         key, types = numerics["rngs"].params(), _types(numerics)
@@ -54,8 +62,8 @@ class GlobalFilter(nnx.Module):
         self.implementation = implementation or self.implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = as_map(x, len(self.size), self.features)
-        if x.shape[1:-1] != self.size:
+        x = as_map(x, self.rank, self.features)
+        if x.shape[-len(self.size) - 1 : -1] != self.size:
             raise ValueError(
                 f"x has shape {x.shape}; this filter was built for maps of {self.size}"
             )
@@ -178,3 +186,72 @@ class _Types:
 
 def _types(numerics: Numerics) -> _Types:
     return _Types(numerics.get("dtype"), numerics.get("param_dtype", jnp.float32))
+
+
+class FilterResidual(nnx.Module):
+    """A filter of the spectrum beside the map: ``x + norm(filter(x))``, at first the identity.
+
+    ``[N, H, W, C]`` for ``rank=2``, ``[N, T, H, W, C]`` for ``rank=3``.
+
+    The normalisation's scale starts at 0, as in non-local blocks. How a filter stands between
+    convolutions no paper says; this is ours.
+    """
+
+    def __init__(
+        self, features: int, filter: nnx.Module, *, rank: int = 2, **numerics: Unpack[Numerics]
+    ):
+        self.filter, self.features, self.rank = filter, features, rank
+        self.norm = BatchNorm(features, scale_init=zeros, **types_of(numerics))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = as_map(x, self.rank, self.features)
+        return x + self.norm(self.filter(x))
+
+
+def gfnet(
+    features: int, *, size: Sequence[int], rank: int = 2, **numerics: Unpack[Numerics]
+) -> FilterResidual:
+    """Build a block with a `GlobalFilter` of maps, or frames, of ``size``: ``[N, *spatial, C]``."""
+    made = GlobalFilter(features, size, rank=rank, **numerics)
+    return FilterResidual(features, made, rank=rank, **numerics)
+
+
+def afno(
+    features: int,
+    *,
+    rank: int = 2,
+    num_blocks: int = 8,
+    expansion: int = 1,
+    threshold: float = 0.01,
+    **numerics: Unpack[Numerics],
+) -> FilterResidual:
+    """Build a block with a `FourierMixer`: ``[N, *spatial, C]``."""
+    options = dict(num_blocks=num_blocks, expansion=expansion, threshold=threshold)
+    made = FourierMixer(features, rank=rank, **options, **numerics)
+    return FilterResidual(features, made, rank=rank, **numerics)
+
+
+def fno(
+    features: int,
+    *,
+    rank: int = 2,
+    modes: Sequence[int] | None = None,
+    inner_features: int | None = None,
+    **numerics: Unpack[Numerics],
+) -> FilterResidual:
+    """Build a block with a `SpectralConvolution` between two pointwise ones: ``[N, *spatial, C]``.
+
+    ``modes`` are those kept of each axis; None: four rows and three columns (and two frames), which
+    maps from 4 x 4 on have. ``inner_features`` is C // 4 unless given: the matrices of all
+    frequencies are as large.
+    """
+    inner = inner_features or max(1, features // 4)
+    modes = (2, 4, 3)[-rank:] if modes is None else tuple(modes)
+    if len(modes) != rank:
+        raise ValueError(f"modes={modes}; expected {rank}, one for each axis")
+    operator = nnx.Sequential(
+        conv(features, inner, rank=rank, **numerics),
+        SpectralConvolution(inner, inner, modes, **numerics),
+        conv(inner, features, rank=rank, **numerics),
+    )
+    return FilterResidual(features, operator, rank=rank, **numerics)
