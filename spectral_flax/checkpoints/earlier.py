@@ -41,13 +41,15 @@ def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def options_before_records(model: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of a model whose file is older than records, under the names of now.
 
-    What was another default then is said: double attention in pose networks distributed over
-    channels.
+    What was another default then is said: in pose networks double attention distributed over
+    channels, and compact non-local blocks had the dot product.
     """
     options = current_options(options)
-    if re.fullmatch(r"pose_.*_a2", model or ""):
-        given = options.get("block_options") or {}
-        options["block_options"] = {"distribute": "channels", **given}
+    if not (model or "").startswith("pose_"):
+        return options
+    for block, before in (("a2", {"distribute": "channels"}), ("cgnl", {"gamma": None})):
+        if options.get("block") == block or model.endswith(f"_{block}"):
+            options["block_options"] = {**before, **(options.get("block_options") or {})}
     return options
 
 

@@ -70,7 +70,7 @@ def _read(source: str | os.PathLike, entry: str | None, kind: WeightKind | None)
         return hub.read_file(path, entry=entry)
     nothing = f"there is no file or folder {shown(str(path), 200)}"
     named = hub.REPOSITORY.fullmatch(source) if isinstance(source, str) else None
-    if named is None:
+    if named is None or path.suffix in (".orbax", *OTHER_SUFFIXES):
         raise FileNotFoundError(nothing)
     parent = path.parent
     if parent != parent.parent and parent.is_dir():  # runs/fist for runs/first: no owner's name

@@ -234,8 +234,12 @@ class CompactNonLocal(nnx.Module):
         return x.astype(y.dtype) + y
 
 
+RBF_GAMMA = 1e-4
+"""Of the Gaussian kernel, as published."""
+
+
 def compact_non_local_rbf(
-    features: int, *, gamma: float = 1e-4, rngs: nnx.Rngs, **options
+    features: int, *, gamma: float = RBF_GAMMA, rngs: nnx.Rngs, **options
 ) -> CompactNonLocal:
     """Build the Gaussian form of `CompactNonLocal`, whose ``options`` it takes."""
     return CompactNonLocal(features, gamma=gamma, rngs=rngs, **options)

@@ -65,21 +65,30 @@ class FNO(nnx.Module):
         )
         self.hidden = linear(width, hidden, **numerics)
         self.project = linear(hidden, out_features, **numerics)
-        self.padding = padding
+        self.padding, self.in_features = padding, in_features
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def features(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Return the maps after each layer by name, with the padding."""
         x = as_floating(x=x)
+        if x.ndim != 4 or x.shape[-1] != self.in_features:
+            raise ValueError(f"x has shape {x.shape}; expected [N, H, W, {self.in_features}]")
         rows, columns = x.shape[1:3]
         axes = [jnp.linspace(0, 1, n, dtype=x.dtype) for n in (rows, columns)]
         grid = jnp.stack(jnp.meshgrid(*axes, indexing="ij"), -1)
         x = jnp.concatenate([x, jnp.broadcast_to(grid, (len(x), rows, columns, 2))], -1)
         margin = (0, self.padding)
         x = jnp.pad(self.lift(x), ((0, 0), margin, margin, (0, 0)))
-        for i, (spectral, pointwise) in enumerate(zip(self.spectral, self.pointwise, strict=True)):
+        maps = {}
+        pairs = list(zip(self.spectral, self.pointwise, strict=True))
+        for i, (spectral, pointwise) in enumerate(pairs, 1):
             x = spectral(x) + pointwise(x)
-            x = nnx.gelu(x, approximate=False) if i + 1 < len(self.spectral) else x
-        x = x[:, :rows, :columns]
-        return self.project(nnx.gelu(self.hidden(x), approximate=False))
+            maps[f"layer{i}"] = x = nnx.gelu(x, approximate=False) if i < len(pairs) else x
+        return maps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows, columns = x.shape[1:3]
+        last = list(self.features(x).values())[-1][:, :rows, :columns]
+        return self.project(nnx.gelu(self.hidden(last), approximate=False))
 
 
 add(

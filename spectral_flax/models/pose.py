@@ -14,6 +14,7 @@ from flax import nnx
 from spectral_flax.layers.blocks import BLOCKS, Builder, blocks_of_rank
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.initializers import normal
+from spectral_flax.layers.non_local import RBF_GAMMA
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
@@ -117,7 +118,7 @@ def _check_kernels(kernels: int | Sequence[int], count: int) -> tuple[int, ...]:
 
 
 # Where the published pose networks (SRL-Pose-Estimation) differ from the block's own paper.
-_BLOCK_OPTIONS = {"a2": {"distribute": "positions"}}
+_BLOCK_OPTIONS = {"a2": {"distribute": "positions"}, "cgnl": {"gamma": RBF_GAMMA}}
 
 
 def pose_resnet(
@@ -223,6 +224,7 @@ _AP = {
     "resnet152": "COCO AP 72.0, 74.3",
     "resnet50_nl": "COCO AP 70.6, 72.8",
     "resnet50_a2": "COCO AP 70.5, 72.8",
+    "resnet50_cgnl": "COCO AP 70.6, 72.4",
     "resnet50_cgnl_rbf": "COCO AP 70.6, 72.4",
     "resnet50_rcca": "COCO AP 70.6, 72.8",
     "resnet50_srl_fft": "COCO AP 70.9, 73.3",
@@ -230,7 +232,7 @@ _AP = {
     "resnet152_srl_fft": "COCO AP 72.1, 74.6",
 }
 _BGR = "Published weights saw BGR images normalised with the mean and deviation of RGB."
-_RBF = "What the published pose code calls cgnl is cgnl_rbf here. "
+_RBF = "With the RBF kernel, as in the published pose code: the same as cgnl_rbf. "
 
 
 def _model(backbone: str, block: str | None) -> Model:

@@ -281,7 +281,7 @@ def test_without_network_and_cache_the_places_that_were_looked_in_are_told(
 def test_a_typo_in_a_path_is_no_repository(loopback, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "first").mkdir(parents=True)
-    for path in ("runs/fist", "runs/first/bets", "fist.pth", "runs/x.safetensors"):
+    for path in ("runs/fist", "runs/first/bets", "fist.pth", "runs/x.safetensors", "a/x.orbax"):
         with pytest.raises((FileNotFoundError, OSError), match=path.replace(".", r"\.")):
             sf.load(path)
     with pytest.raises(FileNotFoundError, match="in the folder runs; closest: first"):

@@ -10,8 +10,9 @@ from flax import nnx
 from parity_checks import check_parity
 
 import spectral_flax as sf
+from spectral_flax.checkpoints.earlier import options_before_records
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
-from spectral_flax.layers import DoubleAttention
+from spectral_flax.layers import CompactNonLocal, DoubleAttention
 from spectral_flax.layers.modes import evaluation_mode
 
 # Channels of eight groups, and a map of 2 x 1 after stage 4.
@@ -195,6 +196,29 @@ def test_the_published_pose_network_of_double_attention_distributes_over_positio
     given = dict(block_options=dict(distribute="channels"))
     model = sf.abstract_model("pose_resnet18_a2", encoder_width=8, decoder_width=8, **given)
     assert {block.distribute for block in decoder_blocks(model)} == {"channels"}
+
+
+def test_the_published_pose_network_called_cgnl_has_the_rbf_kernel():
+    blocks = {}
+    for name in ("cgnl", "cgnl_rbf"):
+        model = sf.abstract_model(f"pose_resnet18_{name}", encoder_width=8, decoder_width=16)
+        found = [m for _, m in nnx.iter_modules(model) if isinstance(m, CompactNonLocal)]
+        blocks[name] = [block.gamma for block in found]
+    assert blocks["cgnl"] == blocks["cgnl_rbf"] == [1e-4] * 3
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "told"),
+    [
+        ("pose_resnet18_a2", {}, {"distribute": "channels"}),
+        ("pose_resnet18", {"block": "a2"}, {"distribute": "channels"}),
+        ("pose_resnet18_cgnl", {"block_options": {"groups": 4}}, {"gamma": None, "groups": 4}),
+        ("resnet18_a2", {}, None),
+        ("pose_resnet18_nl", {}, None),
+    ],
+)
+def test_files_older_than_records_keep_what_was_the_default(model, options, told):
+    assert options_before_records(model, options).get("block_options") == told
 
 
 def decoder_blocks(model):
