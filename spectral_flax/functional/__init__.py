@@ -31,6 +31,7 @@ from spectral_flax.functional.orthogonal import (
     random_reflectors,
 )
 from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max_pool, average_pool
+from spectral_flax.functional.shift import temporal_shift
 from spectral_flax.functional.spectral_filters import (
     fourier_mixer,
     global_filter,
@@ -73,5 +74,6 @@ __all__ = [
     "spectral_convolution",
     "split_quarters",
     "temporal_product",
+    "temporal_shift",
     "tile_quarters",
 ]

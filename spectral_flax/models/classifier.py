@@ -59,6 +59,7 @@ def resnet_classifier(
     in_features: int = 3,
     se: bool = False,
     drop_path: float = 0.0,
+    temporal_shift: int = 0,
     stem: Literal["imagenet", "small"] = "imagenet",
     stem_pool_padding: int = 1,
     width: int = 64,
@@ -95,6 +96,8 @@ def resnet_classifier(
       in_features: channels of the input.
       se: squeeze and excitation in every residual block.
       drop_path: chance that the last residual block is skipped in training (see `Residual`).
+      temporal_shift: of videos, one of so many channels comes from the next frame, one from the
+        frame before (TSM); no frames are pooled then. 0: none.
       stem: "imagenet" (7x7, stride 2, pooling) or "small" (3x3, stride 1, for small images).
       stem_pool_padding: padding of the pooling after the stem; for videos 0 in the published code
         of bilinear attention, 1 in PyTorchVideo and SlowFast.
@@ -117,7 +120,10 @@ def resnet_classifier(
         global_to_local=global_to_local,
         implementation=implementation,
     )
+    if temporal_shift and rank != 3:
+        raise ValueError(f"temporal_shift={temporal_shift}; expected 0 for images")
     given = dict(ratio=ratio, project_first=project_first, se=se, drop_path=drop_path)
+    given |= dict(temporal_shift=temporal_shift)
     residual = Residual(convolution=convolution, **given, **kind)
     bottleneck = residual.bottleneck
     return ResNet(
@@ -133,7 +139,7 @@ def resnet_classifier(
         width=width,
         rank=rank,
         temporal_kernels=temporal_kernels(depths, bottleneck) if temporal else None,
-        temporal_pool_stride=2 if rank == 3 else 1,
+        temporal_pool_stride=2 if rank == 3 and not temporal_shift else 1,
         **inserted_blocks(block, blocks_at, block_options, depths, bottleneck, rank=rank),
         input_size=input_size,
         dilated=dilated,

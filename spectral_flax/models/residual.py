@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from spectral_flax.functional.shift import temporal_shift
 from spectral_flax.layers.attention import SqueezeExcite
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.norm import ConvNormAct
@@ -36,6 +37,9 @@ class Residual:
       drop_path: in training, the chance that an example skips the convolutions of the last block;
         that of the others falls in proportion to their place, to 0 for the first. Huang et al.,
         "Deep networks with stochastic depth", ECCV 2016.
+      temporal_shift: of videos, one of so many channels comes from the next frame before the first
+        convolution of a block, and one from the frame before; 0: none. Of a network with 23 blocks
+        or more in a stage every second block does so (Lin et al., ICCV 2019).
 
     Raises:
       ValueError: the ratio or the chance is none.
@@ -49,6 +53,7 @@ class Residual:
     project_first: bool = False
     se: bool = False
     drop_path: float = 0.0
+    temporal_shift: int = 0
 
     def __post_init__(self):
         if not 0 <= self.drop_path < 1:
@@ -77,6 +82,7 @@ class BlockShape(NamedTuple):
     strides: int = 1
     dilation: int = 1
     drop_path: float = 0.0
+    temporal_shift: int = 0
 
 
 class ResidualBlock(nnx.Module):
@@ -120,6 +126,7 @@ class ResidualBlock(nnx.Module):
             self.conv3 = None
         self.se = SqueezeExcite(out_features, **numerics) if options.se else None
         axes = tuple(range(1, rank + 2))  # an example is dropped whole
+        self.temporal_shift = shape.temporal_shift
         rate, rngs = shape.drop_path, numerics["rngs"]
         self.drop_path = nnx.Dropout(rate, broadcast_dims=axes, rngs=rngs) if rate else None
         self.shortcut = (
@@ -129,7 +136,8 @@ class ResidualBlock(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.conv2(self.conv1(x))
+        shifted = temporal_shift(x, self.temporal_shift) if self.temporal_shift else x
+        y = self.conv2(self.conv1(shifted))
         if self.conv3 is not None:
             y = self.conv3(y)
         if self.se is not None:
@@ -151,6 +159,7 @@ def block_shapes(
     rates = iter(np.linspace(0, residual.drop_path, sum(depths)).tolist())
     ratio_in = 0.0
     dilation = 1
+    shifts_every = 2 if max(depths) >= 23 else 1
     for stage, depth in enumerate(depths, start=1):
         planes = width * 2 ** (stage - 1)
         inner = planes
@@ -175,6 +184,7 @@ def block_shapes(
                 strides=strides if i == 0 else 1,
                 dilation=first_dilation if i == 0 else dilation,
                 drop_path=next(rates),
+                temporal_shift=0 if i % shifts_every else residual.temporal_shift,
             )
             features = out_features
             ratio_in = ratio_out

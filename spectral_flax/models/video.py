@@ -69,3 +69,29 @@ for _backbone in ("resnet18", "resnet34", "resnet50", "resnet101"):
         for _ffc in (False, True):
             for _block in (None, *blocks_of_rank(3)):
                 add(_model(_backbone, _kind, _ffc, _block))
+
+
+for _backbone, _published in (("resnet50", "74.1"), ("resnet101", "")):
+    add(
+        Model(
+            name=f"tsm_{_backbone}",
+            function=resnet_classifier,
+            card=Card(
+                paper="Lin et al., TSM: Temporal Shift Module for Efficient Video Understanding, "
+                "ICCV 2019",
+                code="mit-han-lab/temporal-shift-module",
+                licence="MIT",
+                input_size=(8, 224, 224),
+                published=f"Kinetics-400 top-1 {_published} (8 frames, 10 x 3 views)"
+                if _published
+                else "",
+            ),
+            title=f"{_backbone.replace('resnet', 'ResNet-')} whose blocks shift channels in time: "
+            "``[N, T, H, W, in_features] -> [N, num_classes]``.",
+            family="tsm",
+            task="classification",
+            rank=3,
+            fixed=dict(backbone=_backbone, temporal=False, rank=3) | PLAIN,
+            defaults=DEFAULTS | dict(temporal_shift=8, stem_pool_padding=1, head_pool_size=None),
+        )
+    )

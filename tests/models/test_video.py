@@ -42,6 +42,7 @@ def clip(*shape):
         full("ptv_c2d_r50", "c2d_resnet50", dict(stem_pool_padding=1)),
         full("ptv_i3d_r50", "i3d_resnet50", dict(stem_pool_padding=1)),
         full("slowfast_i3d_nln_r50", "i3d_resnet50_nl", dict(stem_pool_padding=1)),
+        ("tsm_resnet50", "tsm_resnet50", {}),
     ],
 )
 def test_published_models_give_the_published_numbers(case, name, options):
@@ -207,3 +208,14 @@ def test_each_family_of_names_is_told_from_the_others(family):
 def test_impossible_options_are_named(name, options, error, message):
     with pytest.raises(error, match=message):
         sf.create_model(name, **(dict(width=8) | options))
+
+
+def test_every_second_block_shifts_where_a_stage_has_many():
+    shifts = lambda name: [
+        [bool(block.temporal_shift) for block in stage]
+        for stage in sf.abstract_model(name, width=8).stages
+    ]
+    assert shifts("tsm_resnet50") == [[True] * n for n in (3, 4, 6, 3)]
+    assert shifts("tsm_resnet101") == [[i % 2 == 0 for i in range(n)] for n in (3, 4, 23, 3)]
+    with pytest.raises(ValueError, match="temporal_shift=8; expected 0 for images"):
+        sf.abstract_model("resnet18", temporal_shift=8)

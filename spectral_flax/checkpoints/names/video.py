@@ -7,6 +7,7 @@ Both pad the pooling after the stem: load their weights into models with ``stem_
 import dataclasses
 from collections.abc import Sequence
 
+from spectral_flax.checkpoints.names.layouts import Layout
 from spectral_flax.checkpoints.names.resnet import Place, stage_rules
 from spectral_flax.checkpoints.names.tables import Rule, register_rules
 from spectral_flax.layers.non_local import NonLocal
@@ -98,3 +99,32 @@ SLOWFAST = VideoNames(
 register_rules(NonLocal, SLOWFAST_NON_LOCAL, "SlowFast")
 register_rules(ResNet, PYTORCHVIDEO.rules, "PyTorchVideo")
 register_rules(ResNet, SLOWFAST.rules, "SlowFast")
+
+# A convolution of frames is one of images in the published code: [h, w, I, O] <-> [1, h, w, I, O].
+_of_frames = Layout(lambda arrays, _: arrays[0][None], lambda array, _: [array[0]])
+
+
+def _tsm(model: ResNet) -> list[Rule]:
+    """Return the names of temporal-shift-module, where a shift stands around ``conv1``."""
+    if model.rank != 3 or not model.stage1[0].temporal_shift:
+        return []
+    rules = [
+        Rule(r"stem\.conv", "base_model.conv1", _of_frames),
+        Rule(r"stem\.norm", "base_model.bn1"),
+        Rule("head", "new_fc"),
+    ]
+    for stage, blocks in enumerate(model.stages, start=1):
+        for i, block in enumerate(blocks):
+            ours, theirs = rf"stage{stage}\.{i}\.", f"base_model.layer{stage}.{i}."
+            net = ".net" if block.temporal_shift else ""
+            rules += [
+                Rule(rf"{ours}conv1\.conv", f"{theirs}conv1{net}", _of_frames),
+                Rule(rf"{ours}conv(?P<n>\d)\.conv", theirs + "conv{n}", _of_frames),
+                Rule(rf"{ours}conv(?P<n>\d)\.norm", theirs + "bn{n}"),
+                Rule(rf"{ours}shortcut\.conv", f"{theirs}downsample.0", _of_frames),
+                Rule(rf"{ours}shortcut\.norm", f"{theirs}downsample.1"),
+            ]
+    return rules
+
+
+register_rules(ResNet, _tsm, "TSM")
