@@ -4,7 +4,8 @@
 from spectral_flax import functional, kernels, layers
 from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
-from spectral_flax.checkpoints.store import create_model, load, push_to_hub, read_weights, save
+from spectral_flax.checkpoints.store import create_model, load, read_weights, save
+from spectral_flax.checkpoints.upload import push_to_hub
 from spectral_flax.inference.inpainting import inpaint
 from spectral_flax.inference.prediction import predict
 from spectral_flax.inference.preparation import prepare

@@ -4,7 +4,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import nnx
@@ -28,47 +28,13 @@ from spectral_flax.layers.places import (
     at_the_start_of_each_run,
     before_the_last,
 )
+from spectral_flax.layers.sizes import Options, grid, grids, map_size, modes, spectrum
 from spectral_flax.layers.spectral import SpectralResidual, srl_dct, srl_fft, srl_lo
 from spectral_flax.layers.spectral_filters import afno, fno, gfnet
 from spectral_flax.messages import closest
 
 Builder = Callable[..., nnx.Module]
 """Builds a block: a function ``make(features, *, rank, rngs, **options)``, or a class."""
-
-
-Options = Mapping[str, Any]
-
-
-def _map_size(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
-    """Return the size of the transformed axes of a map of ``size``, (T,) H, W."""
-    return {"size": size if options.get("transform_time") else size[-2:]}
-
-
-def _spectrum(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
-    if not options.get("spectrum_relu"):
-        return {}
-    return {"spectrum_size": _map_size(options, size)["size"]}
-
-
-def _modes(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
-    """Return the frequencies that a Fourier operator keeps: eight rows, five columns, four frames.
-
-    Of smaller maps all there are.
-    """
-    *others, width = size
-    kept = (4, 8)[-len(others) :]
-    modes = [min(n, side) for n, side in zip(kept, others, strict=True)]
-    return {"modes": (*modes, min(5, width // 2 + 1))}
-
-
-def _grid(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
-    """Return the published 7 x 7 positions, or the fewer there are."""
-    return {"grid": min(7, *size[-2:])}
-
-
-def _grids(options: Options, size: tuple[int, ...]) -> dict[str, Any]:
-    """Return the published 7 x 7 positions and 4 frames, or the fewer there are."""
-    return {"temporal_grid": min(4, size[0])} | _grid(options, size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,7 +128,7 @@ BLOCKS = {
         title="spectral residual blocks (Fourier)",
         paper=_SRL,
         new_is_identity=True,
-        sized=_spectrum,
+        sized=spectrum,
         size_options=("spectrum_relu",),
     ),
     "srl_dct": Block(
@@ -172,7 +138,7 @@ BLOCKS = {
         title="spectral residual blocks (cosine)",
         paper=f"no paper has it; after {_SRL}",
         new_is_identity=True,
-        sized=_spectrum,
+        sized=spectrum,
         size_options=("spectrum_relu",),
     ),
     "srl_lo": Block(
@@ -181,14 +147,14 @@ BLOCKS = {
         set_options=("pair", "spectrum_size"),
         title="spectral residual blocks (learned orthogonal)",
         paper=_SRL,
-        sized=_map_size,
+        sized=map_size,
     ),
     "gfnet": Block(
         make=gfnet,
         title="global filters of the spectrum",
         paper="Rao et al., Global Filter Networks for Image Classification, NeurIPS 2021",
         new_is_identity=True,
-        sized=_map_size,
+        sized=map_size,
     ),
     "afno": Block(
         make=afno,
@@ -202,7 +168,7 @@ BLOCKS = {
         paper="Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, "
         "ICLR 2021",
         new_is_identity=True,
-        sized=_modes,
+        sized=modes,
     ),
     "bat": Block(
         make=bat,
@@ -210,7 +176,7 @@ BLOCKS = {
         title="bilinear attention blocks",
         paper=_BAT,
         network_options=lambda layers, rank: {"dropout": 0.0} if rank == 2 and layers <= 34 else {},
-        sized=_grid,
+        sized=grid,
     ),
     "bat3d": Block(
         make=bat3d,
@@ -218,7 +184,7 @@ BLOCKS = {
         title="spatio-temporal bilinear attention blocks",
         paper=_BAT,
         ranks=(3,),
-        sized=_grids,
+        sized=grids,
     ),
 }
 PUBLISHED = tuple(BLOCKS)
@@ -287,7 +253,7 @@ def _own_row(make: Builder) -> tuple[str, Block]:
             f"the block {name} has no parameter {', '.join(missing)}; "
             f"expected {name}(features, *, rank, rngs, ...)"
         )
-    sized = _map_size if "size" in parameters else Block.sized
+    sized = map_size if "size" in parameters else Block.sized
     return name, Block(make=make, title=_first_line(make) or name, paper="", sized=sized)
 
 
