@@ -27,6 +27,7 @@ config = Config(
     task_options=dict(label_smoothing=0.1),
     data=Data(name="image_folder_classes", scale=(0.35, 1.0), erase=0.1),
     best="accuracy",
+    eval_every=50,
     log_every=10,
     save_every=200,
 )

@@ -23,6 +23,7 @@ class Record(NamedTuple):
     names: dict[str, dict[str, str]]  # of the arrays of each group: current -> stored
     digests: dict[str, dict[str, int]] | None
     figures: dict[str, float]
+    class_names: tuple[str, ...] = ()  # empty where it names none
 
 
 def to_record(folder: Path, values: dict[str, Any]) -> Record:
@@ -34,10 +35,13 @@ def to_record(folder: Path, values: dict[str, Any]) -> Record:
         names = {g: {current[name]: name for name in there} for g, there in stored.items()}
         figures = {str(name): float(value) for name, value in values["figures"].items()}
         config = from_text(values["config"])
-        if values.get(RECORD) is None:
+        told = values.get(RECORD)
+        classes = tuple((told or {}).get("class_names", ()))
+        if told is None:
             options = options_before_records(config.model, config.options)
             config = dataclasses.replace(config, options=options)
-        return Record(int(values["step"]), config, values["position"], names, digests, figures)
+        step, position = int(values["step"]), values["position"]
+        return Record(step, config, position, names, digests, figures, classes)
     except (KeyError, TypeError, ValueError, AttributeError, SyntaxError) as error:
         raise UserError(
             f"{folder} was written by another version of this program: {reason(error)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from spectral_flax.layers.modes import evaluation_mode
-from spectral_flax.messages import shown
+from spectral_flax.messages import several, shown
 from spectral_flax.models.record import ModelRecord
 from train.checkpoints.best import BestCheckpoint
 from train.checkpoints.checkpoint_record import Record
@@ -84,7 +84,7 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         )
 
         # Restore
-        state, position = _restored(run, state, checkpoints)
+        state, position = _restored(run, state, checkpoints, tuple(source.class_names))
         if position is not None:
             batches.set_state(position)
             log(f"going on from step {int(state.step)} in {workdir}")
@@ -241,7 +241,7 @@ class _Loop:
 
 
 def _restored(
-    run: Run, state: TrainState, checkpoints: Checkpoints
+    run: Run, state: TrainState, checkpoints: Checkpoints, class_names: tuple[str, ...]
 ) -> tuple[TrainState, dict[str, int] | None]:
     """Return the newest saved state and its position in the data; ``state`` and None without one.
 
@@ -255,6 +255,13 @@ def _restored(
         if changed:
             raise UserError(
                 f"{workdir} holds another run; give another --workdir:\n  " + "\n  ".join(changed)
+            )
+        pair = record.class_names, class_names
+        if all(pair) and pair[0] != pair[1]:  # the outputs would mean others
+            there, here = (several(names) for names in pair)
+            raise UserError(
+                f"{workdir} holds a run of other classes; give another --workdir:\n"
+                f"  {there} there\n  {here} here"
             )
         faults = checkpoints.mismatches(record, groups)
         if faults:

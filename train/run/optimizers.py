@@ -141,8 +141,10 @@ def layer_rates(names: Iterable[str], decay: float, head_rate: float = 1.0) -> d
     place = lambda m: (int(m["stage"]), int(m["block"])) if m["stage"] else (0, 0)
     found = {match["part"]: place(match) for match in matches.values() if match}
     places = sorted(found[part] for part in found if part != "head")
-    if not any(part.startswith("stage") for part in found):
-        raise UserError(f"--optimizer.layer-decay {decay}: the model has no stages")
+    if decay != 1 and not any(part.startswith("stage") for part in found):
+        raise UserError(
+            f"--optimizer.layer-decay {decay}: the model has no stages; 1 leaves all rates alone"
+        )
     if head_rate != 1 and "head" not in found:
         raise UserError(f"--optimizer.head-rate {head_rate}: the model has no head")
     rates = {}

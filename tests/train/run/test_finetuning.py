@@ -84,6 +84,7 @@ def test_rates_fall_from_the_head_to_the_stem():
     assert first("stage1.1.") == {0.25} and first("stage1.0.") == {0.125}
     assert first("stem.") == {0.0625}
     assert set(layer_rates(names, 1.0).values()) == {1.0}
+    assert layer_rates(["conv.kernel", "head.kernel"], 1.0, 10)["head.kernel"] == 10
     with pytest.raises(UserError, match="the model has no stages"):
         layer_rates(["first.kernel", "last.kernel"], 0.5)
 
@@ -117,6 +118,14 @@ def test_a_run_on_a_folder_takes_model_options_and_size_from_a_run(tmp_path, cap
     run(config)
     assert "head, which is of other classes and new" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "first")
+    (tmp_path / "new" / "train" / "cat").rename(tmp_path / "new" / "train" / "zebra")
+    (tmp_path / "new" / "val" / "cat").rename(tmp_path / "new" / "val" / "zebra")
+    with pytest.raises(
+        UserError, match=r"other classes.*\n  cat, dog, eel there\n  dog, eel, zebra"
+    ):
+        run(dataclasses.replace(config, steps=2))
+    (tmp_path / "new" / "train" / "zebra").rename(tmp_path / "new" / "train" / "cat")
+    (tmp_path / "new" / "val" / "zebra").rename(tmp_path / "new" / "val" / "cat")
     run(dataclasses.replace(config, steps=2))  # goes on, without the weights it began from
     record = sf.load(tmp_path / "second").record
     assert record.model == "resnet18" and record.options["width"] == 4
