@@ -208,7 +208,8 @@ def test_what_is_no_file_of_weights_is_an_error_in_a_line_that_names_it(kind, su
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_missing_path_that_may_be_a_repository_is_named_as_both(monkeypatch):
+def test_a_missing_path_that_may_be_a_repository_is_named_as_both(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # a checkout may have a folder runs
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"no file or folder runs/model; the Hub needs"):
         read_weights("runs/model")
