@@ -110,9 +110,10 @@ def create_model(
       CheckpointError: the weights do not fit.
     """
     if pretrained is None:
-        if skip or entry is not None:
-            given = f"skip={skip!r}" if skip else f"entry={entry!r}"
-            raise ValueError(f"{given} but pretrained=None: nothing is loaded")
+        given = {"skip": skip or None, "entry": entry, "weights": weights}
+        for option, value in given.items():
+            if value is not None:
+                raise ValueError(f"{option}={value!r} but pretrained=None: nothing is loaded")
         return registry.create_model(name, rngs=rngs, **options)
     found = read_weights(pretrained, entry=entry, weights=weights)
     if not skip and rngs is None:  # no array is drawn only to be overwritten

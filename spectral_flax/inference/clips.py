@@ -2,12 +2,8 @@
 """Which frames of a video make up the clips that a model sees."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from spectral_flax.inference.video_file import Video
 
 
 def clip_indices(
@@ -27,14 +23,3 @@ def clip_indices(
 def uniform_starts(clips: int) -> np.ndarray:
     """Return the centres of ``clips`` equal parts of [0, 1)."""
     return (np.arange(clips) + 0.5) / clips
-
-
-def open_video(file) -> "Video":
-    """Open a video file; without PyAV an ImportError says what to install."""
-    try:
-        import av  # noqa: F401
-
-        from spectral_flax.inference.video_file import Video
-    except ImportError as error:
-        raise ImportError('videos need PyAV: pip install "spectral-flax[video]"') from error
-    return Video(file)

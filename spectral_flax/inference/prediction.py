@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from flax import nnx
 
-from spectral_flax.inference.classification import best_classes, classify, outputs
+from spectral_flax.inference.classification import BATCH, best_classes, classify, outputs
 from spectral_flax.inference.images import File, pillow, read_image
 from spectral_flax.inference.pose import predict_pose
 from spectral_flax.inference.preparation import (
@@ -17,8 +17,6 @@ from spectral_flax.inference.preparation import (
     preprocessing_of,
 )
 from spectral_flax.models.record import UNKNOWN, Preprocessing
-
-BATCH = 16
 
 
 class Pose(NamedTuple):

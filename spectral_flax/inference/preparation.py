@@ -11,8 +11,9 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.inference import crops as places
-from spectral_flax.inference.clips import clip_indices, open_video, uniform_starts
+from spectral_flax.inference.clips import clip_indices, uniform_starts
 from spectral_flax.inference.images import File, normalized, pillow, read_image
+from spectral_flax.inference.video_file import Video
 from spectral_flax.models.record import Card, ModelRecord, Preprocessing
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def prepare_views(
         numbers = clip_indices(len(video), frames, stride, starts)
         found = {i: _as_image(video[i], about) for i in np.unique(numbers).tolist()}
     else:
-        with open_video(video) as file:
+        with Video(video) as file:
             numbers = clip_indices(len(file), frames, about.stride, starts)
             found = file.frames(numbers)
     cut = {i: _views(picture, about, crops) for i, picture in found.items()}

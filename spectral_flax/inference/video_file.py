@@ -29,6 +29,15 @@ _TRANSPOSES = {
 }
 
 
+def pyav():
+    """Return the module ``av``; without PyAV an ImportError says what to install."""
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError('videos need PyAV: pip install "spectral-flax[video]"') from error
+    return av
+
+
 class Video:
     """An open video file.
 
@@ -72,8 +81,7 @@ class Video:
         return found or self._in_order(wanted)
 
     def _open(self) -> None:
-        import av
-
+        av = pyav()
         self.close()
         if hasattr(self.file, "seek"):
             self.file.seek(0)

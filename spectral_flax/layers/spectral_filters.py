@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers that filter the spectrum of a map: global filters, adaptive mixers, Fourier operators."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Unpack
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from spectral_flax.arrays import common
@@ -54,9 +52,9 @@ class GlobalFilter(nnx.Module):
             raise ValueError(f"rank={rank}; expected at least the {len(size)} axes of size={size}")
         self.features, self.size = features, tuple(size)
         grid = (*self.size[:-1], self.size[-1] // 2 + 1)
-        key, types = numerics["rngs"].params(), _types(numerics)
-        self.weight = nnx.Param(normal(0.02)(key, (*grid, 2 * features), types.param))
-        self.implementation, self.dtype = implementation, types.compute
+        key, types = numerics["rngs"].params(), types_of(numerics)
+        self.weight = nnx.Param(normal(0.02)(key, (*grid, 2 * features), types["param_dtype"]))
+        self.implementation, self.dtype = implementation, types["dtype"]
 
     def set_view(self, implementation: Implementation | None = None):
         self.implementation = implementation or self.implementation
@@ -100,15 +98,15 @@ class FourierMixer(nnx.Module):
         check_multiple("features", features, num_blocks=num_blocks)
         check_positive(expansion=expansion)
         check_rank(rank)
-        width, rngs, types = features // num_blocks, numerics["rngs"], _types(numerics)
+        width, rngs, types = features // num_blocks, numerics["rngs"], types_of(numerics)
         hidden = expansion * width
         draw = lambda *shape: nnx.Param(
-            normal(0.02)(rngs.params(), (2, num_blocks, *shape), types.param)
+            normal(0.02)(rngs.params(), (2, num_blocks, *shape), types["param_dtype"])
         )
         self.kernel1, self.bias1 = draw(width, hidden), draw(hidden)
         self.kernel2, self.bias2 = draw(hidden, width), draw(width)
         self.features, self.rank, self.threshold = features, rank, threshold
-        self.implementation, self.dtype = implementation, types.compute
+        self.implementation, self.dtype = implementation, types["dtype"]
         self.precision = numerics.get("precision")
 
     def set_view(self, implementation: Implementation | None = None):
@@ -157,13 +155,15 @@ class SpectralConvolution(nnx.Module):
         check_rank(len(modes))
         for mode in modes:
             check_positive(modes=mode)
-        types, key = _types(numerics), numerics["rngs"].params()
+        types, key = types_of(numerics), numerics["rngs"].params()
         shape = (*modes, 2, in_features, out_features)
         std = 1 / math.sqrt(3 * in_features * out_features)
-        self.kernel = nnx.Param(normal(std)(key, shape, types.param))
-        self.bias = nnx.Param(zeros(None, (out_features,), types.param)) if use_bias else None
+        self.kernel = nnx.Param(normal(std)(key, shape, types["param_dtype"]))
+        self.bias = (
+            nnx.Param(zeros(None, (out_features,), types["param_dtype"])) if use_bias else None
+        )
         self.in_features, self.modes = in_features, tuple(modes)
-        self.implementation, self.dtype = implementation, types.compute
+        self.implementation, self.dtype = implementation, types["dtype"]
         self.precision = numerics.get("precision")
 
     def set_view(self, implementation: Implementation | None = None):
@@ -176,16 +176,6 @@ class SpectralConvolution(nnx.Module):
         options = dict(implementation=self.implementation, precision=self.precision)
         y = spectral_convolution(x, kernel, **options)
         return y if self.bias is None else y + per_channel(self.bias[...], y).astype(y.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Types:
-    compute: jnp.dtype | None
-    param: jnp.dtype
-
-
-def _types(numerics: Numerics) -> _Types:
-    return _Types(numerics.get("dtype"), numerics.get("param_dtype", jnp.float32))
 
 
 class FilterResidual(nnx.Module):

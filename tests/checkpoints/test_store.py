@@ -185,6 +185,12 @@ def test_weights_that_are_not_finite_are_refused_by_every_reader(way, model, tmp
     assert np.isnan(taken.head.bias[...]).all()
 
 
+@pytest.mark.parametrize("option", [dict(weights="raw"), dict(entry="ema"), dict(skip="head")])
+def test_options_of_loading_are_refused_where_nothing_is_loaded(option):
+    with pytest.raises(ValueError, match=rf"{next(iter(option))}=.* but pretrained=None"):
+        sf.create_model("resnet18", **option)
+
+
 def unreadable(kind, path):
     """Make something at ``path`` that is no file of weights."""
     match kind:

@@ -1,3 +1,4 @@
+import sys
 from fractions import Fraction
 
 import av
@@ -174,3 +175,9 @@ def test_frames_turned_by_no_quarter_are_refused(tmp_path):
     path = put_matrix(encode(tmp_path / "v.mp4", **X264), (0.7, 0.7, -0.7, 0.7))
     with Video(str(path)) as video, pytest.raises(ValueError, match="45 degrees"):
         video.frames(np.array([0]))
+
+
+def test_without_pyav_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r'pip install "spectral-flax\[video\]"'):
+        Video("clip.mp4")

@@ -17,7 +17,7 @@ import shutil
 import sys
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -290,9 +290,12 @@ class Checkpoints:
         )
 
 
-def newest_config(checkpoints: Checkpoints) -> Config | None:
-    """Return the config in the newest readable checkpoint; None if there is none."""
-    for step in checkpoints.steps():
+def newest_config(checkpoints: Checkpoints, steps: Sequence[int] | None = None) -> Config | None:
+    """Return the config in the first readable checkpoint of ``steps``; None if there is none.
+
+    ``steps=None`` are all, newest first.
+    """
+    for step in checkpoints.steps() if steps is None else steps:
         with contextlib.suppress(DamagedCheckpointError):  # said when it is restored
             return checkpoints.record(step).config
         drop_failed_reads()

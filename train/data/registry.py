@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spectral_flax.inference.images import pillow
 from spectral_flax.inference.preparation import VIDEOS
+from spectral_flax.inference.video_file import pyav
 from spectral_flax.messages import closest, several
 from train.config import Data
 from train.data.arrays import (
@@ -93,7 +94,7 @@ def opener(data: Data, sources: Mapping[str, Callable]) -> Callable:
     """
     if data.name not in sources:
         raise UserError(f"there is no data set {data.name!r}; {closest(data.name, sources)}")
-    _require_pillow(data)  # needed for results.png at the latest
+    _require(pillow, data)  # needed for results.png at the latest
     _refuse(data, views="single", channels="rgb", mean=None, std=None)
     return sources[data.name]
 
@@ -146,7 +147,7 @@ def _tfds(name: str, split: Split, data: Data) -> Files:
 
 
 def _images(split: Split, data: Data, items: Items) -> Files:
-    _require_pillow(data)
+    _require(pillow, data)
     from train.data.augment import Augmentation, Views
     from train.data.images import ImageReader
 
@@ -160,11 +161,11 @@ def _images(split: Split, data: Data, items: Items) -> Files:
 
 
 def _videos(split: Split, data: Data, items: Items) -> Files:
-    _require_pillow(data)
+    _require(pillow, data)
     from train.data.augment import Augmentation, Views
     from train.data.video import ClipReader
 
-    _require_pyav(data)
+    _require(pyav, data)
     data = _mirrored(data, items, split)
     train, size, test_size = _sizes(split, data)
     crops = {"single": "centre", "ten_crops": "ten"}.get(data.views)
@@ -205,17 +206,8 @@ def _files(split: Split, data: Data, items: Items, reader) -> Files:
     return Files(name, items, reader, split == "train", mean, std)
 
 
-def _require_pyav(data: Data) -> None:
+def _require(package: Callable[[], object], data: Data) -> None:
     try:
-        import av  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"{data.name!r}: videos need PyAV: pip install 'spectral-flax[video]'"
-        ) from error
-
-
-def _require_pillow(data: Data) -> None:
-    try:
-        pillow()
+        package()
     except ImportError as error:
         raise UserError(f"{data.name!r}: {error}") from error

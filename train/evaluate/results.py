@@ -63,7 +63,8 @@ def _write(folder: Path, found: Evaluation) -> None:
     confusion = found.task.confusion_matrix(found.sums)
     if confusion is not None:
         names = class_names(found.source)
-        np.savez_compressed(folder / "confusion.npz", confusion=confusion, names=np.array(names))
+        with new_file(folder / "confusion.npz", overwrite=True) as draft, draft.open("wb") as file:
+            np.savez_compressed(file, confusion=confusion, names=np.array(names))
         write_classes(folder / "classes.csv", confusion, names)
         draw_confusion(folder / "confusion.png", confusion, names)
 
@@ -75,7 +76,7 @@ def write_classes(path: Path, confusion: np.ndarray, names: Sequence[str]) -> No
     """
     count, correct = confusion.sum(1), np.diag(confusion)
     wrong = confusion - np.diag(correct)
-    with path.open("w", newline="") as file:
+    with new_file(path, overwrite=True) as draft, draft.open("w", newline="") as file:
         table = csv.writer(file)
         columns = ["index", "class", "examples", "correct", "accuracy", "taken_for", "times"]
         table.writerow(columns)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of a saved run, or of weights, on held-out examples."""
 
-import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ from train.checkpoints.checkpoints import (
     Checkpoints,
     DamagedCheckpointError,
     drop_failed_reads,
+    newest_config,
 )
 from train.checkpoints.state import Leaves, Network, make_model, split
 from train.command.checks import check
@@ -95,13 +95,12 @@ def run_config(workdir: str | Path, *, step: int | None = None, best: bool = Fal
     directory, steps = _steps(workdir, step, best)
     checkpoints = Checkpoints(directory)
     try:
-        for candidate in steps:
-            with contextlib.suppress(DamagedCheckpointError):  # said when it is evaluated
-                return checkpoints.record(candidate).config
-            drop_failed_reads()
+        config = newest_config(checkpoints, steps)
     finally:
         checkpoints.close()
-    raise UserError(f"no sound checkpoint in {str(directory)!r}")
+    if config is None:
+        raise UserError(f"no sound checkpoint in {str(directory)!r}")
+    return config
 
 
 def _steps(workdir: str | Path, step: int | None, best: bool) -> tuple[Path, list[int]]:
