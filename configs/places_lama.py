@@ -5,7 +5,7 @@ The folder holds train/ and test/ with images in any sub-folders. As published: 
 optimisers, crops of 256, gradients of norm 1, distortions (but for the equalisation of histograms).
 Otherwise: batches are of 80 (published: 10 on each of several GPUs), and the perceptual loss
 (published weight 30) needs an encoder: task_options=dict(distort=True, perceptual=30.0,
-encoder_model="resnet50", encoder_weights=FILE, encoder_options=dict(dilated=(3, 4))).
+encoder_model="resnet50", encoder_weights=FILE, encoder_options=dict(output_stride=8)).
 Run: python -m train configs/places_lama.py --data.path FOLDER
 Test with the published masks: python -m train.evaluate --workdir runs/places_lama
   --data.size 512 512 --task-options.test-masks thick_512

@@ -3,6 +3,7 @@
 
 import argparse
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -75,6 +76,16 @@ def _written(default: Any) -> str:
     return default.__name__ if inspect.isclass(default) else repr(default)
 
 
+def _in_short(models: Sequence[Model]) -> list[str]:
+    """Return the names of a family, with what may stand before and behind them in brackets."""
+    inserted = [m for m in models if m.block and m.name.endswith(f"_{m.block}")]
+    plain = [m.name for m in models if m not in inserted]
+    blocks = {name: [m.block for m in inserted if m.name == f"{name}_{m.block}"] for name in plain}
+    suffix = {name: f"[_{b[0] if len(b) == 1 else 'BLOCK'}]" for name, b in blocks.items() if b}
+    alone = [name for name in plain if name[4:] not in plain]
+    return ["[ffc_]" * (f"ffc_{n}" in plain) + n + suffix.get(n, "") for n in alone]
+
+
 def _overview() -> None:
     """Print the families with the names of their backbones, and the blocks that they take."""
     families: dict[tuple[str, str], list[Model]] = {}
@@ -82,10 +93,7 @@ def _overview() -> None:
         families.setdefault((model.task or "own", model.family), []).append(model)
     console, table = Console(), Table("task", "names", show_edge=False)
     for (task, _), models in sorted(families.items(), key=lambda pair: pair[0][0]):
-        plain = {m.name: m for m in models if m.block is None}
-        names = [("[ffc_]" * (f"ffc_{n}" in plain) + n) for n in plain if n[4:] not in plain]
-        blocks = "[_BLOCK]" if len(models) > len(plain) else ""
-        table.add_row(task, escape("  ".join(f"{name}{blocks}" for name in names)))
+        table.add_row(task, escape("  ".join(_in_short(models))))
     console.print(table)
     console.print("\nBLOCK is one of:")
     table = Table("block", "what it is", "of", show_edge=False, show_header=False)

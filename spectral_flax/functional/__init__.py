@@ -13,6 +13,7 @@ from spectral_flax.functional.attention import (
     softmax_attention,
 )
 from spectral_flax.functional.bilinear import bilinear_product, reproject, temporal_product
+from spectral_flax.functional.deformable import deformable_convolution
 from spectral_flax.functional.fourier import (
     RealFFT,
     irfft2,
@@ -22,6 +23,7 @@ from spectral_flax.functional.fourier import (
     split_quarters,
     tile_quarters,
 )
+from spectral_flax.functional.octaves import octave_down, octave_up
 from spectral_flax.functional.orthogonal import (
     apply_reflectors,
     matrix_to_reflectors,
@@ -52,6 +54,7 @@ __all__ = [
     "concatenation_attention",
     "convolution",
     "criss_cross_attention",
+    "deformable_convolution",
     "dot_product_attention",
     "double_attention",
     "fourier_mixer",
@@ -61,6 +64,8 @@ __all__ = [
     "irfft3",
     "keypoints",
     "matrix_to_reflectors",
+    "octave_down",
+    "octave_up",
     "orthogonal_matrix",
     "pairs",
     "qr_retraction",

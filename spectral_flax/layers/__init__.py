@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Flax NNX layers: parameters around the functions of `spectral_flax.functional`."""
 
+from spectral_flax.layers.atrous import AtrousPyramid
 from spectral_flax.layers.attention import (
     CrissCrossAttention,
     DoubleAttention,
@@ -17,6 +18,7 @@ from spectral_flax.layers.bilinear import (
 )
 from spectral_flax.layers.blocks import BLOCKS, block, block_options, register_block
 from spectral_flax.layers.conv import conv, linear
+from spectral_flax.layers.deformable import DeformableConv
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
 from spectral_flax.layers.folding import fold_batch_norm
 from spectral_flax.layers.learned_pairs import HouseholderPair, RetractedPair
@@ -26,8 +28,9 @@ from spectral_flax.layers.non_local import (
     compact_non_local_rbf,
     non_local,
 )
-from spectral_flax.layers.norm import BatchNorm, ConvNormAct
+from spectral_flax.layers.norm import BatchNorm, ConvNormAct, NormActConv
 from spectral_flax.layers.numerics import Numerics
+from spectral_flax.layers.octave import OctaveConv, OctaveConvNormAct
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.spectral import (
     SpectralResidual,
@@ -41,10 +44,12 @@ from spectral_flax.layers.spectral_filters import (
     GlobalFilter,
     SpectralConvolution,
 )
+from spectral_flax.layers.video_conv import FactorisedConv, RelationConv
 
 __all__ = [
     "BLOCKS",
     "FFC",
+    "AtrousPyramid",
     "AttentionMaps",
     "BatchNorm",
     "BilinearAttention",
@@ -52,15 +57,21 @@ __all__ = [
     "CompactNonLocal",
     "ConvNormAct",
     "CrissCrossAttention",
+    "DeformableConv",
     "DoubleAttention",
+    "FactorisedConv",
     "FourierMixer",
     "FourierUnit",
     "GlobalFilter",
     "GraphReasoning",
     "HouseholderPair",
     "NonLocal",
+    "NormActConv",
     "Numerics",
+    "OctaveConv",
+    "OctaveConvNormAct",
     "RecurrentCrissCross",
+    "RelationConv",
     "Rematerialisable",
     "RetractedPair",
     "SpectralConvolution",

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def conv(
     *,
     rank: int = 2,
     strides: Size = 1,
-    padding: Size | None = None,
+    padding: Size | Literal["SAME"] | None = None,
     dilation: Size = 1,
     groups: int = 1,
     use_bias: bool = False,
@@ -44,7 +45,7 @@ def conv(
     """Build a convolution ``[N, *spatial, in_features] -> [N, *spatial', out_features]``.
 
     ``padding`` is that on both sides of each axis; None keeps the size at stride 1, with PyTorch's
-    placement at larger strides: ``dilation * (kernel_size - 1) // 2``.
+    placement at larger strides: ``dilation * (kernel_size - 1) // 2``; "SAME" with TensorFlow's.
 
     Raises:
       ValueError: ``groups`` does not divide the channels, or a size is not a natural number.
@@ -56,12 +57,14 @@ def conv(
     dilations = as_tuple(dilation, rank, "dilation")
     if padding is None:
         padding = [d * (k - 1) // 2 for k, d in zip(window, dilations, strict=True)]
+    if padding != "SAME":
+        padding = tuple((p, p) for p in as_tuple(padding, rank, "padding"))
     return nnx.Conv(
         in_features,
         out_features,
         window,
         strides=as_tuple(strides, rank, "strides"),
-        padding=tuple((p, p) for p in as_tuple(padding, rank, "padding")),
+        padding=padding,
         kernel_dilation=dilations,
         feature_group_count=groups,
         use_bias=use_bias,

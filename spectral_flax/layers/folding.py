@@ -2,14 +2,17 @@
 """Batch normalisations folded into the convolutions before them, for inference."""
 
 import dataclasses
+import operator
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from spectral_flax.layers.deformable import DeformableConv
 from spectral_flax.layers.ffc import FFC
 from spectral_flax.layers.norm import BatchNorm
+from spectral_flax.layers.video_conv import FactorisedConv
 
 
 class Folded(nnx.Module):
@@ -28,7 +31,7 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
     other values, so that training goes on with, and checkpoints are written from, the original.
 
     A layer says in its attribute ``folds`` which of its convolutions a normalisation of its follows
-    directly, as pairs of names.
+    directly, as pairs of names; several names are convolutions whose sum is normalised.
 
     Raises:
       ValueError: a normalisation does not directly follow a convolution of a layer of this library,
@@ -38,10 +41,11 @@ def fold_batch_norm(model: nnx.Module) -> nnx.Module:
     folded.eval()
     found = False
     for _, module in list(nnx.iter_modules(folded)):
-        for convolution, norm in getattr(type(module), "folds", ()):
+        for names, norm in getattr(type(module), "folds", ()):
             if isinstance(getattr(module, norm), BatchNorm):
-                scale, bias = _affine(getattr(module, norm))
-                _scale_output(getattr(module, convolution), scale, bias)
+                names = (names,) if isinstance(names, str) else names
+                layers = [operator.attrgetter(name)(module) for name in names]
+                _scale_sum(layers, *_affine(getattr(module, norm)))
                 setattr(module, norm, Folded())
                 found = True
     for path, module in nnx.iter_modules(folded):
@@ -63,6 +67,13 @@ def _affine(norm: BatchNorm):
     return scale, norm.bias[...].astype(dtype) - norm.mean[...] * scale
 
 
+def _scale_sum(layers, scale: jax.Array, bias: jax.Array) -> None:
+    """Make the sum of the layers that are there ``scale * y + bias`` of what it is."""
+    there = [layer for layer in layers if layer is not None]
+    for i, layer in enumerate(there):  # the bias is added once
+        _scale_output(layer, scale, bias if i == 0 else jnp.zeros_like(bias))
+
+
 def _scale_output(layer: nnx.Module, scale: jax.Array, bias: jax.Array) -> None:
     """Make a layer return ``scale * y + bias`` of its output ``y``."""
     if isinstance(layer, FFC):
@@ -72,12 +83,11 @@ def _scale_output(layer: nnx.Module, scale: jax.Array, bias: jax.Array) -> None:
             (slice(layer.out_local, None), (layer.local_to_global, spectral and spectral.expand)),
         )
         for channels, terms in paths:
-            terms = [term for term in terms if term is not None]
-            for i, term in enumerate(terms):  # the bias is added once
-                shift = bias[channels]
-                _scale_output(term, scale[channels], shift if i == 0 else jnp.zeros_like(shift))
+            _scale_sum(terms, scale[channels], bias[channels])
         return
-    if not isinstance(layer, nnx.Conv | nnx.ConvTranspose):
+    if isinstance(layer, FactorisedConv):
+        layer = layer.temporal
+    if not isinstance(layer, nnx.Conv | nnx.ConvTranspose | DeformableConv):
         raise ValueError(f"no normalisation can be folded into a {type(layer).__name__}")
     kernel = layer.kernel[...]
     if layer.bias is not None:

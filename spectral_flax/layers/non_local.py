@@ -37,6 +37,7 @@ class NonLocal(nnx.Module):
         "concatenation": products, or a rectified linear form of both, over the number of keys.
       inner_features: channels of queries, keys and values; None is C // 2.
       sub_sample: take the maximum of each 2x2 positions of a frame before keys and values.
+      pool_projected: take it of the keys and values, not of the map before them (TSM's code).
       scale: factor of the products before the softmax; None is ``inner_features ** -0.5``, and 1
         for "gaussian".
       chunk: queries treated at a time (see `functional.attention.softmax_attention`).
@@ -55,6 +56,7 @@ class NonLocal(nnx.Module):
         mode: Mode = "embedded_gaussian",
         inner_features: int | None = None,
         sub_sample: bool = False,
+        pool_projected: bool = False,
         scale: float | None = None,
         chunk: int | None = None,
         implementation: Literal["chunked", "cudnn"] = "chunked",
@@ -89,7 +91,7 @@ class NonLocal(nnx.Module):
         self.features = features
         self.rank = rank
         self.mode = mode
-        self.sub_sample = bool(sub_sample)
+        self.sub_sample, self.pool_projected = bool(sub_sample), bool(pool_projected)
         default = inner_features**-0.5 if embedded else 1.0
         self.scale = default if scale is None else float(scale)
         self.chunk = chunk
@@ -128,14 +130,16 @@ class NonLocal(nnx.Module):
 
     def _operands(self, x):
         """Return queries, keys and values ``[N, positions, C]`` and the sizes of the key map."""
-        pooled = _pooled(x) if self.sub_sample else x
-        value = self.value(pooled)
+        before = _pooled if self.sub_sample and not self.pool_projected else lambda x: x
+        after = _pooled if self.sub_sample and self.pool_projected else lambda x: x
+        pooled = before(x)
+        value = after(self.value(pooled))
         if self.mode == "gaussian":
-            q, k = x.astype(value.dtype), pooled.astype(value.dtype)
+            q, k = x.astype(value.dtype), after(pooled).astype(value.dtype)
         else:
-            q, k = self.query(x), self.key(pooled)
+            q, k = self.query(x), after(self.key(pooled))
         flat = map(flatten_positions, (q, k, value))
-        return *flat, pooled.shape[1:-1]
+        return *flat, value.shape[1:-1]
 
     def _shares(self, q, k):
         """Return what queries and keys add to the linear form of their concatenation."""

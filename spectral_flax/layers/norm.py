@@ -131,3 +131,28 @@ class ConvNormAct(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = self.norm(self.conv(as_floating(x=x)))
         return y if self.activation is None else self.activation(y)
+
+
+class NormActConv(nnx.Module):
+    """Batch normalisation, ReLU, convolution: ``[N, *spatial, I] -> [N, *spatial', O]``.
+
+    Arguments as in `conv`. He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: Size = 1,
+        *,
+        epsilon: float = 1e-5,
+        dtype: DTypeLike | None = None,
+        **options,
+    ):
+        param_dtype = options.get("param_dtype", jnp.float32)
+        norm = dict(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype)
+        self.norm = BatchNorm(in_features, **norm)
+        self.conv = conv(in_features, out_features, kernel_size, dtype=dtype, **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.conv(relu(self.norm(x)))

@@ -4,6 +4,7 @@
 import importlib
 import pkgutil
 
+from spectral_flax.models.head import Head
 from spectral_flax.models.options import Option, model_options
 from spectral_flax.models.record import Card, ModelRecord, Preprocessing
 from spectral_flax.models.registry import (
@@ -17,11 +18,12 @@ from spectral_flax.models.registry import (
     list_models,
     register_model,
 )
-from spectral_flax.models.residual import Residual
-from spectral_flax.models.resnet import Head, ResNet, Stem
+from spectral_flax.models.residual import Geometry, Residual
+from spectral_flax.models.resnet import ResNet, Stem
 
 __all__ = [
     "Card",
+    "Geometry",
     "Head",
     "Model",
     "ModelRecord",

@@ -5,17 +5,18 @@ Its options are the user's, flat; `ResNet` takes them as records.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Unpack
 
 from spectral_flax.functional.fourier import Implementation
 from spectral_flax.layers.blocks import Builder
-from spectral_flax.layers.ffc import FFC
 from spectral_flax.layers.numerics import Numerics
-from spectral_flax.models.placement import inserted_blocks
-from spectral_flax.models.residual import Residual
-from spectral_flax.models.resnet import Head, ResNet, Stem
+from spectral_flax.layers.places import at_the_start_of_each_run, check_places
+from spectral_flax.models import units
+from spectral_flax.models.head import Head
+from spectral_flax.models.placement import as_places, inserted_blocks
+from spectral_flax.models.residual import Geometry, Residual
+from spectral_flax.models.resnet import ResNet, Stem
 
 # name: blocks of each stage, and what differs from a network of plain bottlenecks
 BACKBONES: dict[str, tuple[tuple[int, ...], dict]] = {
@@ -30,10 +31,14 @@ BACKBONES: dict[str, tuple[tuple[int, ...], dict]] = {
 }
 
 FFC_PAPER = "Chi, Jiang and Mu, Fast Fourier Convolution, NeurIPS 2020"
-# A plain network has no options of FFCs.
-PLAIN = dict(
-    ratio=0.0, lfu=False, local_to_global=True, global_to_local=True, implementation="auto"
-)
+OCTAVE_PAPER = "Chen et al., Drop an Octave, ICCV 2019"
+# Options of one kind of convolution, which the others do not have.
+_OF_FFC = dict(lfu=False, local_to_global=True, global_to_local=True, implementation="auto")
+_OF_DEFORMABLE = dict(deformable_at=None, modulated=True)
+PLAIN = dict(octave=False, ratio=0.0) | _OF_FFC
+FOURIER = dict(octave=False) | _OF_DEFORMABLE
+OCTAVE = dict(octave=True, se=False, block=None, blocks_at=None, block_options=None)
+OCTAVE |= _OF_FFC | _OF_DEFORMABLE
 
 STEMS = {"imagenet": Stem(), "small": Stem(kernel=3, stride=1, pool=False)}
 
@@ -43,6 +48,7 @@ def resnet_classifier(
     rank: int,
     backbone: str,
     temporal: bool = False,
+    octave: bool = False,
     ratio: float = 0.25,
     lfu: bool = True,
     local_to_global: bool = True,
@@ -64,7 +70,9 @@ def resnet_classifier(
     stem_pool_padding: int = 1,
     width: int = 64,
     depths: Sequence[int] | None = None,
-    dilated: Sequence[int] = (),
+    output_stride: int | None = None,
+    deformable_at: Mapping[int, Sequence[int]] | Literal["last_stage"] | None = None,
+    modulated: bool = True,
     **numerics: Unpack[Numerics],
 ) -> ResNet:
     """Build a classifier of images, ``[N, H, W, in_features] -> [N, num_classes]``, or of videos.
@@ -103,7 +111,11 @@ def resnet_classifier(
         of bilinear attention, 1 in PyTorchVideo and SlowFast.
       width: features of the first stage's narrow convolutions.
       depths: residual blocks of each stage; None: those of the backbone.
-      dilated: stages (3, 4) whose stride is replaced by dilation.
+      output_stride: how many times smaller than the input the last map is, in height and width;
+        strides of the last stages are replaced by dilation. None: 32, or 8 with the small stem.
+      deformable_at: residual blocks whose 3x3 convolutions are deformable (stage → zero-based), or
+        "last_stage" for all of that.
+      modulated: their samples have weights (version 2); otherwise displacements alone (version 1).
 
     Raises:
       ValueError: an option has no such value.
@@ -111,20 +123,25 @@ def resnet_classifier(
     """
     if stem not in STEMS:
         raise ValueError(f"stem={stem!r}; expected 'imagenet' or 'small'")
-    published_depths, kind = BACKBONES[backbone]
-    depths = published_depths if depths is None else depths
-    convolution = functools.partial(
-        FFC,
-        lfu=lfu,
-        local_to_global=local_to_global,
-        global_to_local=global_to_local,
-        implementation=implementation,
-    )
     if temporal_shift and rank != 3:
         raise ValueError(f"temporal_shift={temporal_shift}; expected 0 for images")
+    published_depths, kind = BACKBONES[backbone]
+    depths = published_depths if depths is None else depths
+    of_ffc = dict(lfu=lfu, implementation=implementation)
+    of_ffc |= dict(local_to_global=local_to_global, global_to_local=global_to_local)
+    if deformable_at == "last_stage":
+        deformable_at = {len(depths): range(depths[-1])}
+    deformable = as_places(deformable_at or {}, "deformable_at")
+    unit = units.octave if octave else units.fourier(**of_ffc)
     given = dict(ratio=ratio, project_first=project_first, se=se, drop_path=drop_path)
-    given |= dict(temporal_shift=temporal_shift)
-    residual = Residual(convolution=convolution, **given, **kind)
+    residual = Residual(
+        unit=units.deformable(modulated=modulated) if deformable else unit,
+        temporal_shift=temporal_shift,
+        **given,
+        **kind,
+    )
+    if temporal_shift and blocks_at is None and block is not None:  # as in the code of TSM
+        blocks_at = at_the_start_of_each_run(depths, rank)
     bottleneck = residual.bottleneck
     return ResNet(
         depths,
@@ -138,13 +155,32 @@ def resnet_classifier(
         head=Head(num_classes=num_classes, dropout=dropout, pool_size=head_pool_size),
         width=width,
         rank=rank,
-        temporal_kernels=temporal_kernels(depths, bottleneck) if temporal else None,
+        geometry=Geometry(
+            dilated=dilated_stages(output_stride, STEMS[stem], len(depths)),
+            temporal_kernels=temporal_kernels(depths, bottleneck) if temporal else None,
+            deformable=check_places("deformable_at", deformable, depths),
+        ),
         temporal_pool_stride=2 if rank == 3 and not temporal_shift else 1,
         **inserted_blocks(block, blocks_at, block_options, depths, bottleneck, rank=rank),
         input_size=input_size,
-        dilated=dilated,
         **numerics,
     )
+
+
+def dilated_stages(output_stride: int | None, stem: Stem, stages: int) -> tuple[int, ...]:
+    """Return the stages whose stride becomes dilation, so that the last map has that stride.
+
+    Raises:
+      ValueError: no number of last stages gives it.
+    """
+    first = stem.stride * (2 if stem.pool else 1)
+    strides = [first * 2**n for n in range(stages)]
+    if output_stride is None:
+        return ()
+    if output_stride not in strides:
+        expected = ", ".join(map(str, strides[::-1]))
+        raise ValueError(f"output_stride={output_stride!r}; expected one of {expected}, or None")
+    return tuple(range(strides.index(output_stride) + 2, stages + 1))
 
 
 def temporal_kernels(depths: Sequence[int], bottleneck: bool) -> list[list[int]]:

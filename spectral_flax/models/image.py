@@ -2,7 +2,15 @@
 """Image classification: ResNet, ResNeXt, their FFC forms, and any block in any of them."""
 
 from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
-from spectral_flax.models.classifier import BACKBONES, FFC_PAPER, PLAIN, resnet_classifier
+from spectral_flax.models.classifier import (
+    BACKBONES,
+    FFC_PAPER,
+    FOURIER,
+    OCTAVE,
+    OCTAVE_PAPER,
+    PLAIN,
+    resnet_classifier,
+)
 from spectral_flax.models.record import Card
 from spectral_flax.models.registry import Model, add
 
@@ -52,7 +60,9 @@ def _model(backbone: str, ffc: bool, block: str | None) -> Model:
     title = backbone.replace("resnet", "ResNet-").replace("resnext", "ResNeXt-")
     title += " whose every 3x3 and 1x1 convolution is an FFC" if ffc else ""
     title += f" with {BLOCKS[block].title}" if block else ""
-    fixed = dict(backbone=backbone) | ({} if ffc else PLAIN) | (dict(block=block) if block else {})
+    fixed = (
+        dict(backbone=backbone) | (FOURIER if ffc else PLAIN) | (dict(block=block) if block else {})
+    )
     return Model(
         name=name,
         function=resnet_classifier,
@@ -70,3 +80,48 @@ for _backbone in BACKBONES:
     for _ffc in (False, True):
         for _block in (None, *blocks_of_rank(2)):
             add(_model(_backbone, _ffc, _block))
+
+
+# At alpha 0.5, 120 epochs; d-li14/octconv.pytorch.
+_OCTAVE = {"resnet50": "77.64", "resnet101": "78.79", "resnet152": "79.26"}
+
+
+def _octave(backbone: str) -> Model:
+    layers = backbone.removeprefix("resnet")
+    return Model(
+        name=f"octave_{backbone}",
+        function=resnet_classifier,
+        card=Card(
+            paper=OCTAVE_PAPER,
+            code="d-li14/octconv.pytorch",
+            published=f"ImageNet top-1 {_OCTAVE[backbone]}" if backbone in _OCTAVE else "",
+            note="The share of low frequencies, alpha in the paper, is the option ratio.",
+        ),
+        title=f"ResNet-{layers} of octave convolutions: "
+        "``[N, H, W, in_features] -> [N, num_classes]``.",
+        family="octave",
+        task="classification",
+        fixed=dict(backbone=backbone, rank=2, temporal=False) | OCTAVE,
+        defaults=dict(ratio=0.5),
+    )
+
+
+for _backbone in ("resnet26", "resnet50", "resnet101", "resnet152"):
+    add(_octave(_backbone))
+
+add(
+    Model(
+        name="resnet50_dcn",
+        function=resnet_classifier,
+        card=Card(
+            paper="Zhu et al., Deformable ConvNets v2, CVPR 2019",
+            note="Version 1 (Dai et al., ICCV 2017) is modulated=False.",
+        ),
+        title="ResNet-50 whose last stage has deformable convolutions: "
+        "``[N, H, W, in_features] -> [N, num_classes]``.",
+        family="resnet",
+        task="classification",
+        fixed=dict(backbone="resnet50", rank=2, temporal=False) | PLAIN,
+        defaults=dict(deformable_at="last_stage"),
+    )
+)

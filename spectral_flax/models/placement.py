@@ -7,7 +7,7 @@ from typing import Any
 
 from spectral_flax.layers import blocks
 from spectral_flax.layers.blocks import Builder, row_of
-from spectral_flax.layers.places import Places
+from spectral_flax.layers.places import Places, as_places
 from spectral_flax.messages import closest
 
 # Set by the network, so no options of its blocks.
@@ -59,16 +59,7 @@ def inserted_blocks(
     if blocks_at is None:
         blocks_at = published_places(block, depths, rank)
     build = functools.partial(_build, block, row, options)
-    return dict(block=build, blocks_at=_as_places(blocks_at))
-
-
-def _as_places(blocks_at: Mapping) -> dict[int, tuple[int, ...]]:
-    try:  # keys that went through JSON are text
-        return {int(stage): tuple(indices) for stage, indices in blocks_at.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise ValueError(
-            f"blocks_at={blocks_at!r}; expected residual blocks by stage, as {{2: (1, 3)}}"
-        ) from None
+    return dict(block=build, blocks_at=as_places(blocks_at, "blocks_at"))
 
 
 def _build(block, row, options, features, *, rank, size, **given):

@@ -19,17 +19,22 @@ from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.remat import Rematerialisable
 from spectral_flax.layers.transposed import TransposedConvNormAct
 from spectral_flax.models.classifier import BACKBONES
+from spectral_flax.models.head import Head
 from spectral_flax.models.placement import inserted_blocks
 from spectral_flax.models.record import Card
 from spectral_flax.models.registry import Model, add
-from spectral_flax.models.residual import Residual
-from spectral_flax.models.resnet import Head, ResNet, Stem
+from spectral_flax.models.residual import Geometry, Residual
+from spectral_flax.models.resnet import ResNet, Stem
 
 # Padding and output padding with which a transposed convolution of stride 2 doubles a map.
 _PADDINGS = {2: (0, 0), 3: (1, 1), 4: (1, 0)}
 
 DECODER = "decoder"  # names the deconvolutions in ``blocks_at``
-_ENCODERS = {"strided": {}, "dilated": dict(dilated=(3, 4)), "unstrided": dict(unstrided=(3, 4))}
+_ENCODERS = {
+    "strided": Geometry(),
+    "dilated": Geometry(dilated=(3, 4)),
+    "unstrided": Geometry(unstrided=(3, 4)),
+}
 
 
 class PoseResNet(Rematerialisable):
@@ -184,7 +189,7 @@ def pose_resnet(
         width=encoder_width,
         input_size=input_size,
         **inserted,
-        **_ENCODERS[encoder],
+        geometry=_ENCODERS[encoder],
         **numerics,
     )
     return PoseResNet(

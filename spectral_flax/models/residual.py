@@ -3,20 +3,49 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Unpack
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from spectral_flax.functional.shift import temporal_shift
+from spectral_flax.layers.activations import relu
 from spectral_flax.layers.attention import SqueezeExcite
-from spectral_flax.layers.conv import conv
-from spectral_flax.layers.norm import ConvNormAct
+from spectral_flax.layers.norm import ConvNormAct, NormActConv
 from spectral_flax.layers.numerics import Numerics
 
-Convolution = Callable[..., nnx.Module]
+Map = jax.Array | tuple[jax.Array, jax.Array]
+"""A map, or that of an octave network: its parts of high and of low frequency."""
+
+
+class BlockShape(NamedTuple):
+    """Features, ratios and geometry of one residual block."""
+
+    in_features: int
+    width: int
+    out_features: int
+    ratio_in: float = 0.0
+    ratio_out: float = 0.0
+    projection: bool = False
+    strides: int = 1
+    dilation: int = 1
+    drop_path: float = 0.0
+    temporal_shift: int = 0
+    temporal_kernel: int = 1
+    temporal_stride: int = 1
+    deformable: bool = False
+
+
+Unit = Callable[..., nnx.Module]
+"""Builds a convolution with normalisation and activation; takes the arguments of `ConvNormAct`."""
+
+
+def plain(shape: BlockShape, ratio_in: float, ratio_out: float) -> Unit:
+    """Return the unit of a plain network."""
+    return ConvNormAct
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,12 +56,17 @@ class Residual:
       bottleneck: blocks of three convolutions, the last four times as wide.
       groups: groups of the 3x3 convolutions of bottlenecks (ResNeXt).
       width_per_group: their features per group, in the first stage of a network of width 64.
-      convolution: builds the convolutions of two paths, for which it takes ``ratio_in`` and
-        ``ratio_out``.
-      ratio: share of the global channels. The map is split by the first block of the network and
-        joined by the first block of the last stage; 0 is the plain network.
+      unit: given the block's shape and the shares of a second path in input and output, returns
+        what builds a convolution with its normalisation and activation (see `Unit`).
+      module: builds the block, as `ResidualBlock` does; None: that is it.
+      ratio: share of the channels of the second path: global ones (FFC), or of low frequency
+        (octave convolution). The map is split by the first block of the network and joined by the
+        first block of the last stage; 0 is the plain network.
       project_first: the first block of the network has a projection in its shortcut even where it
         keeps the shape, as in published FFC networks of basic blocks with ratio 0.
+      preactivation: units normalise and rectify before they convolve, and nothing follows the sum.
+      spatiotemporal: it is the 3x3 convolutions that see several frames, not the first ones.
+      epsilon: of all normalisations.
       se: squeeze and excitation in every block.
       drop_path: in training, the chance that an example skips the convolutions of the last block;
         that of the others falls in proportion to their place, to 0 for the first. Huang et al.,
@@ -48,9 +82,13 @@ class Residual:
     bottleneck: bool = True
     groups: int = 1
     width_per_group: int = 64
-    convolution: Convolution = conv
+    unit: Callable[[BlockShape, float, float], Unit] = plain
+    module: Callable[..., nnx.Module] | None = None
     ratio: float = 0.0
     project_first: bool = False
+    preactivation: bool = False
+    spatiotemporal: bool = False
+    epsilon: float = 1e-5
     se: bool = False
     drop_path: float = 0.0
     temporal_shift: int = 0
@@ -70,28 +108,13 @@ class Residual:
 BOTTLENECKS = Residual()
 
 
-class BlockShape(NamedTuple):
-    """Features, ratios and geometry of one residual block."""
-
-    in_features: int
-    width: int
-    out_features: int
-    ratio_in: float = 0.0
-    ratio_out: float = 0.0
-    projection: bool = False
-    strides: int = 1
-    dilation: int = 1
-    drop_path: float = 0.0
-    temporal_shift: int = 0
-
-
 class ResidualBlock(nnx.Module):
     """Two 3x3 convolutions, or 1x1, 3x3, 1x1 (bottleneck), beside a shortcut.
 
     ``[N, *spatial, in_features] -> [N, *spatial', out_features]``. The first 3x3 convolution has
-    the stride; the first convolution of all sees ``temporal_kernel`` frames. With a two-path
-    convolution (FFC), ``ratio_in`` and ``ratio_out`` are the shares of the global path in the
-    block's input and output; between its convolutions it is ``ratio_out``.
+    the stride; the first convolution of all sees ``temporal_kernel`` frames, or every 3x3 one does
+    (``spatiotemporal``). With two paths, ``ratio_in`` and ``ratio_out`` are the shares of the
+    second in the block's input and output; between its convolutions it is ``ratio_out``.
     """
 
     def __init__(
@@ -100,29 +123,29 @@ class ResidualBlock(nnx.Module):
         options: Residual,
         *,
         rank: int = 2,
-        temporal_kernel: int = 1,
         **numerics: Unpack[Numerics],
     ):
         in_features, width, out_features, ratio_in, ratio_out = shape[:5]
-        common = dict(rank=rank, **numerics)
-        first = functools.partial(
-            ConvNormAct, layer=_with_ratios(options.convolution, ratio_in, ratio_out), **common
-        )
-        rest = functools.partial(
-            ConvNormAct, layer=_with_ratios(options.convolution, ratio_out, ratio_out), **common
-        )
-        strides = spatial_window(rank, shape.strides)
+        before = options.preactivation
+        unit = (lambda *_: NormActConv) if before else options.unit
+        common = dict(rank=rank, epsilon=options.epsilon, **numerics)
+        first = functools.partial(unit(shape, ratio_in, ratio_out), **common)
+        rest = functools.partial(unit(shape, ratio_out, ratio_out), **common)
+        strides = spatial_window(rank, shape.strides, shape.temporal_stride)
         strided = dict(strides=strides, dilation=spatial_window(rank, shape.dilation))
-        point, square = spatial_window(rank, 1), spatial_window(rank, 3)
+        frames = shape.temporal_kernel
+        ahead, within = (1, frames) if options.spatiotemporal else (frames, 1)
+        point, square = spatial_window(rank, 1), spatial_window(rank, 3, within)
+        last = {} if before else dict(activation=None)
         if options.bottleneck:
-            self.conv1 = first(in_features, width, spatial_window(rank, 1, temporal_kernel))
+            self.conv1 = first(in_features, width, spatial_window(rank, 1, ahead))
             self.conv2 = rest(width, width, square, groups=options.groups, **strided)
-            self.conv3 = rest(width, out_features, point, activation=None)
+            self.conv3 = rest(width, out_features, point, **last)
         else:
             self.conv1 = first(
-                in_features, width, spatial_window(rank, 3, temporal_kernel), **strided
+                in_features, width, spatial_window(rank, 3, max(ahead, within)), **strided
             )
-            self.conv2 = rest(width, out_features, square, activation=None)
+            self.conv2 = rest(width, out_features, square, **last)
             self.conv3 = None
         self.se = SqueezeExcite(out_features, **numerics) if options.se else None
         axes = tuple(range(1, rank + 2))  # an example is dropped whole
@@ -130,12 +153,13 @@ class ResidualBlock(nnx.Module):
         rate, rngs = shape.drop_path, numerics["rngs"]
         self.drop_path = nnx.Dropout(rate, broadcast_dims=axes, rngs=rngs) if rate else None
         self.shortcut = (
-            first(in_features, out_features, point, strides=strides, activation=None)
-            if shape.projection or shape.strides != 1 or in_features != out_features
+            first(in_features, out_features, point, strides=strides, **last)
+            if has_projection(shape)
             else None
         )
+        self.activation = None if before else relu
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Map) -> Map:
         shifted = temporal_shift(x, self.temporal_shift) if self.temporal_shift else x
         y = self.conv2(self.conv1(shifted))
         if self.conv3 is not None:
@@ -144,18 +168,46 @@ class ResidualBlock(nnx.Module):
             y = self.se(y)
         if self.drop_path is not None:
             y = self.drop_path(y)
-        return nnx.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+        x = x if self.shortcut is None else self.shortcut(x)
+        y = jax.tree.map(jnp.add, y, x)
+        return y if self.activation is None else jax.tree.map(self.activation, y)
+
+
+def has_projection(shape: BlockShape) -> bool:
+    """Return whether the shortcut of a block has a convolution."""
+    strided = shape.strides != 1 or shape.temporal_stride != 1
+    return shape.projection or strided or shape.in_features != shape.out_features
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Where the residual blocks of a network have strides, dilation and kernels of time.
+
+    Attributes:
+      dilated: stages (3, 4) whose stride is replaced by dilation.
+      unstrided: stages whose stride is left out, without dilation.
+      temporal_kernels: for video, the frames that a residual block sees, by stage and block.
+      temporal_strides: for video, the stride in time of each stage's first block.
+      deformable: residual blocks whose 3x3 convolutions are deformable (stage → zero-based ones).
+    """
+
+    dilated: Sequence[int] = ()
+    unstrided: Sequence[int] = ()
+    temporal_kernels: Sequence[Sequence[int]] | None = None
+    temporal_strides: Sequence[int] | None = None
+    deformable: Mapping[int, Sequence[int]] = dataclasses.field(default_factory=dict)
 
 
 def block_shapes(
     depths: Sequence[int],
+    in_features: int,
     width: int,
     residual: Residual,
-    dilated: Sequence[int],
-    unstrided: Sequence[int],
+    geometry: Geometry,
 ) -> Iterator[BlockShape]:
     """Yield the shape of each residual block of a network, one stage after the other."""
-    features = width
+    features = in_features
+    kernels, time = geometry.temporal_kernels, geometry.temporal_strides
     rates = iter(np.linspace(0, residual.drop_path, sum(depths)).tolist())
     ratio_in = 0.0
     dilation = 1
@@ -167,9 +219,9 @@ def block_shapes(
             inner = planes * residual.width_per_group // 64 * residual.groups
         out_features = planes * residual.expansion
         ratio_out = residual.ratio if stage < len(depths) else 0.0
-        strides = 1 if stage == 1 or stage in unstrided else 2
+        strides = 1 if stage == 1 or stage in geometry.unstrided else 2
         first_dilation = dilation  # the first block of a dilated stage keeps the one before
-        if stage in dilated:
+        if stage in geometry.dilated:
             dilation *= strides
             strides = 1
         for i in range(depth):
@@ -185,6 +237,9 @@ def block_shapes(
                 dilation=first_dilation if i == 0 else dilation,
                 drop_path=next(rates),
                 temporal_shift=0 if i % shifts_every else residual.temporal_shift,
+                temporal_kernel=kernels[stage - 1][i] if kernels else 1,
+                temporal_stride=time[stage - 1] if time and i == 0 else 1,
+                deformable=i in geometry.deformable.get(stage, ()),
             )
             features = out_features
             ratio_in = ratio_out
@@ -193,9 +248,3 @@ def block_shapes(
 def spatial_window(rank: int, size: int, temporal: int = 1) -> tuple[int, ...]:
     """Return ``size`` for the axes of space and, for video, ``temporal`` for that of time."""
     return (temporal,) * (rank - 2) + (size, size)
-
-
-def _with_ratios(convolution: Convolution, ratio_in: float, ratio_out: float) -> Convolution:
-    if ratio_in == ratio_out == 0:
-        return conv
-    return functools.partial(convolution, ratio_in=ratio_in, ratio_out=ratio_out)

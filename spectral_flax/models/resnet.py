@@ -6,25 +6,29 @@ convolution; Xie et al., "Aggregated Residual Transformations", CVPR 2017 (ResNe
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Unpack
 
 import jax
 from flax import nnx
 
-from spectral_flax.arrays import as_floating, wide
-from spectral_flax.layers.conv import linear
-from spectral_flax.layers.norm import ConvNormAct
-from spectral_flax.layers.numerics import Numerics
-from spectral_flax.layers.remat import Rematerialisable
+from spectral_flax.layers.activations import relu
+from spectral_flax.layers.conv import conv
+from spectral_flax.layers.norm import BatchNorm, ConvNormAct
+from spectral_flax.layers.numerics import Numerics, types_of
+from spectral_flax.layers.places import check_places
+from spectral_flax.models.head import Classifier, Head
 from spectral_flax.models.residual import (
     BOTTLENECKS,
-    Convolution,
+    Geometry,
+    Map,
     Residual,
     ResidualBlock,
     block_shapes,
     spatial_window,
 )
+
+MEAN, STRIDED = Head(), Geometry()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,55 +37,33 @@ class Stem:
 
     Attributes:
       in_features: channels of the input.
+      features: channels of the convolution; None: the network's width.
       kernel: height and width of the convolution.
       stride: along height and width.
       temporal_kernel: frames that the convolution sees (video).
+      temporal_stride: its stride in time (video).
+      layer: builds the convolution; a named function, since the model keeps it.
       pool: whether it is followed by the pooling.
       pool_padding: padding of the pooling.
     """
 
     in_features: int = 3
+    features: int | None = None
     kernel: int = 7
     stride: int = 2
     temporal_kernel: int = 1
+    temporal_stride: int = 1
+    layer: Callable[..., nnx.Module] = conv
     pool: bool = True
     pool_padding: int = 1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Head:
-    """Pooling, dropout and the linear layer at the end of a network.
-
-    Attributes:
-      num_classes: None leaves the linear layer out: the result is the pooled features.
-      dropout: rate of dropout before the linear layer.
-      pool_size: None averages the whole last map. A number averages windows of that height and
-        width (and all frames) at every position; the linear layer's results are averaged.
-
-    Raises:
-      ValueError: no such number of classes, or rate.
-    """
-
-    num_classes: int | None = 1000
-    dropout: float = 0.0
-    pool_size: int | None = None
-
-    def __post_init__(self):
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(
-                f"num_classes={self.num_classes}; expected at least 1, or None for no head"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"dropout={self.dropout}; expected a rate from 0 up to, not including, 1"
-            )
-
-
-class ResNet(Rematerialisable):
+class ResNet(Classifier):
     """Residual network: ``[N, *spatial, in_features] -> [N, num_classes]``.
 
     ``stage1``, ``stage2``, … are lists of residual blocks in which each inserted block follows the
-    residual block that it is placed after.
+    residual block that it is placed after. Of an octave network ``features`` lists the parts of
+    high frequency, and of low as ``stage1_low`` and so on.
 
     Args:
       depths: residual blocks of each stage.
@@ -90,16 +72,13 @@ class ResNet(Rematerialisable):
       head: pooling and the linear layer.
       width: features of the first stage's narrow convolutions; each stage doubles it.
       rank: 2 for images, 3 for video.
-      temporal_kernels: for video, frames that the first convolution of each residual block sees, by
-        stage and block.
+      geometry: strides, dilation and kernels of time of the residual blocks.
       temporal_pool_stride: for video, every so many frames become one (their maximum) after
         stage 1.
       block: ``block(features, rank=…, rngs=…)`` builds a module that keeps the shape.
       blocks_at: residual blocks that one follows (stage → zero-based ones).
       input_size: (T,) H, W of the input that the blocks are built for: each is then also given
         ``size``, that of its map. None: they are not.
-      dilated: stages (3, 4) whose stride is replaced by dilation.
-      unstrided: stages whose stride is left out, without dilation.
 
     Raises:
       ValueError: an option names a stage or block that does not exist, or has no such value.
@@ -111,53 +90,54 @@ class ResNet(Rematerialisable):
         *,
         residual: Residual = BOTTLENECKS,
         stem: Stem = Stem(),
-        head: Head = Head(),
+        head: Head = MEAN,
         width: int = 64,
         rank: int = 2,
-        temporal_kernels: Sequence[Sequence[int]] | None = None,
+        geometry: Geometry = STRIDED,
         temporal_pool_stride: int = 1,
-        block: Convolution | None = None,
+        block: Callable[..., nnx.Module] | None = None,
         blocks_at: Mapping[int, Sequence[int]] | None = None,
         input_size: Sequence[int] | None = None,
-        dilated: Sequence[int] = (),
-        unstrided: Sequence[int] = (),
         **numerics: Unpack[Numerics],
     ):
         if not depths or min(depths) < 1:
             raise ValueError(f"depths={tuple(depths)}; expected at least one block in each stage")
-        blocks_at = _check_blocks_at(blocks_at or {}, depths, block)
+        if blocks_at and block is None:
+            raise ValueError(f"blocks_at={blocks_at} but no block to insert was given")
+        blocks_at = check_places("blocks_at", dict(blocks_at or {}), depths)
         self.rank = rank
         self.depths = tuple(depths)
-        self.dilated = tuple(dilated)
-        self.unstrided = tuple(unstrided)
+        self.strideless = (*geometry.dilated, *geometry.unstrided)
+        self.temporal_strides = tuple(geometry.temporal_strides or (1,) * len(depths))
         self.temporal_pool_stride = temporal_pool_stride
         self.stem_options = stem
-        self.head_pool_size = head.pool_size
         sizes = self.map_sizes(input_size) if blocks_at and input_size is not None else None
+        stem_features = width if stem.features is None else stem.features
         self.stem = ConvNormAct(
             stem.in_features,
-            width,
+            stem_features,
             spatial_window(rank, stem.kernel, stem.temporal_kernel),
-            strides=spatial_window(rank, stem.stride),
+            layer=stem.layer,
+            strides=spatial_window(rank, stem.stride, stem.temporal_stride),
             rank=rank,
+            epsilon=residual.epsilon,
             **numerics,
         )
-        shapes = list(block_shapes(depths, width, residual, dilated, unstrided))
+        module = residual.module or ResidualBlock
+        shapes = list(block_shapes(depths, stem_features, width, residual, geometry))
         for stage, depth in enumerate(depths, start=1):
             blocks = []
             for i in range(depth):
                 shape = shapes.pop(0)
-                kernel = temporal_kernels[stage - 1][i] if temporal_kernels else 1
-                options = dict(rank=rank, temporal_kernel=kernel)
-                blocks.append(ResidualBlock(shape, residual, **options, **numerics))
+                blocks.append(module(shape, residual, rank=rank, **numerics))
                 if i in blocks_at.get(stage, ()):
                     size = {} if sizes is None else {"size": sizes[stage - 1]}
                     blocks.append(block(shape.out_features, rank=rank, **size, **numerics))
             setattr(self, f"stage{stage}", nnx.List(blocks))
-        features = self.num_features = shape.out_features
-        self.dropout = nnx.Dropout(head.dropout, rngs=numerics["rngs"]) if head.dropout else None
-        classes = head.num_classes
-        self.head = None if classes is None else linear(features, classes, **numerics)
+        norm = dict(epsilon=residual.epsilon, **types_of(numerics))
+        self.norm = BatchNorm(shape.out_features, **norm) if residual.preactivation else None
+        last_map = f"stage{len(depths)}" if self.norm is None else "norm"
+        self._make_head(last_map, shape.out_features, head, **numerics)
 
     @property
     def stages(self) -> tuple[nnx.List, ...]:
@@ -166,14 +146,7 @@ class ResNet(Rematerialisable):
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
         """Return the feature maps by name: ``stem``, ``stage1`` and so on."""
-        x = as_floating(x=x)
-        in_features = self.stem_options.in_features
-        if x.ndim != self.rank + 2 or x.shape[-1] != in_features:
-            axes = ["N", "T", "H", "W"] if self.rank == 3 else ["N", "H", "W"]
-            expected = ", ".join([*axes, str(in_features)])
-            raise ValueError(f"x has shape {x.shape}; expected [{expected}]")
-        if 0 in x.shape[1:]:
-            raise ValueError(f"x has shape {x.shape}; expected no empty spatial axis")
+        x = self._checked(x, self.stem_options.in_features)
         self.map_sizes(x.shape[1:-1])
         x = self.stem(x)
         maps = {"stem": x}
@@ -183,23 +156,16 @@ class ResNet(Rematerialisable):
         for stage, blocks in enumerate(self.stages, start=1):
             for block in blocks:
                 x = self._run(block, x)
-            maps[f"stage{stage}"] = x
+            maps |= _named(f"stage{stage}", x)
             if stage == 1 and self.temporal_pool_stride > 1:
-                window = spatial_window(self.rank, 1, self.temporal_pool_stride)
-                x = nnx.max_pool(x, window, window)
+                x = jax.tree.map(self._pool_frames, x)
+        if self.norm is not None:
+            maps["norm"] = relu(self.norm(x))
         return maps
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.features(x)[f"stage{len(self.depths)}"]
-        if self.head_pool_size is None:
-            x = x.mean(tuple(range(1, x.ndim - 1)))
-        else:
-            x = _window_means(x, self.head_pool_size)
-        if self.dropout is not None:
-            x = self.dropout(x)
-        if self.head is not None:
-            x = self.head(x)
-        return x.mean(tuple(range(1, x.ndim - 1)))
+    def _pool_frames(self, x: jax.Array) -> jax.Array:
+        window = spatial_window(self.rank, 1, self.temporal_pool_stride)
+        return nnx.max_pool(x, window, window)
 
     def map_sizes(self, input_size: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the size of each stage's map, (T,) H, W, for an input of that size.
@@ -212,13 +178,15 @@ class ResNet(Rematerialisable):
             raise ValueError(f"input_size={tuple(input_size)}; expected {axes}")
         *frames, height, width = input_size
         stem = self.stem_options
+        frames = [-(-n // stem.temporal_stride) for n in frames]
         size = [-(-n // stem.stride) for n in (height, width)]
         if stem.pool:
             size = [(n + 2 * stem.pool_padding - 3) // 2 + 1 for n in size]
         sizes = []
         for stage in range(1, len(self.depths) + 1):
-            if stage > 1 and stage not in (*self.dilated, *self.unstrided):
+            if stage > 1 and stage not in self.strideless:
                 size = [-(-n // 2) for n in size]
+            frames = [-(-n // self.temporal_strides[stage - 1]) for n in frames]
             if stage == 2:
                 frames = [n // self.temporal_pool_stride for n in frames]
             if min(*frames, *size) < 1:
@@ -230,27 +198,9 @@ class ResNet(Rematerialisable):
         return sizes
 
 
-def _window_means(x: jax.Array, window: int) -> jax.Array:
-    """Average all frames and windows of space: ``[N, (T,) H, W, C] -> [N, H', W', C]``.
-
-    A map that is smaller than the window is one window.
-    """
-    y = x.astype(wide(x.dtype))
-    y = y.mean(tuple(range(1, x.ndim - 3)))
-    with jax.numpy_dtype_promotion("standard"):  # Flax divides by an integer
-        return nnx.avg_pool(y, tuple(min(window, n) for n in y.shape[1:3])).astype(x.dtype)
-
-
-def _check_blocks_at(blocks_at, depths, block) -> dict[int, tuple[int, ...]]:
-    if blocks_at and block is None:
-        raise ValueError(f"blocks_at={blocks_at} but no block to insert was given")
-    for stage, indices in blocks_at.items():
-        if not 1 <= stage <= len(depths):
-            raise ValueError(f"blocks_at names stage {stage}; expected 1 to {len(depths)}")
-        for i in indices:
-            if not 0 <= i < depths[stage - 1]:
-                raise ValueError(
-                    f"blocks_at places a block after number {i} of stage {stage}, "
-                    f"which has {depths[stage - 1]} (from 0)"
-                )
-    return {stage: tuple(indices) for stage, indices in blocks_at.items()}
+def _named(name: str, x: Map) -> dict[str, jax.Array]:
+    """Return a map by its name, and its part of low frequency, if there is one, by another."""
+    if not isinstance(x, tuple | list):
+        return {name: x}
+    high, low = x
+    return {f"{name}_low": low, name: high}

@@ -7,7 +7,14 @@ block also see neighbouring frames (I3D); half the frames after stage 1.
 """
 
 from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
-from spectral_flax.models.classifier import FFC_PAPER, PLAIN, resnet_classifier
+from spectral_flax.models.classifier import (
+    FFC_PAPER,
+    FOURIER,
+    OCTAVE,
+    OCTAVE_PAPER,
+    PLAIN,
+    resnet_classifier,
+)
 from spectral_flax.models.record import Card
 from spectral_flax.models.registry import Model, add
 
@@ -15,6 +22,9 @@ from spectral_flax.models.registry import Model, add
 DEFAULTS = dict(
     input_size=(8, 224, 224), num_classes=400, dropout=0.5, head_pool_size=7, stem_pool_padding=0
 )
+
+# Deformable convolutions are for images.
+FLAT = dict(deformable_at=None, modulated=True)
 
 _PAPER = "Wang et al., Non-local Neural Networks, CVPR 2018"
 _PUBLISHED = {
@@ -48,7 +58,7 @@ def _model(backbone: str, kind: str, ffc: bool, block: str | None) -> Model:
     title += " whose every convolution is an FFC" if ffc else ""
     title += f" with {BLOCKS[block].title}" if block else ""
     fixed = dict(backbone=backbone, temporal=kind == "i3d")
-    fixed |= ({} if ffc else PLAIN) | (dict(block=block) if block else {})
+    fixed |= (FOURIER if ffc else PLAIN | FLAT) | (dict(block=block) if block else {})
     return Model(
         name=name,
         function=resnet_classifier,
@@ -71,27 +81,61 @@ for _backbone in ("resnet18", "resnet34", "resnet50", "resnet101"):
                 add(_model(_backbone, _kind, _ffc, _block))
 
 
-for _backbone, _published in (("resnet50", "74.1"), ("resnet101", "")):
-    add(
-        Model(
-            name=f"tsm_{_backbone}",
-            function=resnet_classifier,
-            card=Card(
-                paper="Lin et al., TSM: Temporal Shift Module for Efficient Video Understanding, "
-                "ICCV 2019",
-                code="mit-han-lab/temporal-shift-module",
-                licence="MIT",
-                input_size=(8, 224, 224),
-                published=f"Kinetics-400 top-1 {_published} (8 frames, 10 x 3 views)"
-                if _published
-                else "",
-            ),
-            title=f"{_backbone.replace('resnet', 'ResNet-')} whose blocks shift channels in time: "
-            "``[N, T, H, W, in_features] -> [N, num_classes]``.",
-            family="tsm",
-            task="classification",
-            rank=3,
-            fixed=dict(backbone=_backbone, temporal=False, rank=3) | PLAIN,
-            defaults=DEFAULTS | dict(temporal_shift=8, stem_pool_padding=1, head_pool_size=None),
-        )
+def _shifted(backbone: str, block: str | None) -> Model:
+    """Return the record of a temporal shift network."""
+    name = "_".join(filter(None, ("tsm", backbone, block)))
+    published = {"tsm_resnet50": "74.1", "tsm_resnet50_nl": "75.6"}.get(name)
+    title = f"{backbone.replace('resnet', 'ResNet-')} whose blocks shift channels in time"
+    title += f" with {BLOCKS[block].title}" if block else ""
+    return Model(
+        name=name,
+        function=resnet_classifier,
+        card=Card(
+            paper="Lin et al., TSM: Temporal Shift Module for Efficient Video Understanding, "
+            "ICCV 2019",
+            code="mit-han-lab/temporal-shift-module",
+            licence="MIT",
+            input_size=(8, 224, 224),
+            published=f"Kinetics-400 top-1 {published} (8 frames, 10 x 3 views)"
+            if published
+            else "",
+        ),
+        title=f"{title}: ``[N, T, H, W, in_features] -> [N, num_classes]``.",
+        family="tsm",
+        task="classification",
+        block=block,
+        rank=3,
+        fixed=dict(backbone=backbone, temporal=False, rank=3)
+        | PLAIN
+        | FLAT
+        | (dict(block=block) if block else {}),
+        defaults=DEFAULTS
+        | dict(temporal_shift=8, stem_pool_padding=1, head_pool_size=None)
+        | ({"block_options": {"scale": 1.0, "pool_projected": True}} if block else {}),
     )
+
+
+for _backbone in ("resnet50", "resnet101"):
+    for _block in (None, "nl"):
+        add(_shifted(_backbone, _block))
+
+add(
+    Model(
+        name="octave_i3d_resnet50",
+        function=resnet_classifier,
+        card=Card(
+            paper=OCTAVE_PAPER,
+            input_size=(8, 224, 224),
+            published="Kinetics-400 top-1 74.6 (8 frames)",
+            note="No code was published. The share of low frequencies, alpha in the paper, is the "
+            "option ratio; the talk does not state it.",
+        ),
+        title="I3D on ResNet-50 of octave convolutions: "
+        "``[N, T, H, W, in_features] -> [N, num_classes]``.",
+        family="octave",
+        task="classification",
+        rank=3,
+        fixed=dict(backbone="resnet50", temporal=True, rank=3) | OCTAVE,
+        defaults=DEFAULTS | dict(ratio=0.1, stem_pool_padding=1),
+    )
+)

@@ -10,8 +10,9 @@ from flax import nnx
 
 import spectral_flax as sf
 from spectral_flax.models.classifier import STEMS
-from spectral_flax.models.residual import Residual, ResidualBlock
-from spectral_flax.models.resnet import Head, ResNet, Stem
+from spectral_flax.models.head import Head
+from spectral_flax.models.residual import Geometry, Residual, ResidualBlock
+from spectral_flax.models.resnet import ResNet, Stem
 
 SHALLOW = dict(depths=(1, 1, 1, 1), width=8, head=Head(num_classes=5))
 BASIC = Residual(bottleneck=False)
@@ -61,7 +62,7 @@ def test_map_sizes_are_those_of_the_features_of_a_clip(size, margin):
 
 
 def test_map_sizes_know_of_dilation():
-    model = build(dilated=(3, 4))
+    model = build(geometry=Geometry(dilated=(3, 4)))
     maps = jax.eval_shape(model.features, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
     assert model.map_sizes((64, 64))[-1] == maps["stage4"].shape[1:-1] == (8, 8)
 
@@ -113,7 +114,7 @@ def test_dropout_stands_before_the_head_in_training_only():
 
 def test_a_dilated_network_keeps_the_parameters_of_the_plain_one():
     shapes = lambda model: jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(model)))
-    assert shapes(build(dilated=(4,))) == shapes(build())
+    assert shapes(build(geometry=Geometry(dilated=(4,)))) == shapes(build())
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,8 @@ def _letters(norm):
 
 
 def non_local_video(block: NonLocal) -> list[Rule]:
-    """Return the names of BAT video: a sub-sampled convolution comes second, after its pooling."""
-    second = ".1" if block.sub_sample else ""
+    """Return the names of BAT video, where pooling stands before a convolution, or of TSM."""
+    second = (".0" if block.pool_projected else ".1") if block.sub_sample else ""
     return [
         Rule("query", "theta"),
         Rule("key", f"phi{second}"),

@@ -19,6 +19,7 @@ from spectral_flax.checkpoints.names.layouts import (
 from spectral_flax.checkpoints.names.tables import Rule, nested, register_rules, tables_for
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
 from spectral_flax.layers.norm import ConvNormAct
+from spectral_flax.models.artnet import RelationBlock
 from spectral_flax.models.residual import ResidualBlock
 from spectral_flax.models.resnet import ResNet
 
@@ -70,7 +71,7 @@ FFC_NORM_ACT = [
 
 
 # [O, I, 1, 1, 1] for videos, [O, I] for images <-> (I, O)
-_head = Layout(
+pointwise_head = Layout(
     lambda arrays, _: arrays[0].reshape(arrays[0].shape[:2]).T if arrays[0].ndim > 1 else arrays[0],
     lambda a, model: [
         a.T.reshape(*a.T.shape, *(1,) * 3) if a.ndim > 1 and model.rank == 3 else a.T
@@ -81,6 +82,7 @@ STEM = [Rule(r"stem\.conv", "conv1"), Rule(r"stem\.norm", "bn1")]
 
 RESIDUAL_BLOCK = [
     Rule(r"conv(?P<conv>\d)\.conv", "conv{conv}"),
+    Rule(r"conv(?P<conv>\d)\.conv\.offset", "conv{conv}.conv_offset"),  # mmcv's
     Rule(r"conv(?P<conv>\d)\.norm", "bn{conv}"),
     Rule(r"shortcut\.conv", "downsample.0"),
     Rule(r"shortcut\.norm", "downsample.1"),
@@ -139,7 +141,7 @@ def stage_rules(
     for stage, blocks in enumerate(model.stages, start=1):
         residual = -1
         for position, block in enumerate(blocks):
-            inserted = not isinstance(block, ResidualBlock)
+            inserted = not isinstance(block, ResidualBlock | RelationBlock)
             residual += not inserted
             table = _table(block, families) if inserted else residual_block
             place = Place(stage, residual, position, inserted)
@@ -167,7 +169,7 @@ def _name(place: Place) -> str:
 
 def _rules(residual_block: Sequence[Rule], model: ResNet) -> list[Rule]:
     blocks = stage_rules(model, residual_block, _FAMILY_OF_RANK[model.rank], _name)
-    return [*STEM, *blocks, Rule("head", "fc", _head)]
+    return [*STEM, *blocks, Rule("head", "fc", pointwise_head)]
 
 
 def _nlnet(model: ResNet) -> list[Rule]:

@@ -79,7 +79,7 @@ def tables_for(module: nnx.Module) -> list[tuple[str, tuple[Rule, ...]]]:
     A class without any has the names of its own modules, in PyTorch's words for their arrays.
     """
     if type(module) not in _TABLES:
-        return [(OWN_NAMES, _own_names(module))]
+        return [(OWN_NAMES, own_names(module))]
     return [
         (table.family, tuple(table.rules(module) if callable(table.rules) else table.rules))
         for table in _TABLES[type(module)]
@@ -89,7 +89,7 @@ def tables_for(module: nnx.Module) -> list[tuple[str, tuple[Rule, ...]]]:
 OWN_NAMES = "own"
 
 
-def _own_names(module: nnx.Module) -> tuple[Rule, ...]:
+def own_names(module: nnx.Module) -> tuple[Rule, ...]:
     """Return rules that keep names: those of tables where a part has one, else of each module."""
     rules: list[Rule] = []
     below: list[str] = []

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of video networks in PyTorchVideo and in PySlowFast; those of BAT video are ResNet's.
+"""Names of residual video networks of several code bases; those of BAT video are ResNet's.
 
-Both pad the pooling after the stem: load their weights into models with ``stem_pool_padding=1``.
+PyTorchVideo and PySlowFast pad the pooling after the stem: load their weights into models with
+``stem_pool_padding=1``.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
+from spectral_flax.checkpoints.names.attention import non_local_video
 from spectral_flax.checkpoints.names.layouts import Layout
 from spectral_flax.checkpoints.names.resnet import Place, stage_rules
-from spectral_flax.checkpoints.names.tables import Rule, register_rules
+from spectral_flax.checkpoints.names.tables import Rule, nested, own_names, register_rules
 from spectral_flax.layers.non_local import NonLocal
+from spectral_flax.layers.video_conv import FactorisedConv
+from spectral_flax.models.artnet import RelationBlock
+from spectral_flax.models.residual import ResidualBlock
 from spectral_flax.models.resnet import ResNet
 
 _BRANCHES = {"1": "a", "2": "b", "3": "c"}
@@ -106,7 +111,9 @@ _of_frames = Layout(lambda arrays, _: arrays[0][None], lambda array, _: [array[0
 
 def _tsm(model: ResNet) -> list[Rule]:
     """Return the names of temporal-shift-module, where a shift stands around ``conv1``."""
-    if model.rank != 3 or not model.stage1[0].temporal_shift:
+    if model.rank != 3 or not isinstance(model.stage1[0], ResidualBlock):
+        return []
+    if not model.stage1[0].temporal_shift:
         return []
     rules = [
         Rule(r"stem\.conv", "base_model.conv1", _of_frames),
@@ -114,17 +121,90 @@ def _tsm(model: ResNet) -> list[Rule]:
         Rule("head", "new_fc"),
     ]
     for stage, blocks in enumerate(model.stages, start=1):
+        residual = -1
         for i, block in enumerate(blocks):
-            ours, theirs = rf"stage{stage}\.{i}\.", f"base_model.layer{stage}.{i}."
-            net = ".net" if block.temporal_shift else ""
-            rules += [
-                Rule(rf"{ours}conv1\.conv", f"{theirs}conv1{net}", _of_frames),
-                Rule(rf"{ours}conv(?P<n>\d)\.conv", theirs + "conv{n}", _of_frames),
-                Rule(rf"{ours}conv(?P<n>\d)\.norm", theirs + "bn{n}"),
-                Rule(rf"{ours}shortcut\.conv", f"{theirs}downsample.0", _of_frames),
-                Rule(rf"{ours}shortcut\.norm", f"{theirs}downsample.1"),
-            ]
+            ours = rf"stage{stage}\.{i}"
+            inserted = not isinstance(block, ResidualBlock)
+            residual += not inserted
+            theirs = f"base_model.layer{stage}.{residual}"
+            if inserted:
+                rules += nested(non_local_video(block), ours, f"{theirs}.nl")
+                continue
+            wrapped = i + 1 < len(blocks) and not isinstance(blocks[i + 1], ResidualBlock)
+            theirs += ".block" if wrapped else ""
+            rules += nested(_shifted(bool(block.temporal_shift)), ours, theirs)
     return rules
 
 
+def _shifted(shifts: bool) -> list[Rule]:
+    return [
+        Rule(r"conv1\.conv", "conv1.net" if shifts else "conv1", _of_frames),
+        Rule(r"conv(?P<n>\d)\.conv", "conv{n}", _of_frames),
+        Rule(r"conv(?P<n>\d)\.norm", "bn{n}"),
+        Rule(r"shortcut\.conv", "downsample.0", _of_frames),
+        Rule(r"shortcut\.norm", "downsample.1"),
+    ]
+
+
 register_rules(ResNet, _tsm, "TSM")
+
+# torchvision's R(2+1)D, R3D and MC3: a convolution of two steps, or of one.
+_STEPS = [
+    Rule(r"spatial\.conv", "0"),
+    Rule(r"spatial\.norm", "1"),
+    Rule("temporal", "3"),
+]
+R3D_BLOCK = [
+    *nested(_STEPS, r"conv(?P<n>\d)\.conv", "conv{n}.0"),
+    Rule(r"conv(?P<n>\d)\.conv", "conv{n}.0"),
+    Rule(r"conv(?P<n>\d)\.norm", "conv{n}.1"),
+    Rule(r"shortcut\.conv", "downsample.0"),
+    Rule(r"shortcut\.norm", "downsample.1"),
+]
+
+
+def _r3d(model: ResNet) -> list[Rule]:
+    """Return the names of torchvision's video networks."""
+    if model.rank != 3:
+        return []
+    in_steps = isinstance(model.stem.conv, FactorisedConv)
+    stem = nested(_STEPS, r"stem\.conv", "stem") if in_steps else [Rule(r"stem\.conv", "stem.0")]
+    name = lambda place: f"layer{place.stage}.{'nl' if place.inserted else ''}{place.residual}"
+    return [
+        *stem,
+        Rule(r"stem\.norm", "stem.4" if in_steps else "stem.1"),
+        *stage_rules(model, R3D_BLOCK, ("BAT video",), name),
+        Rule("head", "fc"),
+    ]
+
+
+_PARTS = (("conv", "conv"), ("norm", "bn"))
+GLORE_BLOCK = [
+    *(Rule(rf"conv(?P<n>\d)\.{ours}", f"conv_m{{n}}.{theirs}") for ours, theirs in _PARTS),
+    *(Rule(rf"shortcut\.{ours}", f"conv_w1.{theirs}") for ours, theirs in _PARTS),
+]
+
+
+def _glore(model: ResNet) -> list[Rule]:
+    """Return the names of facebookresearch/GloRe, whose units normalise before they convolve."""
+    if model.rank != 3 or model.norm is None:
+        return []
+    extra = lambda place: "_extra" if place.inserted else ""
+    name = lambda place: f"conv{place.stage + 1}.B{place.residual + 1:02}{extra(place)}"
+    return [
+        Rule(r"stem\.conv", "conv1.conv"),
+        Rule(r"stem\.norm", "conv1.bn"),
+        *stage_rules(model, GLORE_BLOCK, ("GloRe", "BAT video"), name),
+        Rule("norm", "tail.bn"),
+        Rule("head", "classifier"),
+    ]
+
+
+def _artnet(model: ResNet) -> list[Rule]:
+    """Return names of our own: the published network is not in PyTorch."""
+    return list(own_names(model)) if isinstance(model.stage1[0], RelationBlock) else []
+
+
+register_rules(ResNet, _r3d, "torchvision video")
+register_rules(ResNet, _glore, "GloRe")
+register_rules(ResNet, _artnet, "ARTNet")

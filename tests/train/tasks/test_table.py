@@ -133,13 +133,13 @@ OLD = [
         "inpainting",
         dict(label_smoothing=0.0),
         dict(holes="thick_512", distort=True),
-        dict(encoder=dict(model="resnet50", weights="a.pth", options=dict(dilated=(3, 4)))),
+        dict(encoder=dict(model="resnet50", weights="a.pth", options=dict(output_stride=8))),
         dict(
             test_masks="thick_512",
             distort=True,
             encoder_model="resnet50",
             encoder_weights="a.pth",
-            encoder_options=dict(dilated=(3, 4)),
+            encoder_options=dict(output_stride=8),
         ),
     ),
 ]
