@@ -29,7 +29,8 @@ import spectral_flax as sf
 from spectral_flax.models.registry import MODELS
 
 NARROW = dict(width=32, encoder_width=32, depths=(1, 1, 1, 1), ratio=0.5, num_classes=3)
-SMALL = 112  # pixels a side, enough for the 7 x 7 grid of bilinear attention
+# Pixels a side: enough for the 7 x 7 grid of bilinear attention; octaves halve maps once more.
+SMALL, SMALL_OCTAVE = 112, 128
 
 
 def forward(model):
@@ -54,7 +55,8 @@ def check(name: str, mesh) -> dict:
     """Lower and compile the forward pass of a narrow copy, and count its all-gathers."""
     card, known = sf.card(name), MODELS[name].options
     options = {key: value for key, value in NARROW.items() if key in known}
-    size = (*card.input_size[:-2], *(min(n, SMALL) for n in card.input_size[-2:]))
+    side = SMALL_OCTAVE if "octave" in name else SMALL
+    size = (*card.input_size[:-2], *(min(n, side) for n in card.input_size[-2:]))
     if "input_size" in known:
         options["input_size"] = size
     model = sf.abstract_model(name, **options)

@@ -135,7 +135,7 @@ def _model(kind: str, backbone: str) -> Model:
         ),
         title=f"{backbone.replace('resnet', 'ResNet-')} {_TITLES[kind]}: "
         "``[N, T, H, W, in_features] -> [N, num_classes]``.",
-        family=kind,
+        family="r3d",
         task="classification",
         rank=3,
         fixed=dict(backbone=backbone, kind=kind),

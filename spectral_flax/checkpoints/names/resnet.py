@@ -174,7 +174,8 @@ def _rules(residual_block: Sequence[Rule], model: ResNet) -> list[Rule]:
 
 def _nlnet(model: ResNet) -> list[Rule]:
     """Return the names of a network with gates, whose others are torchvision's."""
-    return _rules(NLNET_RESIDUAL_BLOCK, model) if model.stage1[0].se is not None else []
+    gated = getattr(model.stage1[0], "se", None) is not None
+    return _rules(NLNET_RESIDUAL_BLOCK, model) if gated else []
 
 
 register_rules(FourierUnit, FOURIER_UNIT)

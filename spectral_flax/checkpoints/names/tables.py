@@ -79,7 +79,7 @@ def tables_for(module: nnx.Module) -> list[tuple[str, tuple[Rule, ...]]]:
     A class without any has the names of its own modules, in PyTorch's words for their arrays.
     """
     if type(module) not in _TABLES:
-        return [(OWN_NAMES, own_names(module))]
+        return [(OWN_NAMES, _own_names(module))]
     return [
         (table.family, tuple(table.rules(module) if callable(table.rules) else table.rules))
         for table in _TABLES[type(module)]
@@ -89,7 +89,7 @@ def tables_for(module: nnx.Module) -> list[tuple[str, tuple[Rule, ...]]]:
 OWN_NAMES = "own"
 
 
-def own_names(module: nnx.Module) -> tuple[Rule, ...]:
+def _own_names(module: nnx.Module) -> tuple[Rule, ...]:
     """Return rules that keep names: those of tables where a part has one, else of each module."""
     rules: list[Rule] = []
     below: list[str] = []
@@ -98,13 +98,19 @@ def own_names(module: nnx.Module) -> tuple[Rule, ...]:
         if type(part) in _TABLES:
             rules += nested(tables_for(part)[0][1], re.escape(name), name)
             below.append(name)
+    return tuple(dict.fromkeys([*rules, *kept_names(module, below)]))
+
+
+def kept_names(module: nnx.Module, without: Sequence[str] = ()) -> list[Rule]:
+    """Return rules that keep the path of each array, but below parts that are named."""
+    rules = []
     for path, _ in nnx.to_flat_state(nnx.state(module, nnx.Not(nnx.RngState))):
         *owner, leaf = map(str, path)
-        if owner and owner[0] not in below:
+        if owner and owner[0] not in without:
             rules.append(Rule(re.escape(".".join(owner)), ".".join(owner)))
         elif not owner:
             rules.append(Rule(re.escape(leaf), LEAF_NAMES.get(leaf, leaf)))
-    return tuple(dict.fromkeys(rules))
+    return list(dict.fromkeys(rules))
 
 
 def ignored_by(module: nnx.Module, family: str) -> re.Pattern:

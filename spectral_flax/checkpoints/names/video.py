@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from spectral_flax.checkpoints.names.attention import non_local_video
 from spectral_flax.checkpoints.names.layouts import Layout
 from spectral_flax.checkpoints.names.resnet import Place, stage_rules
-from spectral_flax.checkpoints.names.tables import Rule, nested, own_names, register_rules
+from spectral_flax.checkpoints.names.tables import Rule, kept_names, nested, register_rules
 from spectral_flax.layers.non_local import NonLocal
 from spectral_flax.layers.video_conv import FactorisedConv
 from spectral_flax.models.artnet import RelationBlock
@@ -202,7 +202,7 @@ def _glore(model: ResNet) -> list[Rule]:
 
 def _artnet(model: ResNet) -> list[Rule]:
     """Return names of our own: the published network is not in PyTorch."""
-    return list(own_names(model)) if isinstance(model.stage1[0], RelationBlock) else []
+    return kept_names(model) if isinstance(model.stage1[0], RelationBlock) else []
 
 
 register_rules(ResNet, _r3d, "torchvision video")
