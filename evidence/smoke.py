@@ -23,11 +23,12 @@ from benchmarks.results import write
 from evidence.runs import ROOT, finish, start
 
 DIRECTIONS = 4
+CONFIGS = ("imagenet", "kinetics", "kinetics_compared")
 
 
 def names() -> list[str]:
     found = []
-    for config in ("imagenet", "kinetics"):
+    for config in CONFIGS:
         variants = runpy.run_path(str(ROOT / "configs" / f"{config}.py"))["variants"]
         found += [f"{config}:{name}" for name in variants if name.endswith("_smoke")]
     return [name.removesuffix("_smoke") for name in found]
@@ -63,7 +64,9 @@ def main() -> None:
             began = time.perf_counter()
             finish(start(f"configs/{config}.py:{model}_smoke", Path(directory), *steps))
             seconds = time.perf_counter() - began
-            rows[name] = accuracies(Path(directory), config == "kinetics") | {"seconds": seconds}
+            rows[name] = accuracies(Path(directory), config.startswith("kinetics")) | {
+                "seconds": seconds
+            }
         figures = "  ".join(f"{part} {value:.3f}" for part, value in rows[name].items())
         print(f"{name:32} {figures}", flush=True)
     write("smoke", rows)

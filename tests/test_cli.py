@@ -39,7 +39,7 @@ def fails(capsys, *arguments) -> str:
     return told
 
 
-NAMES = ["list", "show", "profile", "convert", "predict", "inpaint", "train", "evaluate"]
+NAMES = ["list", "show", "profile", "compare", "convert", "predict", "inpaint", "train", "evaluate"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in NAMES)])
@@ -69,7 +69,9 @@ def test_list_shows_families_and_blocks_at_first_and_names_by_filter(capsys):
     assert len(shown.splitlines()) < 45
     assert main(["list", "--block", "bat3d", "--published"]) == 0
     assert capsys.readouterr().out == "c2d_resnet50_bat3d\n"
-    assert "family='vgg'; expected one of 'c2d'" in fails(capsys, "list", "--family", "vgg")
+    assert "family='vgg'; expected one of 'artnet', 'c2d'" in fails(
+        capsys, "list", "--family", "vgg"
+    )
     assert "and the filters" in fails(capsys, "list", "lama*", "--task", "pose")
 
 

@@ -4,6 +4,7 @@
 import dataclasses
 from typing import Any
 
+from spectral_flax.models.registry import get_model
 from train.config import Config, Data, Pretrained, Schedule
 
 
@@ -53,7 +54,8 @@ def smoke(config: Config, **options: Any) -> Config:
     """
     video = config.data.name == "video_list"
     small = dict(width=16, input_size=(8, 32, 32), dropout=0.0) if video else dict(width=32)
-    small |= dict(depths=(1, 1, 1))
+    known = get_model(config.model).options
+    small = {k: v for k, v in (small | dict(depths=(1, 1, 1))).items() if k in known}
     common = dict(
         options=config.options | small | options,
         pretrained=Pretrained(),

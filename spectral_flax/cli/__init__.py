@@ -8,12 +8,21 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from spectral_flax.cli import convert, inpaint, list_models, predict, profile, show, training
+from spectral_flax.cli import (
+    compare,
+    convert,
+    inpaint,
+    list_models,
+    predict,
+    profile,
+    show,
+    training,
+)
 from spectral_flax.cli.options import add_plugins, complain
 from spectral_flax.kernels.cpu import keep_freed_memory
 from spectral_flax.plugins import import_plugins
 
-COMMANDS = (list_models, show, profile, convert, predict, inpaint, training)
+COMMANDS = (list_models, show, profile, compare, convert, predict, inpaint, training)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="spectral-flax",
-        description="Networks that see the whole image: list, profile, convert, run, train.",
+        description="Networks that see the whole image: list, compare, convert, run, train.",
         epilog="spectral-flax COMMAND --help tells the options of a command.",
     )
     version = importlib.metadata.version("spectral-flax")

@@ -88,9 +88,11 @@ def _in_short(models: Sequence[Model]) -> list[str]:
 
 def _overview() -> None:
     """Print the families with the names of their backbones, and the blocks that they take."""
+    with_blocks = {m.family for m in MODELS.values() if m.block and m.name.endswith(m.block)}
     families: dict[tuple[str, str], list[Model]] = {}
-    for model in MODELS.values():
-        families.setdefault((model.task or "own", model.family), []).append(model)
+    for model in MODELS.values():  # those without blocks have few names, in one row
+        family = model.family if model.family in with_blocks else ""
+        families.setdefault((model.task or "own", family), []).append(model)
     console, table = Console(), Table("task", "names", show_edge=False)
     for (task, _), models in sorted(families.items(), key=lambda pair: pair[0][0]):
         table.add_row(task, escape("  ".join(_in_short(models))))

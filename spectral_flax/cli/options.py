@@ -3,7 +3,9 @@
 
 import argparse
 import ast
+import glob
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
@@ -11,6 +13,7 @@ from flax import nnx
 from spectral_flax.checkpoints.store import build, read_weights
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.models.record import Card
+from spectral_flax.models.registry import list_models
 
 MAX_LINES = 20  # of an error message; whole models may be missing from a checkpoint
 
@@ -92,6 +95,22 @@ def _option(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):  # a word: bfloat16
         return name, value
+
+
+def model_names(words: Sequence[str]) -> list[str]:
+    """Return the models that names and globs name, each once.
+
+    Raises:
+      ValueError: a glob names none.
+    """
+    names = []
+    for word in words:
+        globbed = glob.has_magic(word)
+        inside = list_models(word) if globbed else [word]
+        if globbed and not inside:
+            raise ValueError(f"no model matches {word!r}; spectral-flax list tells the names")
+        names += inside
+    return list(dict.fromkeys(names))
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -2,17 +2,15 @@
 """``spectral-flax profile``: count parameters, multiply-adds and memory without running a model."""
 
 import argparse
-import glob
 import json
-from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from spectral_flax.analysis.profile import Cost, Profile, profile
 from spectral_flax.analysis.published import TABLES, Convention, Row, agrees, recount
-from spectral_flax.cli.options import add_options, described, input_shape, parse_size
-from spectral_flax.models.registry import abstract_model, card, list_models
+from spectral_flax.cli.options import add_options, described, input_shape, model_names, parse_size
+from spectral_flax.models.registry import abstract_model, card
 
 TOLERANCE = 0.02  # of multiply-adds against a published figure
 
@@ -48,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     if args.table:
         _print_published(args.table, args.json)
         return
-    found = {name: _profile(name, args) for name in _names(args.names)}
+    found = {name: _profile(name, args) for name in model_names(args.names)}
     if args.json:
         print(json.dumps({name: _as_json(p, args.layers) for name, p in found.items()}, indent=2))
         return
@@ -64,18 +62,6 @@ def run(args: argparse.Namespace) -> None:
         table.add_section()
         _add_cost(table, "total", counted.total)
         Console().print(table)
-
-
-def _names(words: Sequence[str]) -> list[str]:
-    """Return the models that names and globs name, each once."""
-    names = []
-    for word in words:
-        globbed = glob.has_magic(word)
-        inside = list_models(word) if globbed else [word]
-        if globbed and not inside:
-            raise ValueError(f"no model matches {word!r}; spectral-flax list tells the names")
-        names += inside
-    return list(dict.fromkeys(names))
 
 
 def _profile(name: str, args: argparse.Namespace) -> Profile:

@@ -184,7 +184,7 @@ def test_printed_numbers_tell_their_precision():
 
 ROWS = {
     "imagenet": ("FFC-ResNet-50 + LFU", "ResNet-18: NL adds", "ResNet-18: BAT adds"),
-    "kinetics": ("C2D + NL", "C2D + 3D-BAT", "FFC-C2D", "TSM"),
+    "kinetics": ("C2D + NL", "C2D + 3D-BAT", "FFC-C2D", "TSM", "Oct-I3D"),
     "pose": ("NL adds, 256x192", "CGNL adds, 384x288", "SRL-FFT adds, 256x192"),
 }
 
@@ -200,4 +200,5 @@ def test_the_papers_tables_are_reproduced(table, label):
 
 def test_rows_of_networks_that_are_not_ours_are_left_uncounted():
     convention, rows = TABLES["kinetics"]
-    assert rows[0].label == "A2-Net" and recount(rows[0], convention) is None
+    assert all(row.model in MODELS for row in rows)
+    assert recount(dataclasses.replace(rows[0], model="another"), convention) is None
