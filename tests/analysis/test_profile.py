@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import math
 
 import jax
@@ -12,7 +13,7 @@ from spectral_flax.analysis.published import TABLES, agrees, recount
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.ffc import FourierUnit
 from spectral_flax.layers.norm import ConvNormAct
-from spectral_flax.models.registry import abstract_model
+from spectral_flax.models.registry import MODELS, abstract_model
 
 
 class Apply(nnx.Module):
