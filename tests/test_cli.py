@@ -69,9 +69,8 @@ def test_list_shows_families_and_blocks_at_first_and_names_by_filter(capsys):
     assert len(shown.splitlines()) < 45
     assert main(["list", "--block", "bat3d", "--published"]) == 0
     assert capsys.readouterr().out == "c2d_resnet50_bat3d\n"
-    assert "family='vgg'; expected one of 'artnet', 'c2d'" in fails(
-        capsys, "list", "--family", "vgg"
-    )
+    told = fails(capsys, "list", "--family", "vgg")
+    assert "family='vgg'; expected one of 'artnet', 'c2d'" in told
     assert "and the filters" in fails(capsys, "list", "lama*", "--task", "pose")
 
 
