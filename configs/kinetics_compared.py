@@ -51,7 +51,7 @@ def as_artnet(config: Config) -> Config:
         bias_factor=1.0,
     )
     schedule = Schedule(name="step", warmup=0.0, drop_at=(0.28, 0.56, 0.72, 0.88))
-    about = dict(epochs=None, steps=250_000, batch_size=112)
+    about = dict(steps=250_000, batch_size=112)
     return dataclasses.replace(config, optimizer=optimizer, schedule=schedule, **about)
 
 

@@ -196,7 +196,7 @@ def test_the_papers_tables_are_reproduced(table, label):
     (row,) = (row for row in rows if row.label == label)
     found = recount(row, convention)
     assert agrees(found.gflops, row.gflops, 0.02)
-    assert agrees(found.parameters, row.parameters, 0)
+    assert not row.parameters or agrees(found.parameters, row.parameters, 0)
 
 
 def test_rows_of_networks_that_are_not_ours_are_left_uncounted():

@@ -73,7 +73,10 @@ def test_a_variant_that_does_not_exist_names_its_neighbour():
         load("configs/imagenet.py:resnet50_bta")
 
 
-@pytest.mark.parametrize("path", ["configs/imagenet.py", "configs/kinetics.py"])
+VARIED = ["configs/imagenet.py", "configs/kinetics.py", "configs/kinetics_compared.py"]
+
+
+@pytest.mark.parametrize("path", VARIED)
 def test_every_published_recipe_has_a_small_one(path):
     names = [name.partition(":")[2] for name in variants(path)[1:]]
     published = runpy.run_path(path)["published"]
