@@ -60,6 +60,7 @@ def smoke(config: Config, **options: Any) -> Config:
         options=config.options | small | options,
         pretrained=Pretrained(),
         batch_size=32,
+        steps=None,
         schedule=Schedule(name="cosine", warmup=0.1),
         task_options=dict(mixup=0.1) if config.task_options.get("mixup") else {},
         ema_decay=config.ema_decay and 0.98,
