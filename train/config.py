@@ -15,6 +15,7 @@ from annotated_types import Ge, Interval, Le, Lt
 
 from spectral_flax.checkpoints.earlier import current_options
 from spectral_flax.messages import shown
+from spectral_flax.models.record import Sampling
 from train.fields import BelowOne, Count, Natural, NonNegative, Path, Positive, Size
 
 Hue = Annotated[float, Ge(0), Le(0.5)]
@@ -40,8 +41,11 @@ class Data:
     """Order of the channels; bgr: for models that were trained on images read by OpenCV."""
     frames: Count = 8
     """Frames of a clip (videos)."""
+    sampling: Sampling = "dense"
+    """Frames of a clip. dense: every stride-th from somewhere on; uniform: one of each of so many
+    equal parts of the video, as in temporal segment networks (videos)."""
     stride: Count = 8
-    """Frames of the video between two of the clip (videos)."""
+    """Frames of the video between two of the clip (videos, dense)."""
     segments: Count = 1
     """Clips spread over the video that make one example (videos)."""
     crop: Literal["random_resized", "multi_scale", "short_side", "centre"] = "random_resized"

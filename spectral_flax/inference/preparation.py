@@ -90,11 +90,12 @@ def prepare_views(
         if video.ndim != 4 or video.dtype != np.uint8:
             raise ValueError(f"clip is {video.dtype} {video.shape}; expected uint8 [T, H, W, 3]")
         stride = about.stride if len(video) > (frames - 1) * about.stride else 1
-        numbers = clip_indices(len(video), frames, stride, starts)
+        numbers = clip_indices(len(video), frames, stride, starts, sampling=about.sampling)
         found = {i: _as_image(video[i], about) for i in np.unique(numbers).tolist()}
     else:
         with Video(video) as file:
-            numbers = clip_indices(len(file), frames, about.stride, starts)
+            clip = (frames, about.stride, starts)
+            numbers = clip_indices(len(file), *clip, sampling=about.sampling)
             found = file.frames(numbers)
     cut = {i: _views(picture, about, crops) for i, picture in found.items()}
     views = [np.stack([cut[i][v] for i in row.flat]) for row in numbers for v in range(crops)]

@@ -35,6 +35,7 @@ OCTAVE_PAPER = "Chen et al., Drop an Octave, ICCV 2019"
 # Options of one kind of convolution, which the others do not have.
 _OF_FFC = dict(lfu=False, local_to_global=True, global_to_local=True, implementation="auto")
 _OF_DEFORMABLE = dict(deformable_at=None, modulated=True)
+IMAGE = dict(rank=2, temporal=False, temporal_shift=0, temporal_pool=1)
 PLAIN = dict(octave=False, ratio=0.0) | _OF_FFC
 FOURIER = dict(octave=False) | _OF_DEFORMABLE
 OCTAVE = dict(octave=True, se=False, block=None, blocks_at=None, block_options=None)
@@ -66,6 +67,7 @@ def resnet_classifier(
     se: bool = False,
     drop_path: float = 0.0,
     temporal_shift: int = 0,
+    temporal_pool: int = 2,
     stem: Literal["imagenet", "small"] = "imagenet",
     stem_pool_padding: int = 1,
     width: int = 64,
@@ -105,7 +107,8 @@ def resnet_classifier(
       se: squeeze and excitation in every residual block.
       drop_path: chance that the last residual block is skipped in training (see `Residual`).
       temporal_shift: of videos, one of so many channels comes from the next frame, one from the
-        frame before (TSM); no frames are pooled then. 0: none.
+        frame before (TSM). 0: none.
+      temporal_pool: of videos, so many frames become one after stage 1 (their maximum).
       stem: "imagenet" (7x7, stride 2, pooling) or "small" (3x3, stride 1, for small images).
       stem_pool_padding: padding of the pooling after the stem; for videos 0 in the published code
         of bilinear attention, 1 in PyTorchVideo and SlowFast.
@@ -123,8 +126,8 @@ def resnet_classifier(
     """
     if stem not in STEMS:
         raise ValueError(f"stem={stem!r}; expected 'imagenet' or 'small'")
-    if temporal_shift and rank != 3:
-        raise ValueError(f"temporal_shift={temporal_shift}; expected 0 for images")
+    if temporal_pool < 1:
+        raise ValueError(f"temporal_pool={temporal_pool}; expected at least 1")
     published_depths, kind = BACKBONES[backbone]
     depths = published_depths if depths is None else depths
     of_ffc = dict(lfu=lfu, implementation=implementation)
@@ -160,7 +163,7 @@ def resnet_classifier(
             temporal_kernels=temporal_kernels(depths, bottleneck) if temporal else None,
             deformable=check_places("deformable_at", deformable, depths),
         ),
-        temporal_pool_stride=2 if rank == 3 and not temporal_shift else 1,
+        temporal_pool_stride=temporal_pool if rank == 3 else 1,
         **inserted_blocks(block, blocks_at, block_options, depths, bottleneck, rank=rank),
         input_size=input_size,
         **numerics,

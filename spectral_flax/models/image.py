@@ -6,6 +6,7 @@ from spectral_flax.models.classifier import (
     BACKBONES,
     FFC_PAPER,
     FOURIER,
+    IMAGE,
     OCTAVE,
     OCTAVE_PAPER,
     PLAIN,
@@ -72,7 +73,7 @@ def _model(backbone: str, ffc: bool, block: str | None) -> Model:
         task="classification",
         block=block,
         ffc=ffc,
-        fixed=fixed | dict(rank=2, temporal=False),
+        fixed=fixed | IMAGE,
     )
 
 
@@ -101,7 +102,7 @@ def _octave(backbone: str) -> Model:
         "``[N, H, W, in_features] -> [N, num_classes]``.",
         family="octave",
         task="classification",
-        fixed=dict(backbone=backbone, rank=2, temporal=False) | OCTAVE,
+        fixed=dict(backbone=backbone) | IMAGE | OCTAVE,
         defaults=dict(ratio=0.5),
     )
 
@@ -121,7 +122,7 @@ add(
         "``[N, H, W, in_features] -> [N, num_classes]``.",
         family="resnet",
         task="classification",
-        fixed=dict(backbone="resnet50", rank=2, temporal=False) | PLAIN,
+        fixed=dict(backbone="resnet50") | IMAGE | PLAIN,
         defaults=dict(deformable_at="last_stage"),
     )
 )

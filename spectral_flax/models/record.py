@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 Fit = Literal["crop", "stretch", "any"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 ChannelOrder = Literal["RGB", "BGR", "grey"]
+Sampling = Literal["dense", "uniform"]
 WeightKind = Literal["raw", "ema"]
 
 
@@ -24,7 +25,9 @@ class Preprocessing:
       mean: of each channel, of numbers from 0 to 1, or to 255 if any is above 1.
       std: standard deviation of each channel, in the same scale.
       channel_order: "RGB", "BGR" or "grey".
-      stride: frames of the video between two of a clip.
+      sampling: "dense" (a clip is every so many frames) or "uniform" (one of each equal part of the
+        video).
+      stride: frames of the video between two of a clip, where it is dense.
       segments: clips spread over a video that make one example.
 
     Raises:
@@ -38,11 +41,13 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channel_order: ChannelOrder = "RGB"
+    sampling: Sampling = "dense"
     stride: int = 8
     segments: int = 1
 
     def __post_init__(self):
-        known = {"fit": Fit, "interpolation": Interpolation, "channel_order": ChannelOrder}
+        known = {"fit": Fit, "interpolation": Interpolation}
+        known |= {"channel_order": ChannelOrder, "sampling": Sampling}
         for name, kind in known.items():
             value = getattr(self, name)
             if value not in get_args(kind):

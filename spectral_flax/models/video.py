@@ -6,6 +6,8 @@ al., CVPR 2020): a 2-D ResNet on every frame (C2D), or one whose stem and every 
 block also see neighbouring frames (I3D); half the frames after stage 1.
 """
 
+import dataclasses
+
 from spectral_flax.layers.blocks import BLOCKS, blocks_of_rank
 from spectral_flax.models.classifier import (
     FFC_PAPER,
@@ -81,25 +83,39 @@ for _backbone in ("resnet18", "resnet34", "resnet50", "resnet101"):
                 add(_model(_backbone, _kind, _ffc, _block))
 
 
-def _shifted(backbone: str, block: str | None) -> Model:
-    """Return the record of a temporal shift network."""
-    name = "_".join(filter(None, ("tsm", backbone, block)))
-    published = {"tsm_resnet50": "74.1", "tsm_resnet50_nl": "75.6"}.get(name)
-    title = f"{backbone.replace('resnet', 'ResNet-')} whose blocks shift channels in time"
-    title += f" with {BLOCKS[block].title}" if block else ""
+_SHIFT = Card(
+    paper="Lin et al., TSM: Temporal Shift Module for Efficient Video Understanding, ICCV 2019",
+    code="mit-han-lab/temporal-shift-module",
+    licence="MIT",
+    input_size=(8, 224, 224),
+)
+_SEGMENTS = Card(
+    paper="Wang et al., Temporal Segment Networks, ECCV 2016",
+    code="mit-han-lab/temporal-shift-module",
+    licence="MIT",
+    input_size=(8, 224, 224),
+    sampling="uniform",
+    note="A frame is a segment; the consensus is the mean of their logits.",
+)
+_OF_FRAMES = {"tsm_resnet50": "74.1", "tsm_resnet50_nl": "75.6"}
+
+
+def _of_frames(kind: str, backbone: str, block: str | None) -> Model:
+    """Return the record of a network that classifies each frame: TSM, and TSN without its shift."""
+    name = "_".join(filter(None, (kind, backbone, block)))
+    title = f"{backbone.replace('resnet', 'ResNet-')} of single frames, whose logits average"
+    title += ", with a shift of channels in time" if kind == "tsm" else ""
+    title += f", with {BLOCKS[block].title}" if block else ""
+    card = _SHIFT if kind == "tsm" else _SEGMENTS
+    if name in _OF_FRAMES:
+        top = f"Kinetics-400 top-1 {_OF_FRAMES[name]} (8 frames, 10 x 3 views)"
+        card = dataclasses.replace(card, published=top)
+    about = dict(temporal_pool=1, temporal_shift=8 if kind == "tsm" else 0)
+    about |= {"block_options": {"scale": 1.0, "pool_projected": True}} if block else {}
     return Model(
         name=name,
         function=resnet_classifier,
-        card=Card(
-            paper="Lin et al., TSM: Temporal Shift Module for Efficient Video Understanding, "
-            "ICCV 2019",
-            code="mit-han-lab/temporal-shift-module",
-            licence="MIT",
-            input_size=(8, 224, 224),
-            published=f"Kinetics-400 top-1 {published} (8 frames, 10 x 3 views)"
-            if published
-            else "",
-        ),
+        card=card,
         title=f"{title}: ``[N, T, H, W, in_features] -> [N, num_classes]``.",
         family="tsm",
         task="classification",
@@ -109,15 +125,13 @@ def _shifted(backbone: str, block: str | None) -> Model:
         | PLAIN
         | FLAT
         | (dict(block=block) if block else {}),
-        defaults=DEFAULTS
-        | dict(temporal_shift=8, stem_pool_padding=1, head_pool_size=None)
-        | ({"block_options": {"scale": 1.0, "pool_projected": True}} if block else {}),
+        defaults=DEFAULTS | dict(stem_pool_padding=1, head_pool_size=None) | about,
     )
 
 
 for _backbone in ("resnet50", "resnet101"):
-    for _block in (None, "nl"):
-        add(_shifted(_backbone, _block))
+    for _kind, _block in (("tsn", None), ("tsm", None), ("tsm", "nl")):
+        add(_of_frames(_kind, _backbone, _block))
 
 add(
     Model(

@@ -217,5 +217,19 @@ def test_every_second_block_shifts_where_a_stage_has_many():
     ]
     assert shifts("tsm_resnet50") == [[True] * n for n in (3, 4, 6, 3)]
     assert shifts("tsm_resnet101") == [[i % 2 == 0 for i in range(n)] for n in (3, 4, 23, 3)]
-    with pytest.raises(ValueError, match="temporal_shift=8; expected 0 for images"):
+    with pytest.raises(TypeError, match="no option 'temporal_shift'"):
         sf.abstract_model("resnet18", temporal_shift=8)
+
+
+def test_segments_are_classified_one_by_one_and_their_logits_averaged():
+    options = dict(depths=(1, 1), **NARROW)
+    frames = sf.create_model("tsn_resnet50", **options)
+    image = sf.create_model("resnet50", **options)
+    state = {
+        name: v[:, :, 0] if np.ndim(v) == 5 else v for name, v in sf.save_torch(frames).items()
+    }
+    state["fc.weight"] = state["fc.weight"].reshape(5, -1)
+    sf.load_torch(image, state)
+    x = clip(1, 3, 32, 32, 3)
+    wanted = np.mean([run(image, x[:, t]) for t in range(3)], 0)
+    np.testing.assert_allclose(run(frames, x), wanted, rtol=1e-4, atol=1e-5)

@@ -177,6 +177,7 @@ def _videos(split: Split, data: Data, items: Items) -> Files:
         stride=data.stride,
         segments=data.segments,
         clips=1 if data.views == "single" else data.test_clips,
+        sampling=data.sampling,
     )
     return _files(split, data, items, reader)
 

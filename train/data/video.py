@@ -7,7 +7,7 @@ import numpy as np
 
 from spectral_flax.inference.clips import clip_indices, uniform_starts
 from spectral_flax.inference.video_file import Video
-from spectral_flax.models.record import Preprocessing
+from spectral_flax.models.record import Preprocessing, Sampling
 from train.data.augment import Augmentation, Views
 
 
@@ -24,6 +24,7 @@ class ClipReader:
     stride: int
     segments: int
     clips: int
+    sampling: Sampling = "dense"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -39,6 +40,7 @@ class ClipReader:
             self.views.preprocessing(mean, std),
             input_size=(self.frames, *self.views.size),
             stride=self.stride,
+            sampling=self.sampling,
             segments=self.segments,
         )
 
@@ -68,4 +70,5 @@ class ClipReader:
         return pixels.reshape(*leading, *self.shape)
 
     def _indices(self, video: Video, starts) -> np.ndarray:
-        return clip_indices(len(video), self.frames, self.stride, starts, self.segments)
+        clip = (self.frames, self.stride, starts, self.segments)
+        return clip_indices(len(video), *clip, sampling=self.sampling)

@@ -54,6 +54,28 @@ def test_clips_have_the_stride_and_stay_inside(count, segments, start):
         np.testing.assert_array_equal(found[0, 0], np.minimum([0, 8, 16, 24], count - 1))
 
 
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("count", [8, 9, 40])
+def test_uniform_frames_come_one_from_each_equal_part(count, segments):
+    for start in (0.0, 0.5, 0.999):
+        found = clip_indices(count, 4, 8, [start], segments, "uniform")
+        assert found.shape == (1, segments, 4)
+        part = count / (4 * segments)
+        for i, frame in enumerate(found.ravel()):
+            assert np.floor(i * part) <= frame < (i + 1) * part
+    with pytest.raises(ValueError, match="3 frames, fewer than the 4 segments"):
+        clip_indices(3, 4, 8, [0.5], 1, "uniform")
+
+
+def test_a_video_of_fewer_frames_than_segments_is_named_and_replaced(folder):
+    train = opened(folder, "train", sampling="uniform", frames=8, crop="centre")
+    rng = np.random.default_rng(0)
+    for index in range(len(train)):  # every second one is too short
+        found = numbers(train.augment({"index": index}, rng)["image"])
+        np.testing.assert_array_equal(np.diff(found), 5)
+    assert "3 frames, fewer than the 8 segments" in train.unreadable.last
+
+
 def test_test_clips_start_at_the_centres_of_equal_parts():
     found = clip_indices(124, 4, 8, uniform_starts(10))[:, 0, 0]
     np.testing.assert_array_equal(found, np.arange(5, 100, 10))  # 100 places to start at
