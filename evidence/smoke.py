@@ -23,7 +23,7 @@ from benchmarks.results import write
 from evidence.runs import ROOT, finish, start
 
 DIRECTIONS = 4
-CONFIGS = ("imagenet", "kinetics", "kinetics_compared")
+CONFIGS = ("imagenet", "imagenet_compared", "kinetics", "kinetics_compared")
 
 
 def names() -> list[str]:

@@ -54,7 +54,9 @@ def test_filters_of_tokens_give_the_published_numbers(case, x64, monkeypatch):
     ("case", "options"),
     [
         ("fno_spectral_conv_32", dict(modes=(8, 5), use_bias=True)),
+        ("fno_spectral_conv_64", dict(modes=(8, 5), use_bias=True)),
         ("fno_original_spectral_conv2d_32", dict(modes=(16, 8))),
+        ("fno_original_spectral_conv2d_64", dict(modes=(16, 8))),
     ],
 )
 def test_spectral_convolutions_give_the_published_numbers(case, options, x64):

@@ -73,7 +73,10 @@ def test_a_variant_that_does_not_exist_names_its_neighbour():
         load("configs/imagenet.py:resnet50_bta")
 
 
-VARIED = ["configs/imagenet.py", "configs/kinetics.py", "configs/kinetics_compared.py"]
+VARIED = [
+    f"configs/{name}.py"
+    for name in ("imagenet", "imagenet_compared", "kinetics", "kinetics_compared")
+]
 
 
 @pytest.mark.parametrize("path", VARIED)
