@@ -4,6 +4,7 @@
 from spectral_flax import functional, kernels, layers
 from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
+from spectral_flax.checkpoints.public.table import list_models
 from spectral_flax.checkpoints.store import create_model, load, read_weights, save
 from spectral_flax.checkpoints.upload import push_to_hub
 from spectral_flax.inference.inpainting import inpaint
@@ -19,7 +20,6 @@ from spectral_flax.models import (
     abstract_model,
     card,
     init_apply,
-    list_models,
     model_options,
     register_model,
 )

@@ -9,7 +9,7 @@ from spectral_flax.messages import quoted, several, shown
 
 # Names under which training programs keep the weights, the likeliest first.
 WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "module", "net", "network")
-WRAPPERS += ("weights", "params")
+WRAPPERS += ("weights", "params", "blobs")
 MAX_WRAPPERS = 4
 
 

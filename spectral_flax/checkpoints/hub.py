@@ -122,9 +122,11 @@ def read_hub(repository: str, *, revision: str | None = None, entry: str | None 
         log.warning("%s: the Hub does not answer; taken from %s", name, folder)
         return read_folder(folder, entry=entry)
 
+    bounded = dict(etag_timeout=TIMEOUT)
+
     def download(file: str) -> pathlib.Path:
         try:
-            return pathlib.Path(hub.hf_hub_download(name, file, revision=revision))
+            return pathlib.Path(hub.hf_hub_download(name, file, revision=revision, **bounded))
         except Exception as error:  # as above
             told = f"{file} of {name} can not be downloaded from the Hub: {reason(error)}"
             raise OSError(told) from error

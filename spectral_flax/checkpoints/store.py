@@ -15,6 +15,8 @@ from flax import nnx
 from spectral_flax.checkpoints import hub
 from spectral_flax.checkpoints.load import load_torch, save_torch
 from spectral_flax.checkpoints.prefixes import entries_below
+from spectral_flax.checkpoints.public.read import read_public
+from spectral_flax.checkpoints.public.table import default_row, table
 from spectral_flax.checkpoints.records import record_to_json
 from spectral_flax.checkpoints.runs import newest_step
 from spectral_flax.checkpoints.safetensors import write_safetensors
@@ -41,7 +43,8 @@ def read_weights(
 
     ``source`` is a safetensors or PyTorch file, a folder (of the Hub's kind, or Orbax, or a run, of
     which the newest checkpoint is read, its ``best``, or one of its checkpoints), or the name of a
-    repository on the Hub: ``owner/name`` or ``owner/name@revision``, where no such path exists.
+    repository on the Hub: ``owner/name`` or ``owner/name@revision``, where no such path exists. A
+    name of the table of public weights is one of these.
     ``entry`` says which set of weights, where there are several: their place in a PyTorch file (see
     `find_weights`), or the first part of their names. ``weights`` says which parameters of a run:
     those averaged over training, "ema", or the last, "raw"; None: the averaged ones where there are
@@ -59,6 +62,8 @@ def _read(source: str | os.PathLike, entry: str | None, kind: WeightKind | None)
     if isinstance(source, str) and source.startswith("hf://"):
         return hub.read_hub(source, entry=entry)
     path = local_path(source, "source")
+    if isinstance(source, str) and source in table() and not os.path.lexists(path):
+        return read_public(source, entry=entry)
     if path.is_dir():
         place = newest_step(path)
         if place is None:
@@ -88,7 +93,7 @@ def _read(source: str | os.PathLike, entry: str | None, kind: WeightKind | None)
 def create_model(
     name: str,
     *,
-    pretrained: str | os.PathLike | None = None,
+    pretrained: str | os.PathLike | bool | None = None,
     skip: str | Iterable[str] = (),
     entry: str | None = None,
     weights: WeightKind | None = None,
@@ -98,8 +103,9 @@ def create_model(
 ) -> nnx.Module:
     """Build the model ``name``; its ``options`` are what ``model_options(name)`` lists.
 
-    ``pretrained`` is anything `read_weights` reads: a file, a folder or a repository on the Hub,
-    with ``entry`` and ``weights`` as there; without it weights are random. Options
+    ``pretrained`` is anything `read_weights` reads: a file, a folder, a repository on the Hub or a
+    row of ``list_models(pretrained=True)``, with ``entry`` and ``weights`` as there; True: the
+    model's own row of public weights. Without it weights are random. Options
     that a file of this library tells are used where it is of the same model. ``skip`` names parts
     of the model (``"head"``), by dotted paths or globs, that stay random whatever the weights hold
     for them. Weights with NaN or infinity need ``allow_non_finite``.
@@ -109,7 +115,9 @@ def create_model(
       TypeError: no such option.
       CheckpointError: the weights do not fit.
     """
-    if pretrained is None:
+    if pretrained is True:
+        pretrained = default_row(name).name
+    if pretrained is None or pretrained is False:
         given = {"skip": skip or None, "entry": entry, "weights": weights}
         for option, value in given.items():
             if value is not None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from spectral_flax.checkpoints.public import table as public
 from spectral_flax.cli.options import described
 from spectral_flax.layers.blocks import BLOCKS
 from spectral_flax.models.options import model_options
@@ -31,6 +32,8 @@ def add_command(commands) -> None:
         parser.add_argument(f"--{name}", **options)
     parser.add_argument("--ffc", action="store_true", help="of fast Fourier convolutions")
     parser.add_argument("--published", action="store_true", help="with a published result")
+    parser.add_argument("--pretrained", action="store_true",
+                        help="public weights of these models, in place of their names")  # fmt: skip
     parser.add_argument("--long", action="store_true", help="with source, licence and results")
     parser.add_argument("--options", action="store_true", help="with the options of each")
     parser.set_defaults(run=run)
@@ -41,8 +44,11 @@ def run(args: argparse.Namespace) -> None:
     filters = {name: getattr(args, name) for name in _FILTERS}
     filters |= {name: True if getattr(args, name) else None for name in ("ffc", "published")}
     plain = not (args.long or args.options)
-    if args.pattern is None and plain and not any(filters.values()):
+    if args.pattern is None and plain and not args.pretrained and not any(filters.values()):
         _overview()
+        return
+    if args.pretrained:
+        _print_weights(args.pattern or "*", filters, args.long)
         return
     names = list_models(args.pattern or "*", **filters)
     if not names:
@@ -61,6 +67,30 @@ def run(args: argparse.Namespace) -> None:
         size = "x".join(map(str, about.input_size))
         table.add_row(name, size, about.paper, about.code, about.licence, about.published)
     Console().print(table)
+
+
+def _print_weights(pattern: str, filters: dict[str, Any], long: bool) -> None:
+    names = public.list_models(pattern, pretrained=True, **filters)
+    if not names:
+        raise ValueError(
+            f"no public weights match {pattern!r}; try: spectral-flax list --pretrained"
+        )
+    table = Table("weights", "model", "published", "licence", show_edge=False)
+    columns = ("MB", "from") if long else ()
+    for column in columns:
+        table.add_column(column)
+    for name in names:
+        row = public.table()[name]
+        figure = f"{row.of} {row.metric}" + (f" ({row.protocol})" if long else "")
+        licence = row.licence or "none found"
+        more = (f"{row.megabytes or ''}", row.place) if long else ()
+        marked = f"{row.model} (default)" if row.default else row.model
+        published = figure if row.metric else ""
+        table.add_row(*map(escape, (name, marked, published, licence, *more)))
+    Console().print(table)
+    fetched = sum(bool(public.table()[name].page) for name in names)
+    if fetched:
+        print(f"{fetched} of {len(names)} are fetched by hand: asking for one says from where.")
 
 
 def _print_options(name: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from spectral_flax.checkpoints.public.table import default_row
 from spectral_flax.cli.options import (
     add_model,
     add_overwrite,
@@ -41,8 +42,9 @@ def add_command(commands) -> None:
         "images", nargs="+", metavar="PATH", help="images, videos, folders of them, or globs"
     )
     parser.add_argument(
-        "--weights", required=True, metavar="FILE",
-        help="a run, or as the input of spectral-flax convert",
+        "--weights", metavar="FILE",
+        help="a run, a name of spectral-flax list --pretrained, or as the input of spectral-flax "
+        "convert; without it the model's own public weights",
     )  # fmt: skip
     add_model(parser)
     shape = parser.add_mutually_exclusive_group()
@@ -88,7 +90,10 @@ def run(args: argparse.Namespace) -> int:
     targets = {}
     if args.output is not None:
         targets = output_files(args.images, args.output, overwrite=args.overwrite)
-    model, _ = load_model(args, args.weights)
+    if args.weights is None and args.model is None:
+        raise ValueError("give --weights, or --model for its public weights")
+    source = args.weights or default_row(args.model).name
+    model, _ = load_model(args, source)
     record = model.record
     about = with_size(model, args.size, args.mean, args.std)
     if len(about.input_size) == 2:  # a folder may hold both

@@ -16,6 +16,11 @@ def relu(x: jax.Array) -> jax.Array:
     return nnx.relu(x)
 
 
+def silu(x: jax.Array) -> jax.Array:
+    """Return ``x * sigmoid(x)``, which can be pickled as `relu`."""
+    return nnx.silu(x)
+
+
 @dataclasses.dataclass(frozen=True)
 class LeakyReLU:
     """The function max(x, slope * x)."""

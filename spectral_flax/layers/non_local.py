@@ -40,6 +40,7 @@ class NonLocal(nnx.Module):
       pool_projected: take it of the keys and values, not of the map before them (TSM's code).
       scale: factor of the products before the softmax; None is ``inner_features ** -0.5``, and 1
         for "gaussian".
+      use_bias: of the 1x1 convolutions.
       chunk: queries treated at a time (see `functional.attention.softmax_attention`).
       implementation: "chunked", or "cudnn" for the fused kernel on GPUs.
 
@@ -58,6 +59,7 @@ class NonLocal(nnx.Module):
         sub_sample: bool = False,
         pool_projected: bool = False,
         scale: float | None = None,
+        use_bias: bool = True,
         chunk: int | None = None,
         implementation: Literal["chunked", "cudnn"] = "chunked",
         **numerics: Unpack[Numerics],
@@ -78,7 +80,7 @@ class NonLocal(nnx.Module):
         check_positive(features=features, inner_features=inner_features)
         if chunk is not None:
             check_positive(chunk=chunk)
-        options = dict(rank=rank, use_bias=True, kernel_init=normal(0.01), **numerics)
+        options = dict(rank=rank, use_bias=use_bias, kernel_init=normal(0.01), **numerics)
         embedded = mode != "gaussian"
         self.query = conv(features, inner_features, **options) if embedded else None
         self.key = conv(features, inner_features, **options) if embedded else None

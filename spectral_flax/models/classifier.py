@@ -62,7 +62,8 @@ def resnet_classifier(
     input_size: Sequence[int] = (224, 224),
     num_classes: int | None = 1000,
     dropout: float = 0.0,
-    head_pool_size: int | None = None,
+    head_pool_size: int | Sequence[int] | None = None,
+    mean_of_probabilities: bool = False,
     in_features: int = 3,
     se: bool = False,
     drop_path: float = 0.0,
@@ -86,8 +87,10 @@ def resnet_classifier(
       rank: 2 for images, 3 for videos.
       backbone: a key of `BACKBONES`.
       temporal: whether convolutions see neighbouring frames (I3D) or not (C2D).
+      octave: of octave convolutions, not of FFCs.
       ratio: share of global channels of the FFCs; 0 is the plain network. The default of the
-        published code is 0.5, that of its tables 0.25.
+        published code is 0.5, that of its tables 0.25. Of octave convolutions the share of low
+        frequencies, alpha in the paper.
       lfu: the local Fourier unit of the FFCs, beside the Fourier unit.
       local_to_global: FFCs have the path from local to global channels.
       global_to_local: FFCs have the path from global to local channels.
@@ -102,7 +105,10 @@ def resnet_classifier(
       num_classes: None leaves the head out: the result is the pooled features.
       dropout: rate of dropout before the head.
       head_pool_size: the head is applied to averages over windows of the last map, so many
-        positions high and wide, and its results are averaged; None averages the whole map.
+        positions high and wide (or so many frames, rows and columns), and its results are
+        averaged; None averages the whole map.
+      mean_of_probabilities: outside training it is their probabilities that are averaged, as in
+        PySlowFast.
       in_features: channels of the input.
       se: squeeze and excitation in every residual block.
       drop_path: chance that the last residual block is skipped in training (see `Residual`).
@@ -155,7 +161,12 @@ def resnet_classifier(
             temporal_kernel=5 if temporal else 1,
             pool_padding=stem_pool_padding,
         ),
-        head=Head(num_classes=num_classes, dropout=dropout, pool_size=head_pool_size),
+        head=Head(
+            num_classes=num_classes,
+            dropout=dropout,
+            pool_size=head_pool_size,
+            mean_of_probabilities=mean_of_probabilities,
+        ),
         width=width,
         rank=rank,
         geometry=Geometry(

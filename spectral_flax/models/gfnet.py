@@ -108,9 +108,13 @@ class GFNet(nnx.Module):
         return pooled if self.head is None else self.head(pooled)
 
 
+_PUBLISHED = {"gfnet_tiny": 74.6, "gfnet_xs": 78.6, "gfnet_small": 80.0, "gfnet_base": 80.7}
+
 for _name, _size, _defaults in (
     ("gfnet_tiny", "tiny", {}),
+    ("gfnet_xs", "extra small", dict(width=384)),
     ("gfnet_small", "small", dict(width=384, depth=19)),
+    ("gfnet_base", "base", dict(width=512, depth=19)),
 ):
     add(
         Model(
@@ -120,6 +124,7 @@ for _name, _size, _defaults in (
                 paper="Rao et al., Global Filter Networks for Image Classification, NeurIPS 2021",
                 code="raoyongming/GFNet",
                 licence="MIT",
+                published=f"ImageNet top-1 {_PUBLISHED[_name]}",
                 interpolation="bicubic",
             ),
             title=f"Global filter network, {_size}: ``[N, H, W, 3] -> [N, num_classes]``.",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from spectral_flax.arrays import as_floating, wide
@@ -24,6 +25,8 @@ class Head:
       pool_size: None averages the whole last map. A number averages windows of that height and
         width (and all frames) at every position, three numbers windows of so many frames, rows and
         columns; the linear layer's results are averaged.
+      mean_of_probabilities: outside training the windows' probabilities are averaged, not their
+        logits; the result is the logarithm of the mean.
 
     Raises:
       ValueError: no such number of classes, rate or window.
@@ -32,6 +35,7 @@ class Head:
     num_classes: int | None = 1000
     dropout: float = 0.0
     pool_size: int | Sequence[int] | None = None
+    mean_of_probabilities: bool = False
 
     def __post_init__(self):
         if self.num_classes is not None and self.num_classes < 1:
@@ -57,11 +61,18 @@ class Classifier(Rematerialisable):
     """
 
     rank: int
+    deterministic = False
+
+    def set_view(self, remat: bool | None = None, deterministic: bool | None = None):
+        super().set_view(remat)
+        if deterministic is not None:
+            self.deterministic = deterministic
 
     def _make_head(
         self, last_map: str, features: int, head: Head, **numerics: Unpack[Numerics]
     ) -> None:
         self.last_map, self.num_features, self.head_pool_size = last_map, features, head.pool_size
+        self.mean_of_probabilities = head.mean_of_probabilities
         self.dropout = nnx.Dropout(head.dropout, rngs=numerics["rngs"]) if head.dropout else None
         classes = head.num_classes
         self.head = None if classes is None else linear(features, classes, **numerics)
@@ -91,7 +102,11 @@ class Classifier(Rematerialisable):
             x = self.dropout(x)
         if self.head is not None:
             x = self.head(x)
-        return x.mean(tuple(range(1, x.ndim - 1)))
+        positions = tuple(range(1, x.ndim - 1))
+        if self.head is not None and self.mean_of_probabilities and self.deterministic:
+            exact = nnx.softmax(x.astype(wide(x.dtype))).mean(positions)
+            return jnp.log(exact).astype(x.dtype)
+        return x.mean(positions)
 
 
 def _window_means(x: jax.Array, window: int | Sequence[int]) -> jax.Array:

@@ -56,9 +56,12 @@ class Residual:
       bottleneck: blocks of three convolutions, the last four times as wide.
       groups: groups of the 3x3 convolutions of bottlenecks (ResNeXt).
       width_per_group: their features per group, in the first stage of a network of width 64.
+      features_per_group: their features per group in every stage, in place of both; 0: not so.
       unit: given the block's shape and the shares of a second path in input and output, returns
         what builds a convolution with its normalisation and activation (see `Unit`).
       module: builds the block, as `ResidualBlock` does; None: that is it.
+      within: given features, builds a module that stands before a block's last convolution.
+      activation: behind each normalisation but the last, and behind the sum.
       ratio: share of the channels of the second path: global ones (FFC), or of low frequency
         (octave convolution). The map is split by the first block of the network and joined by the
         first block of the last stage; 0 is the plain network.
@@ -82,8 +85,11 @@ class Residual:
     bottleneck: bool = True
     groups: int = 1
     width_per_group: int = 64
+    features_per_group: int = 0
     unit: Callable[[BlockShape, float, float], Unit] = plain
     module: Callable[..., nnx.Module] | None = None
+    within: Callable[..., nnx.Module] | None = None
+    activation: Callable[[jax.Array], jax.Array] = relu
     ratio: float = 0.0
     project_first: bool = False
     preactivation: bool = False
@@ -129,6 +135,8 @@ class ResidualBlock(nnx.Module):
         before = options.preactivation
         unit = (lambda *_: NormActConv) if before else options.unit
         common = dict(rank=rank, epsilon=options.epsilon, **numerics)
+        if not before:
+            common["activation"] = options.activation
         first = functools.partial(unit(shape, ratio_in, ratio_out), **common)
         rest = functools.partial(unit(shape, ratio_out, ratio_out), **common)
         strides = spatial_window(rank, shape.strides, shape.temporal_stride)
@@ -139,7 +147,9 @@ class ResidualBlock(nnx.Module):
         last = {} if before else dict(activation=None)
         if options.bottleneck:
             self.conv1 = first(in_features, width, spatial_window(rank, 1, ahead))
-            self.conv2 = rest(width, width, square, groups=options.groups, **strided)
+            per_group = options.features_per_group
+            groups = width // per_group if per_group else options.groups
+            self.conv2 = rest(width, width, square, groups=groups, **strided)
             self.conv3 = rest(width, out_features, point, **last)
         else:
             self.conv1 = first(
@@ -147,6 +157,8 @@ class ResidualBlock(nnx.Module):
             )
             self.conv2 = rest(width, out_features, square, **last)
             self.conv3 = None
+        within = options.within
+        self.within = None if within is None else within(width, rank=rank, **numerics)
         self.se = SqueezeExcite(out_features, **numerics) if options.se else None
         axes = tuple(range(1, rank + 2))  # an example is dropped whole
         self.temporal_shift = shape.temporal_shift
@@ -157,12 +169,16 @@ class ResidualBlock(nnx.Module):
             if has_projection(shape)
             else None
         )
-        self.activation = None if before else relu
+        self.activation = None if before else options.activation
 
     def __call__(self, x: Map) -> Map:
         shifted = temporal_shift(x, self.temporal_shift) if self.temporal_shift else x
-        y = self.conv2(self.conv1(shifted))
+        y = self.conv1(shifted)
+        if self.within is not None and self.conv3 is None:
+            y = self.within(y)
+        y = self.conv2(y)
         if self.conv3 is not None:
+            y = y if self.within is None else self.within(y)
             y = self.conv3(y)
         if self.se is not None:
             y = self.se(y)
@@ -185,6 +201,8 @@ class Geometry:
 
     Attributes:
       dilated: stages (3, 4) whose stride is replaced by dilation.
+      dilate_first: the first block of a dilated stage is dilated as the others are, where it
+        otherwise has the dilation of the stage before.
       unstrided: stages whose stride is left out, without dilation.
       temporal_kernels: for video, the frames that a residual block sees, by stage and block.
       temporal_strides: for video, the stride in time of each stage's first block.
@@ -192,6 +210,7 @@ class Geometry:
     """
 
     dilated: Sequence[int] = ()
+    dilate_first: bool = False
     unstrided: Sequence[int] = ()
     temporal_kernels: Sequence[Sequence[int]] | None = None
     temporal_strides: Sequence[int] | None = None
@@ -224,6 +243,7 @@ def block_shapes(
         if stage in geometry.dilated:
             dilation *= strides
             strides = 1
+            first_dilation = dilation if geometry.dilate_first else first_dilation
         for i in range(depth):
             yield BlockShape(
                 features,

@@ -45,6 +45,7 @@ class Stem:
       layer: builds the convolution; a named function, since the model keeps it.
       pool: whether it is followed by the pooling.
       pool_padding: padding of the pooling.
+      pool_ceil: the pooling also has a last window that is not full.
     """
 
     in_features: int = 3
@@ -56,6 +57,7 @@ class Stem:
     layer: Callable[..., nnx.Module] = conv
     pool: bool = True
     pool_padding: int = 1
+    pool_ceil: bool = False
 
 
 class ResNet(Classifier):
@@ -120,6 +122,7 @@ class ResNet(Classifier):
             layer=stem.layer,
             strides=spatial_window(rank, stem.stride, stem.temporal_stride),
             rank=rank,
+            activation=residual.activation,
             epsilon=residual.epsilon,
             **numerics,
         )
@@ -151,8 +154,7 @@ class ResNet(Classifier):
         x = self.stem(x)
         maps = {"stem": x}
         if self.stem_options.pool:
-            padding = [(p, p) for p in spatial_window(self.rank, self.stem_options.pool_padding, 0)]
-            x = nnx.max_pool(x, spatial_window(self.rank, 3), spatial_window(self.rank, 2), padding)
+            x = self._pool_stem(x)
         for stage, blocks in enumerate(self.stages, start=1):
             for block in blocks:
                 x = self._run(block, x)
@@ -162,6 +164,12 @@ class ResNet(Classifier):
         if self.norm is not None:
             maps["norm"] = relu(self.norm(x))
         return maps
+
+    def _pool_stem(self, x: jax.Array) -> jax.Array:
+        margin, ceil = self.stem_options.pool_padding, self.stem_options.pool_ceil
+        beyond = [(n + 2 * margin - 3) % 2 if ceil else 0 for n in x.shape[-3:-1]]
+        padding = [(0, 0)] * (self.rank - 2) + [(margin, margin + more) for more in beyond]
+        return nnx.max_pool(x, spatial_window(self.rank, 3), spatial_window(self.rank, 2), padding)
 
     def _pool_frames(self, x: jax.Array) -> jax.Array:
         window = spatial_window(self.rank, 1, self.temporal_pool_stride)
@@ -181,7 +189,8 @@ class ResNet(Classifier):
         frames = [-(-n // stem.temporal_stride) for n in frames]
         size = [-(-n // stem.stride) for n in (height, width)]
         if stem.pool:
-            size = [(n + 2 * stem.pool_padding - 3) // 2 + 1 for n in size]
+            less = 2 if stem.pool_ceil else 3
+            size = [(n + 2 * stem.pool_padding - less) // 2 + 1 for n in size]
         sizes = []
         for stage in range(1, len(self.depths) + 1):
             if stage > 1 and stage not in self.strideless:

@@ -35,11 +35,19 @@ def parameters(name, **options) -> int:
         full("tv_resnext101_32x8d", "resnext101_32x8d"),
         full("nl_resnet50", "resnet50_nl"),
         ("bat_resnet50", "resnet50_bat"),
+        ("timm_bat_resnext26ts", "bat_resnext26ts"),
         full("cgnl_net_resnet50_cgnl", "resnet50_cgnl"),
     ],
 )
 def test_published_models_give_the_published_numbers(case, name):
     check_parity(case, functools.partial(sf.abstract_model, name))
+
+
+@pytest.mark.full
+def test_a_non_local_block_of_the_compact_network_gives_the_published_numbers():
+    options = dict(blocks_at={3: (4,)}, block_options=dict(use_bias=False))
+    build = functools.partial(sf.abstract_model, "resnet50_nl", **options)
+    check_parity("cgnl_net_resnet50_nl", build)
 
 
 @pytest.mark.parametrize(

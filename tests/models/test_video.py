@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import parity_checks
 import pytest
 from collectives import copied, count, split
 from flax import nnx
@@ -15,6 +16,18 @@ import spectral_flax as sf
 from spectral_flax.models.classifier import temporal_kernels
 
 NARROW = dict(width=8, num_classes=5)
+
+
+class Probabilities(nnx.Module):
+    """A network that returns logarithms, as published."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, x):
+        return jnp.exp(self.model(x))
+
+
 full = functools.partial(pytest.param, marks=pytest.mark.full)
 
 
@@ -47,6 +60,37 @@ def clip(*shape):
 )
 def test_published_models_give_the_published_numbers(case, name, options):
     check_parity(case, functools.partial(sf.abstract_model, name, **options))
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "options"),
+    [
+        (
+            "slowfast_c2d_nopool_r50",
+            "c2d_resnet50",
+            dict(temporal_pool=1, head_pool_size=(8, 2, 2)),
+        ),
+        full("slowfast_i3d_r50", "i3d_resnet50", dict(head_pool_size=(4, 2, 2))),
+    ],
+)
+def test_published_probabilities_are_means_over_positions(case, name, options, monkeypatch):
+    published = dict(stem_pool_padding=1, mean_of_probabilities=True, **options)
+    load = parity_checks.load_torch
+    monkeypatch.setattr(parity_checks, "load_torch", lambda model, state: load(model.model, state))
+    check_parity(case, lambda **n: Probabilities(sf.abstract_model(name, **published, **n)))
+
+
+def test_probabilities_are_averaged_over_windows_outside_training_alone():
+    options = dict(depths=(1, 1), **NARROW, head_pool_size=(1, 2, 2), temporal_pool=1)
+    logits = sf.create_model("c2d_resnet18", **options)
+    model = sf.create_model("c2d_resnet18", **options, mean_of_probabilities=True)
+    x = clip(1, 2, 48, 48, 3)
+    maps = sf.evaluation_mode(logits).features(x)["stage2"]
+    windows = nnx.avg_pool(maps, (1, 2, 2))
+    wanted = nnx.softmax(logits.head(windows)).mean((1, 2, 3))
+    np.testing.assert_allclose(np.exp(run(model, x)), wanted, atol=1e-5)
+    assert np.abs(run(logits, x) - run(model, x)).max() > 1e-2
+    assert nnx.view(model, deterministic=False).deterministic is False
 
 
 @pytest.mark.parametrize(

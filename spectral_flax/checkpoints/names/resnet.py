@@ -17,6 +17,7 @@ from spectral_flax.checkpoints.names.layouts import (
     summed,
 )
 from spectral_flax.checkpoints.names.tables import Rule, nested, register_rules, tables_for
+from spectral_flax.layers.deep_stem import DeepStem
 from spectral_flax.layers.ffc import FFC, FourierUnit, SpectralTransform
 from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.models.artnet import RelationBlock
@@ -172,6 +173,38 @@ def _rules(residual_block: Sequence[Rule], model: ResNet) -> list[Rule]:
     return [*STEM, *blocks, Rule("head", "fc", pointwise_head)]
 
 
+_TIMM_UNIT = [Rule("conv", "conv"), Rule("norm", "bn")]
+_BYOB_UNITS = {
+    "conv1": "conv1_1x1",
+    "conv2": "conv2_kxk",
+    "conv3": "conv3_1x1",
+    "shortcut": "shortcut",
+}
+
+
+def _byobnet(model: ResNet) -> list[Rule]:
+    """Return the names of timm's ByobNet, of networks with a module within their blocks."""
+    if getattr(model.stage1[0], "within", None) is None or not isinstance(
+        model.stem.conv, DeepStem
+    ):
+        return []
+    last = len(model.stem.conv.units) + 1
+    block = [rule for u, name in _BYOB_UNITS.items() for rule in nested(_TIMM_UNIT, u, name)]
+    block += nested(_table(model.stage1[0].within, ("timm",)), "within", "attn")
+    name = lambda place: f"stages.{place.stage - 1}.{place.residual}"
+    return [
+        *(
+            rule
+            for i in range(last - 1)
+            for rule in nested(_TIMM_UNIT, rf"stem\.conv\.units\.{i}", f"stem.conv{i + 1}")
+        ),
+        Rule(r"stem\.conv\.last", f"stem.conv{last}.conv"),
+        Rule(r"stem\.norm", f"stem.conv{last}.bn"),
+        *stage_rules(model, block, (), name),
+        Rule("head", "head.fc"),
+    ]
+
+
 def _nlnet(model: ResNet) -> list[Rule]:
     """Return the names of a network with gates, whose others are torchvision's."""
     gated = getattr(model.stage1[0], "se", None) is not None
@@ -186,3 +219,4 @@ register_rules(ResNet, functools.partial(_rules, RESIDUAL_BLOCK), "torchvision")
 register_rules(ResNet, _nlnet, "NLNet")
 register_rules(ResNet, functools.partial(_rules, FFC_RESIDUAL_BLOCK), "FFC")
 register_rules(ResNet, _in_sequence, "CGNL")
+register_rules(ResNet, _byobnet, "timm ByobNet")

@@ -4,7 +4,9 @@
 import contextlib
 import io
 import pathlib
+import shutil
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from spectral_flax.checkpoints.budget import Budget, size_of
+from spectral_flax.checkpoints.torch import caffe2
 from spectral_flax.checkpoints.torch.pickle_machine import read_pickle
 from spectral_flax.checkpoints.torch.tensors import (
     BUILDERS,
@@ -29,6 +32,8 @@ MAX_DATA_PICKLE = 1 << 27
 RECORD = "spectral_flax.json"  # what this library keeps beside a state dict; PyTorch passes over it
 MAX_RECORD = 1 << 24
 CHUNK = 1 << 20
+# A checkpoint within a zip archive: how its name ends, and how much larger than its packed bytes.
+CHECKPOINTS, MAX_EXPANSION = (".ckpt", ".pth", ".pt", ".pth.tar"), 20
 # Memory of an entry of a zip archive's directory, in terms of its bytes (46 and the name).
 ENTRY_TIMES = 16
 
@@ -44,19 +49,50 @@ class Archive(Source, Protocol):
 @contextlib.contextmanager
 def open_archive(path: pathlib.Path) -> Iterator[Archive]:
     """Open a PyTorch file of either kind; say what a file of another kind is."""
-    with open_regular(path) as file:
-        size = size_of(file)
-        budget = Budget(size)
-        head = file.read(512)
-        file.seek(0)
-        if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-            with _zip_file(file, budget) as archive:
+    with open_regular(path) as file, _opened(file) as archive:
+        yield archive
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO, *, within: bool = False) -> Iterator[Archive]:
+    size = size_of(file)
+    budget = Budget(size)
+    head = file.read(512)
+    file.seek(0)
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        with _zip_file(file, budget) as archive:
+            inner = None if within else _checkpoint_within(archive)
+            if inner is None:
                 yield ZipArchive(archive, size, budget)
-            return
-        reason = _not_torch(head, size)
-        if reason:
-            raise ValueError(reason)
-        yield LegacyArchive(file, size, budget)
+                return
+            with tempfile.TemporaryFile() as copy, archive.open(inner) as packed:
+                shutil.copyfileobj(packed, copy, CHUNK)
+                copy.seek(0)
+                with _opened(copy, within=True) as nested:
+                    yield nested
+        return
+    reason = _not_torch(head, size)
+    if reason:
+        raise ValueError(reason)
+    yield LegacyArchive(file, size, budget)
+
+
+def _checkpoint_within(archive: zipfile.ZipFile) -> zipfile.ZipInfo | None:
+    """Return the only checkpoint of an archive that was published around it, such as big-lama.zip.
+
+    Raises:
+      ValueError: there are several, or it is out of proportion to the archive.
+    """
+    infos = archive.infolist()
+    if any(info.filename.endswith("data.pkl") for info in infos):
+        return None
+    found = [info for info in infos if info.filename.endswith(CHECKPOINTS)]
+    if len(found) > 1:
+        names = ", ".join(shown(info.filename) for info in found[:5])
+        raise ValueError(f"it is a zip archive of several checkpoints ({names}); unpack it")
+    if found and found[0].file_size > MAX_EXPANSION * (found[0].compress_size + 1):
+        raise ValueError(f"its {shown(found[0].filename)} expands out of proportion")
+    return found[0] if found else None
 
 
 def _zip_file(file: BinaryIO, budget: Budget) -> zipfile.ZipFile:
@@ -221,7 +257,14 @@ class LegacyArchive:
                 reader, BUILDERS, lambda pid: storage_of(pid, storages), budget, self.foreign
             )
 
-        if load() != MAGIC:
+        first = load()
+        if caffe2.is_blobs(first):
+            caffe2.check(first)
+            if file.tell() != size:
+                raise ValueError(f"{size - file.tell()} bytes follow its blobs")
+            self.root, self.offsets, self.swapped = first, {}, False
+            return
+        if not isinstance(first, int) or first != MAGIC:
             raise ValueError("it is a plain Python pickle, not written by torch.save")
         protocol = load()
         if protocol != PROTOCOL:

@@ -18,7 +18,7 @@ import numpy as np
 from spectral_flax.checkpoints.budget import Budget
 from spectral_flax.checkpoints.entries import MAX_WRAPPERS, NoWeightsError, find_weights
 from spectral_flax.checkpoints.torch import archive as torch_archive
-from spectral_flax.checkpoints.torch import numpy_values
+from spectral_flax.checkpoints.torch import caffe2, numpy_values
 from spectral_flax.checkpoints.torch.archive import Archive
 from spectral_flax.checkpoints.torch.pickle_machine import Unsafe
 from spectral_flax.checkpoints.torch.pickle_values import Foreign
@@ -102,6 +102,8 @@ def _checkpoint(archive: Archive, entry: str | None) -> Checkpoint:
     if unread and not tensors:
         name, reason = next(iter(unread.items()))
         raise ValueError(f"{quoted(name)} is {reason}")
+    if caffe2.is_blobs(root):
+        tensors = caffe2.torch_names(tensors)
     prefix = _shared_prefix(tensors)
     beside = root if isinstance(root, dict) and entry else {}
     return Checkpoint(

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Public weights by the name of their row."""
+
+import dataclasses
+
+from spectral_flax.checkpoints import hub
+from spectral_flax.checkpoints.public.download import cache_folder, download
+from spectral_flax.checkpoints.public.table import PublicWeights, table
+from spectral_flax.checkpoints.weights import Weights
+
+
+def read_public(name: str, *, entry: str | None = None) -> Weights:
+    """Return the weights of a row, with its record.
+
+    Raises:
+      OSError: they can not be fetched, or are to be fetched by hand; the message says what from
+        where to where.
+      ValueError: what was fetched is another file, or none of weights.
+    """
+    row = table()[name]
+    if row.hub:
+        weights = hub.read_hub(row.hub, entry=entry)
+    else:
+        path = download(row.url, row.filename, row.sha256) if row.url else _by_hand(row)
+        try:
+            weights = hub.read_file(path, entry=entry)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. If a download was cut short, remove {path} and ask again"
+            ) from error
+    return dataclasses.replace(weights, record=row.record())
+
+
+def _by_hand(row: PublicWeights):
+    path = cache_folder() / row.filename
+    if path.is_file():
+        return path
+    raise FileNotFoundError(
+        f"{row.name} is not downloaded by programs: get it from {row.page} and save it as {path}"
+    )
