@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from spectral_flax.checkpoints.load import save_torch
+from spectral_flax.checkpoints.public.table import list_models as list_weights
 from spectral_flax.checkpoints.store import load, read_weights, save
 from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import variables
@@ -72,6 +73,16 @@ def test_list_shows_families_and_blocks_at_first_and_names_by_filter(capsys):
     told = fails(capsys, "list", "--family", "vgg")
     assert "family='vgg'; expected one of 'artnet', 'c2d'" in told
     assert "and the filters" in fails(capsys, "list", "lama*", "--task", "pose")
+
+
+def test_list_prints_public_weights_whole_so_that_they_can_be_copied(capsys):
+    assert main(["list", "--pretrained"]) == 0
+    shown = capsys.readouterr().out
+    assert "torchvision/resnet50.v2 *" in shown and "CC-BY-NC-4.0" in shown
+    assert all(f" {name} " in shown for name in list_weights(pretrained=True))
+    assert main(["list", "s3d", "--pretrained", "--long"]) == 0
+    assert "s3d" in capsys.readouterr().out
+    assert "no public weights match 'vgg*'" in fails(capsys, "list", "vgg*", "--pretrained")
 
 
 def test_list_prints_cards_when_asked(capsys):

@@ -75,22 +75,22 @@ def _print_weights(pattern: str, filters: dict[str, Any], long: bool) -> None:
         raise ValueError(
             f"no public weights match {pattern!r}; try: spectral-flax list --pretrained"
         )
-    table = Table("weights", "model", "published", "licence", show_edge=False)
-    columns = ("MB", "from") if long else ()
-    for column in columns:
-        table.add_column(column)
+    table = Table(show_edge=False)
+    table.add_column("weights", no_wrap=True)  # to be copied from here
+    for column in ("published", "licence", *(("model", "MB", "from") if long else ())):
+        table.add_column(column, overflow="fold")
     for name in names:
         row = public.table()[name]
-        figure = f"{row.of} {row.metric}" + (f" ({row.protocol})" if long else "")
-        licence = row.licence or "none found"
-        more = (f"{row.megabytes or ''}", row.place) if long else ()
-        marked = f"{row.model} (default)" if row.default else row.model
-        published = figure if row.metric else ""
-        table.add_row(*map(escape, (name, marked, published, licence, *more)))
+        figure = f"{row.of} {row.metric}" if row.metric else ""
+        figure += f" ({row.protocol})" if row.metric and long else ""
+        more = (row.model, f"{row.megabytes or ''}", row.place) if long else ()
+        marked = f"{name} *" if row.default else name
+        table.add_row(*map(escape, (marked, figure, row.licence or "none found", *more)))
     Console().print(table)
-    fetched = sum(bool(public.table()[name].page) for name in names)
-    if fetched:
-        print(f"{fetched} of {len(names)} are fetched by hand: asking for one says from where.")
+    by_hand = sum(bool(public.table()[name].page) for name in names)
+    print("* what pretrained=True takes for the model")
+    if by_hand:
+        print(f"{by_hand} of {len(names)} are fetched by hand; asking for one says from where")
 
 
 def _print_options(name: str) -> None:
@@ -118,14 +118,14 @@ def _in_short(models: Sequence[Model]) -> list[str]:
 
 def _overview() -> None:
     """Print the families with the names of their backbones, and the blocks that they take."""
-    with_blocks = {m.family for m in MODELS.values() if m.block and m.name.endswith(m.block)}
-    families: dict[tuple[str, str], list[Model]] = {}
-    for model in MODELS.values():  # those without blocks have few names, in one row
-        family = model.family if model.family in with_blocks else ""
-        families.setdefault((model.task or "own", family), []).append(model)
+    tasks: dict[str, dict[str, list[Model]]] = {}
+    for model in MODELS.values():
+        family = tasks.setdefault(model.task or "own", {}).setdefault(model.family, [])
+        family.append(model)
     console, table = Console(), Table("task", "names", show_edge=False)
-    for (task, _), models in sorted(families.items(), key=lambda pair: pair[0][0]):
-        table.add_row(task, escape("  ".join(_in_short(models))))
+    for task, families in sorted(tasks.items()):
+        names = [name for models in families.values() for name in _in_short(models)]
+        table.add_row(task, escape("  ".join(names)))
     console.print(table)
     console.print("\nBLOCK is one of:")
     table = Table("block", "what it is", "of", show_edge=False, show_header=False)

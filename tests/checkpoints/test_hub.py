@@ -109,7 +109,7 @@ def server(tmp_path, monkeypatch) -> pathlib.Path:
         def upload_folder(self, repo_id, folder_path):
             shutil.copytree(folder_path, root / repo_id / "main", dirs_exist_ok=True)
 
-    def hf_hub_download(repo_id, filename, revision=None):
+    def hf_hub_download(repo_id, filename, revision=None, etag_timeout=None):
         return str(root / repo_id / (revision or "main") / filename)
 
     constants = types.SimpleNamespace(HF_HUB_OFFLINE=False)
