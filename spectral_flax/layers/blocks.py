@@ -103,7 +103,7 @@ BLOCKS = {
     "cgnl_rbf": Block(
         make=compact_non_local_rbf,
         options_of=CompactNonLocal,
-        title="a compact generalized non-local block (RBF kernel)",
+        title="a compact generalized non-local block (RBF)",
         paper=_CGNL,
         new_is_identity=True,
         places=before_the_last,
