@@ -38,7 +38,8 @@ _OF_DEFORMABLE = dict(deformable_at=None, modulated=True)
 IMAGE = dict(rank=2, temporal=False, temporal_shift=0, temporal_pool=1)
 PLAIN = dict(octave=False, ratio=0.0) | _OF_FFC
 FOURIER = dict(octave=False) | _OF_DEFORMABLE
-OCTAVE = dict(octave=True, se=False, block=None, blocks_at=None, block_options=None)
+OCTAVE = dict(octave=True, se=False, drop_path=0.0)
+OCTAVE |= dict(block=None, blocks_at=None, block_options=None)
 OCTAVE |= _OF_FFC | _OF_DEFORMABLE
 
 STEMS = {"imagenet": Stem(), "small": Stem(kernel=3, stride=1, pool=False)}

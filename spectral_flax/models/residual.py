@@ -141,20 +141,20 @@ class ResidualBlock(nnx.Module):
         rest = functools.partial(unit(shape, ratio_out, ratio_out), **common)
         strides = spatial_window(rank, shape.strides, shape.temporal_stride)
         strided = dict(strides=strides, dilation=spatial_window(rank, shape.dilation))
-        frames = shape.temporal_kernel
-        ahead, within = (1, frames) if options.spatiotemporal else (frames, 1)
-        point, square = spatial_window(rank, 1), spatial_window(rank, 3, within)
+        # Frames that the first convolution sees, and those of windows.
+        frames, window_frames = shape.temporal_kernel, 1
+        if options.spatiotemporal:
+            frames, window_frames = (1 if options.bottleneck else frames), frames
+        point, square = spatial_window(rank, 1), spatial_window(rank, 3, window_frames)
         last = {} if before else dict(activation=None)
         if options.bottleneck:
-            self.conv1 = first(in_features, width, spatial_window(rank, 1, ahead))
+            self.conv1 = first(in_features, width, spatial_window(rank, 1, frames))
             per_group = options.features_per_group
             groups = width // per_group if per_group else options.groups
             self.conv2 = rest(width, width, square, groups=groups, **strided)
             self.conv3 = rest(width, out_features, point, **last)
         else:
-            self.conv1 = first(
-                in_features, width, spatial_window(rank, 3, max(ahead, within)), **strided
-            )
+            self.conv1 = first(in_features, width, spatial_window(rank, 3, frames), **strided)
             self.conv2 = rest(width, out_features, square, **last)
             self.conv3 = None
         within = options.within
