@@ -87,7 +87,9 @@ def _read(source: str | os.PathLike, entry: str | None, kind: WeightKind | None)
     try:
         return hub.read_hub(source, entry=entry)
     except (OSError, ImportError) as error:
-        raise type(error)(f"{nothing}; {error}") from error
+        near = difflib.get_close_matches(source, table(), 1, 0.8)
+        meant = f"; closest of spectral-flax list --pretrained: {near[0]}" if near else ""
+        raise type(error)(f"{nothing}; {error}{meant}") from error
 
 
 def create_model(

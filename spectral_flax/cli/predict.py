@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         targets = output_files(args.images, args.output, overwrite=args.overwrite)
     if args.weights is None and args.model is None:
         raise ValueError("give --weights, or --model for its public weights")
-    source = args.weights or default_row(args.model).name
+    source = default_row(args.model).name if args.weights is None else args.weights
     model, _ = load_model(args, source)
     record = model.record
     about = with_size(model, args.size, args.mean, args.std)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import http.server
+import pathlib
 import pickle
 import re
 import threading
@@ -50,6 +51,11 @@ def test_rows_name_models_options_places_and_licences_that_there_are():
         assert re.fullmatch("[0-9a-f]*", row.sha256)
         record = row.record()
         assert isinstance(record, ModelRecord) and record.preprocessing is not None
+
+
+def test_the_readme_counts_them():
+    text = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
+    assert f"names {len(ROWS)} public files of weights" in text
 
 
 def test_a_model_has_one_default_which_anybody_may_use_and_programs_can_fetch():
@@ -130,6 +136,19 @@ def test_a_row_that_is_fetched_by_hand_says_from_where_to_where(monkeypatch, cac
             sf.load("someone/small")
 
 
+def test_a_row_of_the_hub_may_lie_in_a_folder(monkeypatch, cache, weights):
+    with table_of(monkeypatch, hub="someone/small"):
+        monkeypatch.setenv(downloads.OFFLINE, "1")
+        folder = cache / "someone--small"
+        told = f"by hand: put model.safetensors of .*someone/small in the folder {folder}"
+        with pytest.raises((OSError, ImportError), match=told):
+            sf.load("someone/small")
+        sf.save(weights[1], folder / "model.safetensors", names="torch")
+        assert same(sf.load("someone/small"), weights[1])
+        with pytest.raises(OSError, match=r"closest of .*--pretrained: someone/small"):
+            sf.load("someone/smalls")
+
+
 def test_a_model_without_public_weights_says_so():
     with pytest.raises(ValueError, match="no public weights of resnet26 are known; closest:"):
         sf.create_model("resnet26", pretrained=True)
@@ -149,6 +168,12 @@ class Server(http.server.BaseHTTPRequestHandler):
         step = Server.plan.pop(0) if Server.plan else "all"
         if isinstance(step, int) and step >= 400:
             self.send_error(step)
+            return
+        if start and start == len(Server.content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{start}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         if step == "elsewhere":
             self.send_response(302)
@@ -212,6 +237,27 @@ def test_what_can_not_be_downloaded_is_told(host, cache, plan, error, told):
     with pytest.raises(error, match=told):
         download(f"{host}/file.pth", "file.pth")
     assert not (cache / "file.pth").exists()
+
+
+def test_a_file_that_was_complete_when_its_process_died_is_taken(host, cache):
+    Server.content, Server.plan, Server.asked = bytes(range(250)) * 4, [], []
+    cache.mkdir()
+    (cache / "file.pth.part").write_bytes(Server.content)
+    assert download(f"{host}/file.pth", "file.pth").read_bytes() == Server.content
+    assert Server.asked == [1000] and list(cache.iterdir()) == [cache / "file.pth"]
+
+
+def test_processes_that_want_one_file_download_it_once(host, cache):
+    Server.content, Server.plan, Server.asked = bytes(range(250)) * 400, [], []
+    found = []
+    want = lambda: found.append(download(f"{host}/file.pth", "file.pth"))
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Server.asked == [0] and found == [cache / "file.pth"] * 4
+    assert found[0].read_bytes() == Server.content and list(cache.iterdir()) == found[:1]
 
 
 def test_another_file_than_the_hash_says_is_removed(host, cache):

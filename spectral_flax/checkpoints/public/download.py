@@ -2,6 +2,7 @@
 """Files from the web, kept: resumed where they stopped, checked by their hash."""
 
 import contextlib
+import fcntl
 import hashlib
 import http.client
 import logging
@@ -52,13 +53,39 @@ def download(url: str, filename: str, sha256: str = "") -> pathlib.Path:
         raise OSError(f"{filename} is not in {path.parent}, and {OFFLINE} is set; {remedy}")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    with _alone(part):
+        if path.is_file():  # another process had it meanwhile
+            return path
+        _complete(url, part, remedy)
+        _check(part, url, sha256)
+        os.replace(part, path)
+    return path
+
+
+@contextlib.contextmanager
+def _alone(part: pathlib.Path):
+    """Wait until no other process downloads the same file."""
+    with open(part, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if not part.stat().st_size:
+                    part.unlink()
+
+
+def _complete(url: str, part: pathlib.Path, remedy: str) -> None:
+    """Download what is missing, trying again where that may help."""
     for attempt in range(1, TRIES + 1):
         try:
             _continue(url, part)
-            break
+            return
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # what is there is no beginning of the file
-                part.unlink(missing_ok=True)
+            if error.code == 416:  # nothing follows what is there
+                if str(error.headers.get("Content-Range")).endswith(f"/{part.stat().st_size}"):
+                    return
+                os.truncate(part, 0)
             elif error.code < 500 and error.code != 429:
                 kind = FileNotFoundError if error.code in (404, 410) else OSError
                 raise kind(f"{url} can not be downloaded: {reason(error)}") from error
@@ -69,9 +96,6 @@ def download(url: str, filename: str, sha256: str = "") -> pathlib.Path:
             told = f"{url} can not be downloaded: {reason(failure)}; {remedy}"
             raise OSError(told) from failure
         time.sleep(2 ** (attempt - 1) * _pause())
-    _check(part, url, sha256)
-    os.replace(part, path)
-    return path
 
 
 def _pause() -> float:

@@ -19,7 +19,7 @@ def read_public(name: str, *, entry: str | None = None) -> Weights:
     """
     row = table()[name]
     if row.hub:
-        weights = hub.read_hub(row.hub, entry=entry)
+        weights = _from_hub(row, entry)
     else:
         path = download(row.url, row.filename, row.sha256) if row.url else _by_hand(row)
         try:
@@ -29,6 +29,19 @@ def read_public(name: str, *, entry: str | None = None) -> Weights:
                 f"{error}. If a download was cut short, remove {path} and ask again"
             ) from error
     return dataclasses.replace(weights, record=row.record())
+
+
+def _from_hub(row: PublicWeights, entry: str | None) -> Weights:
+    folder = cache_folder() / row.hub.replace("/", "--")
+    if folder.is_dir():
+        return hub.read_folder(folder, entry=entry)
+    try:
+        return hub.read_hub(row.hub, entry=entry)
+    except (OSError, ImportError) as error:
+        raise type(error)(
+            f"{error}; by hand: put model.safetensors of https://huggingface.co/{row.hub} in the "
+            f"folder {folder}"
+        ) from error
 
 
 def _by_hand(row: PublicWeights):
