@@ -185,7 +185,7 @@ def test_printed_numbers_tell_their_precision():
 
 ROWS = {
     "imagenet": ("FFC-ResNet-50 + LFU", "ResNet-18: NL adds", "ResNet-18: BAT adds"),
-    "kinetics": ("C2D + NL", "C2D + 3D-BAT", "FFC-C2D", "TSM", "Oct-I3D"),
+    "kinetics": ("C2D + NL", "C2D + 3D-BAT", "TSM", "Oct-I3D"),
     "pose": ("NL adds, 256x192", "CGNL adds, 384x288", "SRL-FFT adds, 256x192"),
 }
 

@@ -32,7 +32,8 @@ def cases_of(name: str) -> set:
 def chosen(cases_of=cases_of) -> list[str]:
     """Few names among which each case is met of those that the names are."""
     # With few blocks a stage, networks that differ in depth alone are one and the same program.
-    depths = ("resnet26", "resnet34", "resnet101", "resnet152", "resnext101")
+    depths = ("resnet26", "resnet34", "resnet101", "resnet152", "resnext101", "lama_big")
+    depths += ("gfnet_xs", "gfnet_small", "gfnet_base", "r2plus1d_resnet50")
     names = [name for name in NAMES if not any(depth in name for depth in depths)]
     left, taken = set().union(*map(cases_of, names)), []
     while left:
@@ -53,6 +54,7 @@ def options_of(name: str) -> dict:
     """Options that make the model narrow and shallow, of those that it has."""
     known = MODELS[name].options
     options = dict(width=32, depths=(1, 1, 1, 1), ratio=0.5, num_classes=3, encoder_width=32)
+    options |= dict(depth=2, blocks=2, pyramid_features=16, head_features=16)
     return {k: v for k, v in options.items() if k in known}
 
 

@@ -23,8 +23,8 @@ from spectral_flax.layers import AtrousPyramid, DeformableConv, FactorisedConv, 
         ("r2plus1d_resnet18", "r2plus1d_resnet18"),
         ("googlenet", "googlenet"),
         ("deeplabv3_resnet50", "deeplabv3_resnet50"),
-        ("s3d", "s3d"),
-        ("tsm_nl_resnet50", "tsm_resnet50_nl"),
+        pytest.param("s3d", "s3d", marks=pytest.mark.full),
+        pytest.param("tsm_nl_resnet50", "tsm_resnet50_nl", marks=pytest.mark.full),
     ],
 )
 def test_published_models_give_the_published_numbers(case, name):
