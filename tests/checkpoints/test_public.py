@@ -148,6 +148,7 @@ def test_a_row_of_the_hub_may_lie_in_a_folder(monkeypatch, cache, weights):
         told = f"by hand: put model.safetensors of .*someone/small in the folder {folder}"
         with pytest.raises((OSError, ImportError), match=told):
             sf.load("someone/small")
+        folder.mkdir(parents=True)
         sf.save(weights[1], folder / "model.safetensors", names="torch")
         assert same(sf.load("someone/small"), weights[1])
         with pytest.raises(OSError, match=r"closest of .*--pretrained: someone/small"):

@@ -54,7 +54,7 @@ def options_of(name: str) -> dict:
     """Options that make the model narrow and shallow, of those that it has."""
     known = MODELS[name].options
     options = dict(width=32, depths=(1, 1, 1, 1), ratio=0.5, num_classes=3, encoder_width=32)
-    options |= dict(depth=2, blocks=2, pyramid_features=16, head_features=16)
+    options |= dict(depth=3, blocks=2, pyramid_features=16, head_features=16)
     return {k: v for k, v in options.items() if k in known}
 
 
