@@ -25,8 +25,9 @@ def variants(path):
 
 
 def narrow(model):
-    """Return options for a copy that is quicker to build."""
-    return {"width": 32} if "width" in MODELS[model].options else {}
+    """Return options for a copy that is quicker to build; blocks are where the config has them."""
+    small = dict(width=32, depth=2)
+    return {k: v for k, v in small.items() if k in MODELS[model].options}
 
 
 ALL = [name for path in CONFIGS for name in variants(path)]
