@@ -64,6 +64,7 @@ def test_counts_alone_measure_nothing(measured, capsys):
         (["--models", "resnet51"], "no model 'resnet51'; closest: "),
         (["--models", "vgg*"], "no model matches 'vgg*'"),
         (["--models", "c2d_resnet50"], "c2d_resnet50 is no model of images"),
+        (["--models", "c2d_*"], "no model of images matches c2d_*"),
         (["--batch", "0"], "--batch 0 is not a positive number"),
         (["--seconds", "-1"], "--seconds -1.0 is not a positive number"),
         (["--task", "video", "--frames", "0"], "--frames 0 is not a positive number"),

@@ -21,7 +21,10 @@ from flax import nnx
 
 from spectral_flax.kernels.cpu import compiler_options, keep_freed_memory
 from spectral_flax.models.registry import create_model
+from spectral_flax.plugins import import_plugins
 
+# For a process that counts while others measure: it leaves them the accelerator's memory.
+SPARING = ("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 Work = Literal["inference", "training"]
 
 
@@ -120,15 +123,18 @@ def _memory(compiled: jax.stages.Compiled) -> int:
     return held + plan.temp_size_in_bytes
 
 
-def measure_alone(model: str, shape: Sequence[int], **given: Any) -> Measurement:
-    """Measure as `measure`, in a process of its own.
+def measure_alone(
+    model: str, shape: Sequence[int], *, plugins: Sequence[str] = (), **given: Any
+) -> Measurement:
+    """Measure as `measure`, in a process of its own, which imports ``plugins`` first.
 
     Raises:
       MeasurementError: the process failed.
     """
-    request = json.dumps(dict(model=model, shape=list(shape), **given))
+    request = json.dumps(dict(model=model, shape=list(shape), plugins=list(plugins), **given))
     command = [sys.executable, "-m", "spectral_flax.analysis.measure", request]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    environment = {k: v for k, v in os.environ.items() if (k, v) != SPARING}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         likely = ", as the system does where memory runs out" if name == "SIGKILL" else ""
@@ -147,7 +153,9 @@ def main() -> None:
     """Measure what the only argument asks for, and print the measurement, or the error, as JSON."""
     keep_freed_memory()
     try:
-        answer = dataclasses.asdict(measure(**json.loads(sys.argv[1])))
+        request = json.loads(sys.argv[1])
+        import_plugins(request.pop("plugins"))
+        answer = dataclasses.asdict(measure(**request))
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:
         answer = {"error": (str(error).splitlines() or [type(error).__name__])[0]}
     print(json.dumps(answer))

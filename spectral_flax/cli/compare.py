@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from spectral_flax.analysis.measure import MeasurementError, measure_alone
+from spectral_flax.analysis.measure import SPARING, MeasurementError, measure_alone
 from spectral_flax.analysis.profile import profile
 from spectral_flax.cli.options import add_options, described, input_shape, model_names, parse_size
 from spectral_flax.models.registry import abstract_model, card, get_model
@@ -79,10 +80,8 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("--batch", batch), ("--frames", args.frames), ("--seconds", args.seconds)):
         if value is not None and value <= 0:
             raise ValueError(f"{name} {value} is not a positive number")
-    names = model_names(args.models) if args.models else SYSTEMS[args.task]
-    for name in names:
-        if get_model(name).rank != RANKS[args.task]:
-            raise ValueError(f"{name} is no model of {args.task}s; see --task")
+    names = _names(args.models, args.task) if args.models else SYSTEMS[args.task]
+    os.environ.setdefault(*SPARING)
     console, rows = Console(highlight=False), []
     with Live(console=Console(stderr=True, highlight=False), auto_refresh=False) as live:
         for name in names:
@@ -92,8 +91,25 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"machine": _machine(batch), "models": rows}, indent=2))
     else:
-        _print_table(console, rows, batch, args.no_time)
+        dtype = dict(args.options).get("dtype", "float32")
+        _print_table(console, rows, batch, args.no_time, dtype)
     return 1 if any("error" in row for row in rows) else 0
+
+
+def _names(words: Sequence[str], task: str) -> list[str]:
+    """Return the models that names and globs name; of globs those of the task.
+
+    Raises:
+      ValueError: a name is of another task, or a glob has none of this.
+    """
+    names = model_names(words)
+    fit = [name for name in names if get_model(name).rank == RANKS[task]]
+    for name in names:
+        if name in words and name not in fit:
+            raise ValueError(f"{name} is no model of {task}s; see --task")
+    if not fit:
+        raise ValueError(f"no model of {task}s matches {' '.join(words)}; see --task")
+    return fit
 
 
 def _row(name: str, args: argparse.Namespace, batch: int) -> Row:
@@ -113,7 +129,7 @@ def _row(name: str, args: argparse.Namespace, batch: int) -> Row:
         counted = profile(abstract_model(name, **options), shape).total
         row |= {"parameters": counted.parameters, "multiply_adds": counted.multiply_adds}
         for work in WORKS if not args.no_time else ():
-            given = dict(work=work, options=options, seconds=args.seconds)
+            given = dict(work=work, options=options, seconds=args.seconds, plugins=args.plugins)
             measured = measure_alone(name, (batch, *shape[1:]), **given)
             row[work] = {"seconds": measured.seconds, "memory": measured.memory}
     except (MeasurementError, ValueError, TypeError) as error:
@@ -132,7 +148,9 @@ def _machine(batch: int) -> dict[str, Any]:
     }
 
 
-def _print_table(console: Console, rows: list[Row], batch: int, counts_only: bool) -> None:
+def _print_table(
+    console: Console, rows: list[Row], batch: int, counts_only: bool, dtype: str
+) -> None:
     works = {} if counts_only else WORKS
     table = Table(show_edge=False)
     table.add_column("model", no_wrap=True)
@@ -163,7 +181,7 @@ def _print_table(console: Console, rows: list[Row], batch: int, counts_only: boo
     if not counts_only:
         planned = "what the program plans" if about["platform"] == "cpu" else "the device's peak"
         console.print(
-            f"{about['device']}, {about['cores']} cores, jax {about['jax']}, float32. Times are of "
+            f"{about['device']}, {about['cores']} cores, jax {about['jax']}, {dtype}. Times are of "
             f"one example in batches of {batch}: forward, and a training step (gradients, SGD with "
             f"momentum). Memory is of the batch: {planned}."
         )

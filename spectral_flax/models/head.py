@@ -71,7 +71,9 @@ class Classifier(Rematerialisable):
     def _make_head(
         self, last_map: str, features: int, head: Head, **numerics: Unpack[Numerics]
     ) -> None:
-        self.last_map, self.num_features, self.head_pool_size = last_map, features, head.pool_size
+        size = head.pool_size
+        self.head_pool_size = tuple(size) if isinstance(size, Sequence) else size
+        self.last_map, self.num_features = last_map, features
         self.mean_of_probabilities = head.mean_of_probabilities
         self.dropout = nnx.Dropout(head.dropout, rngs=numerics["rngs"]) if head.dropout else None
         classes = head.num_classes

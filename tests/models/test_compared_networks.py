@@ -119,7 +119,7 @@ def test_no_activations_are_gathered_on_a_data_parallel_mesh(name, mesh):
     assert count(jax.grad(loss), *given) == 0
 
 
-@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("name", sorted(NARROW.keys() - {"octave_resnet26", "r3d_resnet18"}))
 def test_a_state_dict_goes_out_and_comes_back(name):
     model, _ = narrow(name)
     other = sf.create_model(name, **NARROW[name][0], num_classes=5, rngs=nnx.Rngs(2))

@@ -18,7 +18,6 @@ SMALL = dict(depths=(1, 1, 1), width=8, num_classes=3)
 POSE = dict(depths=(1, 1, 1), encoder_width=8, decoder_width=16, num_joints=3, input_size=(32, 32))
 MODELS = {
     "resnet26": (SMALL | dict(se=True, width=16), (64, 64, 3)),
-    "resnext50_32x4d": (SMALL | dict(width=32), (64, 64, 3)),
     "ffc_resnet26": (SMALL | dict(ratio=0.5, width=16), (64, 64, 3)),
     "i3d_resnet18_bat3d": (
         SMALL | dict(depths=(1, 2, 2), input_size=(4, 64, 64), width=16),
