@@ -29,8 +29,9 @@ import spectral_flax as sf
 from spectral_flax.models.registry import MODELS
 
 NARROW = dict(width=32, encoder_width=32, depths=(1, 1, 1, 1), ratio=0.5, num_classes=3)
-# Pixels a side: enough for the 7 x 7 grid of bilinear attention; octaves halve maps once more.
-SMALL, SMALL_OCTAVE = 112, 128
+# Pixels a side: enough for the 7 x 7 grid of bilinear attention in the third stage; octaves halve
+# maps once more, and timm's network has a grid of 8 x 8 in the last.
+SMALL, LARGER = 112, {"octave": 128, "bat_resnext": 256}
 
 
 def forward(model):
@@ -46,8 +47,10 @@ def forward(model):
 
 def program(name: str) -> str:
     """Return a name that models have in common whose narrow copies are one program."""
+    given = name
     name = re.sub(r"resnet(26|101|152)", "resnet50", name).replace("resnet34", "resnet18")
-    return name.replace("resnext101_32x8d", "resnext50_32x4d")
+    other = name.replace("resnext101_32x8d", "resnext50_32x4d")
+    return other if other in MODELS else given
 
 
 @functools.cache
@@ -55,7 +58,7 @@ def check(name: str, mesh) -> dict:
     """Lower and compile the forward pass of a narrow copy, and count its all-gathers."""
     card, known = sf.card(name), MODELS[name].options
     options = {key: value for key, value in NARROW.items() if key in known}
-    side = SMALL_OCTAVE if "octave" in name else SMALL
+    side = next((n for kind, n in LARGER.items() if kind in name), SMALL)
     size = (*card.input_size[:-2], *(min(n, side) for n in card.input_size[-2:]))
     if "input_size" in known:
         options["input_size"] = size
