@@ -3,6 +3,7 @@
 | variant | published top-1 | frames | recipe |
 | --- | --- | --- | --- |
 | tsm_resnet50, tsm_resnet50_nl | 74.1, 75.6 | 8 | mit-han-lab/temporal-shift-module: 50 epochs |
+| tsn_resnet50 | 68.8, one clip | 8 of equal parts | the same |
 | artnet_resnet18 | 69.2 | 16 | wanglimin/ARTNet: 250 000 steps from random weights |
 | glore_resnet50_lite | 75.1 | 8 | ours |
 | octave_i3d_resnet50 | 74.6 | 8 | ours; no code was published |
@@ -11,8 +12,8 @@
 | r2plus1d_resnet18, r3d_resnet18 | 57.5, 63.2 | 16 | ours, from random weights |
 | s3d, i3d_inception | 72.2, 71.1 | 64 | ours, from random weights |
 
-"Ours" is that of the networks of configs/kinetics.py. Training of TSM and A2 begins from an image
-classifier's published file, RESNET50.pth in the folder of the run, inflated.
+"Ours" is that of the networks of configs/kinetics.py. Training of TSM, TSN and A2 begins from an
+image classifier's published file, RESNET50.pth in the folder of the run, inflated.
 NAME_smoke, narrow and shallow, trains on moving digits.
 Here: Kinetics was not run; of the smoke variants see docs/guides/training.md.
 Run: python -m train configs/kinetics_compared.py:tsm_resnet50 --data.path FOLDER
@@ -41,6 +42,11 @@ def as_tsm(config: Config) -> Config:
     return dataclasses.replace(config, **about)
 
 
+def as_segments(config: Config) -> Config:
+    """Return the recipe with one frame of each equal part of the video."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, sampling="uniform"))
+
+
 def as_artnet(config: Config) -> Config:
     """Return the recipe of appearance-and-relation networks, on four devices."""
     optimizer = dataclasses.replace(
@@ -58,6 +64,7 @@ def as_artnet(config: Config) -> Config:
 published = {
     "tsm_resnet50": as_tsm(recipe("tsm_resnet50", "resnet50")),
     "tsm_resnet50_nl": as_tsm(recipe("tsm_resnet50_nl", "resnet50", "inserted")),
+    "tsn_resnet50": as_segments(as_tsm(recipe("tsn_resnet50", "resnet50"))),
     "artnet_resnet18": as_artnet(from_random_weights("artnet_resnet18", frames=16)),
     "glore_resnet50_lite": from_random_weights("glore_resnet50_lite", 8, side=224, stride=8),
     "octave_i3d_resnet50": from_random_weights("octave_i3d_resnet50", 8, side=224, stride=8),

@@ -7,6 +7,7 @@ the loop derives steps and learning rates after the command line has had its say
 
 import ast
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -42,8 +43,7 @@ class Data:
     frames: Count = 8
     """Frames of a clip (videos)."""
     sampling: Sampling = "dense"
-    """Frames of a clip. dense: every stride-th from somewhere on; uniform: one of each of so many
-    equal parts of the video, as in temporal segment networks (videos)."""
+    """dense: every stride-th frame; uniform: one of each equal part of the video (videos)."""
     stride: Count = 8
     """Frames of the video between two of the clip (videos, dense)."""
     segments: Count = 1
@@ -276,7 +276,6 @@ IDENTITY = (
     "optimizer.name",
 )
 
-
 # What else decides which arrays a state has: a name stands for all fields of its group.
 SHAPING = (*IDENTITY, "data", "optimizer")
 
@@ -285,9 +284,7 @@ def differences(old: Config, new: Config, names: Sequence[str] = IDENTITY) -> li
     """Name the fields, by default those of a run's identity, in which two configs differ."""
     found: dict[str, str] = {}
     for name in names:
-        a, b = old, new
-        for part in name.split("."):
-            a, b = getattr(a, part), getattr(b, part)
+        a, b = (operator.attrgetter(name)(config) for config in (old, new))
         if dataclasses.is_dataclass(a):
             fields = [f"{name}.{field.name}" for field in dataclasses.fields(a)]
             found |= {line.partition(":")[0]: line for line in differences(old, new, fields)}
@@ -295,8 +292,7 @@ def differences(old: Config, new: Config, names: Sequence[str] = IDENTITY) -> li
             for key in dict.fromkeys([*a, *b]):
                 if key not in a or key not in b or a[key] != b[key]:
                     pair = [shown(repr(d[key])) if key in d else "not given" for d in (a, b)]
-                    line = f"{name}.{key}: {pair[0]} there, {pair[1]} here"
-                    found[f"{name}.{key}"] = line
+                    found[f"{name}.{key}"] = f"{name}.{key}: {pair[0]} there, {pair[1]} here"
         elif a != b:
             option = f" (--{name.replace('_', '-')})" if "_" in name else ""
             found[name] = f"{name}: {shown(repr(a))} there, {shown(repr(b))} here{option}"

@@ -2,6 +2,7 @@
 """``spectral-flax compare``: what models cost on this machine, each measured in its own process."""
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -131,7 +132,7 @@ def _row(name: str, args: argparse.Namespace, batch: int) -> Row:
         for work in WORKS if not args.no_time else ():
             given = dict(work=work, options=options, seconds=args.seconds, plugins=args.plugins)
             measured = measure_alone(name, (batch, *shape[1:]), **given)
-            row[work] = {"seconds": measured.seconds, "memory": measured.memory}
+            row[work] = dataclasses.asdict(measured)
     except (MeasurementError, ValueError, TypeError) as error:
         row["error"] = (str(error).splitlines() or [type(error).__name__])[0]
     return row

@@ -67,7 +67,9 @@ def record_facts(record: ModelRecord) -> dict[str, Any]:
         facts["input"] = f"{size} {about.channel_order}, {fit.get(about.fit, 'or any size')}"
         facts["mean, std"] = f"{about.mean}, {about.std}"
         if len(about.input_size) == 3:
-            facts["frames"] = f"every {about.stride}th of the video"
+            uniform = about.sampling == "uniform"
+            spread = "one of each equal part" if uniform else f"every {about.stride}th"
+            facts["frames"] = f"{spread} of the video"
     names = record.class_names
     more = f" and {len(names) - _MAX_CLASSES} more" if len(names) > _MAX_CLASSES else ""
     facts["classes"] = ", ".join(names[:_MAX_CLASSES]) + more

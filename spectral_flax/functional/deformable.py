@@ -10,7 +10,7 @@ from jax import lax
 
 from spectral_flax.arrays import as_floating, common, wide
 
-_CORNERS = 2  # a position lies between two rows and two columns
+MARGIN = 2  # zeros on each side hold every pair of neighbours that is beyond the border
 
 
 def deformable_convolution(
@@ -53,8 +53,8 @@ def deformable_convolution(
     rows, columns, features, out = kernel.shape
     taps, dtype = rows * columns, common(x, kernel)
     exact = wide(x.dtype, offsets.dtype)
-    # Two rows and columns of zeros on each side hold every pair of neighbours beyond the border.
-    padded = jnp.pad(x.astype(dtype), ((0, 0), (2, 2), (2, 2), (0, 0)))
+    margin = (MARGIN, MARGIN)
+    padded = jnp.pad(x.astype(dtype), ((0, 0), margin, margin, (0, 0)))
     moved = offsets.astype(exact).reshape(*offsets.shape[:3], taps, 2)
     factors = jnp.ones_like(moved[..., 0]) if mask is None else mask.astype(exact)
     grid = [
@@ -87,13 +87,13 @@ def sample(padded: jax.Array, places: jax.Array) -> jax.Array:
 
     ``places`` are row and column in the map without its margins, which are two zeros on each side.
     """
-    height, width = (n - 2 * _CORNERS for n in padded.shape[1:3])
+    height, width = (n - 2 * MARGIN for n in padded.shape[1:3])
     low = jnp.floor(places)
     share = places - low
     limits = jnp.asarray((height, width), places.dtype)
     # Pairs of neighbours that are both beyond the border are both in the margin.
-    start = jnp.clip(low, -2, limits.reshape((1,) * (low.ndim - 1) + (2,)))
-    start = start.astype(jnp.int32) + 2
+    start = jnp.clip(low, -MARGIN, limits.reshape((1,) * (low.ndim - 1) + (2,)))
+    start = start.astype(jnp.int32) + MARGIN
     windows = jax.vmap(_windows)(padded, start)
     dy, dx = (share[..., i, None].astype(padded.dtype) for i in range(2))
     # A weighted mean of rows, then of columns: two products with weights in place of four.
@@ -108,7 +108,7 @@ def _windows(image: jax.Array, start: jax.Array) -> jax.Array:
     numbers = lax.GatherDimensionNumbers(
         offset_dims=(lead, lead + 1, lead + 2), collapsed_slice_dims=(), start_index_map=(0, 1)
     )
-    sizes = (_CORNERS, _CORNERS, image.shape[-1])
+    sizes = (2, 2, image.shape[-1])
     return lax.gather(image, start, numbers, sizes, mode="promise_in_bounds")
 
 

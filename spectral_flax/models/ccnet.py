@@ -73,42 +73,20 @@ class CrissCrossHead(nnx.Module):
         return self.classify(self.dropout(y))
 
 
-class AuxiliaryHead(nnx.Module):
-    """Logits of an earlier map, for training: ``[N, H, W, in_features] -> [N, H, W, classes]``."""
-
-    def __init__(
-        self,
-        in_features: int,
-        num_classes: int,
-        *,
-        features: int = 512,
-        dropout: float = 0.1,
-        **numerics: Unpack[Numerics],
-    ):
-        self.convolve = ConvNormAct(
-            in_features, features, 3, use_bias=True, activation=LEAKY, **numerics
-        )
-        self.dropout = nnx.Dropout(dropout, broadcast_dims=(1, 2), rngs=numerics["rngs"])
-        self.classify = conv(features, num_classes, use_bias=True, **numerics)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.classify(self.dropout(self.convolve(x)))
-
-
 class CCNet(Rematerialisable):
     """Logits of each pixel: ``[N, H, W, in_features] -> [N, H, W, num_classes]``, any H, W.
 
-    ``features`` also has those of an eighth of the size, ``logits``, and those of the auxiliary
-    head on the third stage, ``auxiliary``.
+    ``features`` also has those of an eighth of the size, ``logits``. The published network has
+    another head, on the third stage, for training alone.
 
     Args:
       num_classes: of each pixel.
       recurrence: applications of the attention.
       in_features: channels of the input.
       width: features of the backbone's first narrow convolutions.
-      head_features: of the heads.
+      head_features: of the head.
       depths: residual blocks of each stage.
-      dropout: rate at which channels of the heads are dropped.
+      dropout: rate at which channels of the head are dropped.
     """
 
     def __init__(
@@ -135,20 +113,17 @@ class CCNet(Rematerialisable):
             geometry=Geometry(dilated=(3, 4), dilate_first=True),
             **numerics,
         )
-        last = self.backbone.num_features
+        features = self.backbone.num_features, num_classes
         options = dict(features=head_features, dropout=dropout, **numerics)
-        self.head = CrissCrossHead(last, num_classes, recurrence=recurrence, **options)
-        self.auxiliary = AuxiliaryHead(last // 2, num_classes, **options)
+        self.head = CrissCrossHead(*features, recurrence=recurrence, **options)
 
     def features(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Return the maps by name: those of the backbone, ``auxiliary`` and ``logits``."""
+        """Return the maps by name: those of the backbone, and ``logits``."""
         maps = self.backbone.features(x)
-        auxiliary = self.auxiliary(maps["stage3"])
-        return maps | {"auxiliary": auxiliary, "logits": self._run(self.head, maps["stage4"])}
+        return maps | {"logits": self._run(self.head, maps[self.backbone.last_map])}
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        maps = self.backbone.features(x)
-        logits = self._run(self.head, maps[self.backbone.last_map])
+        logits = self.features(x)["logits"]
         return jax.image.resize(logits, (*x.shape[:-1], logits.shape[-1]), "bilinear")
 
 

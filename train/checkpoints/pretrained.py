@@ -45,6 +45,8 @@ def adopted(config: Config, find_stored: Callable[[], Config | None]) -> Config:
         raise UserError(f"--pretrained.weights {os.fspath(start.weights)}: {error}") from error
     options = {name: v for name, v in record.options.items() if name not in _OF_THE_DATA}
     data = dict(size=about.input_size[-2:], mean=about.mean, std=about.std)
+    if len(about.input_size) == 3:
+        data |= dict(frames=about.input_size[0], stride=about.stride, sampling=about.sampling)
     data["resize"] = about.resize if about.fit == "crop" else None
     if max(about.mean) > 1:
         data |= {name: tuple(v / 255 for v in data[name]) for name in ("mean", "std")}
@@ -54,7 +56,7 @@ def adopted(config: Config, find_stored: Callable[[], Config | None]) -> Config:
     return _with(config, record.model, options, data)
 
 
-_ADOPTED = ("size", "mean", "std", "channels", "resize")
+_ADOPTED = ("size", "mean", "std", "channels", "resize", "frames", "stride", "sampling")
 # Options of a model that the data decide, or the run.
 _OF_THE_DATA = ("num_classes", "in_features", "input_size", "num_joints", "dtype")
 

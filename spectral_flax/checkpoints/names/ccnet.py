@@ -11,6 +11,8 @@ from spectral_flax.layers.deep_stem import DeepStem
 from spectral_flax.models.ccnet import CCNet, CrissCrossHead
 
 EPSILON = 1e-5
+# A head on the third stage, for training alone.
+AUXILIARY = r"dsn\..*"
 
 # |w| + eps <-> w
 _magnitude = single(lambda w: np.abs(w) + EPSILON, lambda scale: scale - EPSILON)
@@ -54,11 +56,9 @@ def _ccnet(model: CCNet) -> list[Rule]:
     rules = [
         *nested([*_stem(model.backbone.stem.conv), *blocks], "backbone", ""),
         *nested(CRISS_CROSS_HEAD, "head", "head"),
-        *_unit(r"auxiliary\.convolve", "dsn"),
-        Rule(r"auxiliary\.classify", "dsn.3"),
     ]
     return _with_magnitudes(rules)
 
 
 register_rules(CrissCrossHead, _with_magnitudes(CRISS_CROSS_HEAD), "CCNet")
-register_rules(CCNet, _ccnet, "CCNet")
+register_rules(CCNet, _ccnet, "CCNet", ignored=AUXILIARY)

@@ -110,10 +110,11 @@ _of_frames = Layout(lambda arrays, _: arrays[0][None], lambda array, _: [array[0
 
 
 def _tsm(model: ResNet) -> list[Rule]:
-    """Return the names of temporal-shift-module, where a shift stands around ``conv1``."""
-    if model.rank != 3 or not isinstance(model.stage1[0], ResidualBlock):
-        return []
-    if not model.stage1[0].temporal_shift:
+    """Return the names of temporal-shift-module, of networks that convolve single frames.
+
+    A shift, where there is one, stands around ``conv1``.
+    """
+    if model.rank != 3 or model.temporal_pool_stride > 1 or model.stem_options.temporal_kernel > 1:
         return []
     rules = [
         Rule(r"stem\.conv", "base_model.conv1", _of_frames),
@@ -128,6 +129,8 @@ def _tsm(model: ResNet) -> list[Rule]:
             residual += not inserted
             theirs = f"base_model.layer{stage}.{residual}"
             if inserted:
+                if not isinstance(block, NonLocal):
+                    return []
                 rules += nested(non_local_video(block), ours, f"{theirs}.nl")
                 continue
             wrapped = i + 1 < len(blocks) and not isinstance(blocks[i + 1], ResidualBlock)

@@ -11,7 +11,7 @@ from typing import Any
 
 from spectral_flax.messages import closest
 from spectral_flax.models import registry
-from spectral_flax.models.record import ModelRecord, Preprocessing
+from spectral_flax.models.record import ModelRecord
 from spectral_flax.models.registry import get_model
 
 # In a licence: not for everybody, so never taken unless it is asked for by name.
@@ -157,8 +157,3 @@ def class_names(labels: str) -> tuple[str, ...]:
     """Return the class names of a data set: "imagenet", "kinetics400" or "voc"."""
     folder = importlib.resources.files(__package__).joinpath("labels")
     return tuple(folder.joinpath(f"{labels}.txt").read_text("utf-8").splitlines())
-
-
-def preprocessing_fields() -> set[str]:
-    """Return the names that a row's ``preprocessing`` may have."""
-    return {field.name for field in dataclasses.fields(Preprocessing)}

@@ -133,6 +133,21 @@ def test_a_run_on_a_folder_takes_model_options_and_size_from_a_run(tmp_path, cap
     assert record.class_names == ("cat", "dog", "eel") and record.step == 2
 
 
+def test_clips_are_taken_as_the_weights_of_a_video_model_were_trained(tmp_path):
+    model = sf.create_model("tsn_resnet50", width=4, depths=(1, 1), num_classes=3)
+    about = dict(input_size=(4, 32, 32), sampling="uniform", stride=3)
+    about = dataclasses.replace(sf.card("tsn_resnet50").preprocessing, **about)
+    model.record = dataclasses.replace(model.record, preprocessing=about)
+    sf.save(model, tmp_path / "tsn.safetensors")
+    config = small(
+        model=None, options={}, pretrained=Pretrained(weights=tmp_path / "tsn.safetensors")
+    )
+    data = adopted(config, lambda: None).data
+    assert (data.frames, data.stride, data.sampling, data.size) == (4, 3, "uniform", (32, 32))
+    given = dataclasses.replace(config, data=dataclasses.replace(config.data, frames=16))
+    assert adopted(given, lambda: None).data.frames == 16
+
+
 def test_without_a_model_and_weights_nothing_begins():
     with pytest.raises(UserError, match="--model is None; expected a name, or --pretrained"):
         adopted(check(small(model=None)), lambda: None)
