@@ -19,18 +19,36 @@ ROOT = Path(__file__).parent.parent
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A config whose model has the layers, and what takes them away."""
+    """A config, the figure that counts, and what each network changes of the config."""
 
     config: str
     figure: str
-    without: tuple[str, ...]
+    networks: dict[str, tuple[str, ...]]
 
 
 PLAIN = ("--options.blocks-at", "None", "--options.block-options", "None")
+
+
+def _block(name: str) -> tuple[str, ...]:
+    return ("--model", f"pose_resnet18_{name}", "--options.block-options", "None")
+
+
 TRIALS = {
-    "pose": Trial("stick_figures_pose", "AP", ("--model", "pose_resnet18", *PLAIN)),
-    "segmentation": Trial("ellipses_unet_star", "mean_iou", ("--model", "unet_star")),
-    "inpainting": Trial("textures_lama", "psnr", ("--options.ratio", "0")),
+    "pose": Trial(
+        "stick_figures_pose",
+        "AP",
+        {
+            "srl_fft": (),
+            "plain": ("--model", "pose_resnet18", *PLAIN),
+            "nl": _block("nl"),
+            "srl_lo": _block("srl_lo"),
+            "bat": _block("bat"),
+        },
+    ),
+    "segmentation": Trial(
+        "ellipses_unet_star", "mean_iou", {"srl_fft": (), "plain": ("--model", "unet_star")}
+    ),
+    "inpainting": Trial("textures_lama", "psnr", {"ffc": (), "plain": ("--options.ratio", "0")}),
 }
 
 
@@ -57,22 +75,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file of all figures")
     args = parser.parse_args()
     rows = []
-    print(f"{'task':13} {'layers':8} {'figure':9} {'mean':>7} {'least':>7} {'most':>7} {'s':>5}")
+    print(f"{'task':13} {'network':8} {'figure':9} {'mean':>7} {'least':>7} {'most':>7} {'s':>5}")
     for name in args.tasks:
         trial = TRIALS[name]
-        for layers, changes in (("with", ()), ("without", trial.without)):
+        for network, changes in trial.networks.items():
             runs = [
-                train(trial, changes, seed, args.workdir.resolve() / f"{name}_{layers}_{seed}")
+                train(trial, changes, seed, args.workdir.resolve() / f"{name}_{network}_{seed}")
                 for seed in args.seeds
             ]
             found = [run[trial.figure] for run in runs]
             rows += [
-                {"task": name, "layers": layers, "seed": seed} | run
+                {"task": name, "network": network, "seed": seed} | run
                 for seed, run in zip(args.seeds, runs, strict=True)
             ]
             seconds = sum(run["seconds"] for run in runs) / len(runs)
             print(
-                f"{name:13} {layers:8} {trial.figure:9} {sum(found) / len(found):7.3f} "
+                f"{name:13} {network:8} {trial.figure:9} {sum(found) / len(found):7.3f} "
                 f"{min(found):7.3f} {max(found):7.3f} {seconds:5.0f}",
                 flush=True,
             )

@@ -17,7 +17,7 @@ from spectral_flax.functional.pooling import pool_frames
 from spectral_flax.layers.activations import SpectrumReLU
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive
 from spectral_flax.layers.conv import conv
-from spectral_flax.layers.initializers import Initializer, identity_kernel, kaiming_normal, zeros
+from spectral_flax.layers.initializers import Initializer, identity_kernel, kaiming_normal
 from spectral_flax.layers.learned_pairs import HouseholderPair, RetractedPair
 from spectral_flax.layers.norm import BatchNorm
 from spectral_flax.layers.numerics import Numerics, for_sums, types_of
@@ -40,7 +40,10 @@ class SpectralResidual(nnx.Module):
         ``temporal_kernel``, of those that exist) after the ReLU; None for no pooling.
       bottleneck: channels that the spectrum is reduced to, by a convolution, normalisation and
         ReLU of their own, before the convolution that restores them (both with ``groups``).
-      gate: whether the transformed part is multiplied by a learned scalar that starts at 0.
+      gate: whether the transformed part is multiplied by a learned scalar.
+      gate_init: what it starts at; 0, as published, makes a new block the identity. Since phi
+        normalises its result, what comes back through the un-normalised transform is sqrt(H W)
+        times smaller than through the unitary one; a gate that starts there makes up for it.
       spectrum_size: map size (of the transformed axes) for a `SpectrumReLU` in the place of the
         ReLU; the block then takes maps of that size only. None for the ReLU.
       kernel_init: of the convolution; None is the identity, or a normal one after a bottleneck.
@@ -61,6 +64,7 @@ class SpectralResidual(nnx.Module):
         temporal_pooling: Literal["average", "max"] | None = None,
         bottleneck: int | None = None,
         gate: bool = True,
+        gate_init: float = 0.0,
         spectrum_size: tuple[int, ...] | None = None,
         use_bias: bool = True,
         kernel_init: Initializer | None = None,
@@ -101,7 +105,7 @@ class SpectralResidual(nnx.Module):
         self.conv = conv(inner, width, window, kernel_init=kernel_init, **convolution)
         self.norm = BatchNorm(width, **options)
         self.spectrum_relu = SpectrumReLU(grid, **options) if spectrum_size else None
-        self.gate = nnx.Param(zeros(None, (), options["param_dtype"])) if gate else None
+        self.gate = nnx.Param(jnp.asarray(gate_init, options["param_dtype"])) if gate else None
         self.features = features
         self.rank = rank
         self.groups = groups

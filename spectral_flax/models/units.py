@@ -21,13 +21,27 @@ from spectral_flax.models.residual import BlockShape, Unit
 UnitOf = Callable[[BlockShape, float, float], Unit]
 
 
-def fourier(**options: Any) -> UnitOf:
-    """Return the unit of fast Fourier convolutions, plain ones where there is no global path."""
+def fourier(
+    *, local_to_global: bool = True, global_to_local: bool = True, **options: Any
+) -> UnitOf:
+    """Return the unit of fast Fourier convolutions, plain ones where there is no global path.
+
+    What splits a map into its paths, or joins them, has both exchanges whatever the options say: a
+    path would have no input, or its output no use.
+    """
 
     def unit(shape: BlockShape, ratio_in: float, ratio_out: float) -> Unit:
         if ratio_in == ratio_out == 0:
             return ConvNormAct
-        layer = functools.partial(FFC, ratio_in=ratio_in, ratio_out=ratio_out, **options)
+        ends = ratio_in == 0 or ratio_out == 0
+        layer = functools.partial(
+            FFC,
+            ratio_in=ratio_in,
+            ratio_out=ratio_out,
+            local_to_global=local_to_global or ends,
+            global_to_local=global_to_local or ends,
+            **options,
+        )
         return functools.partial(ConvNormAct, layer=layer)
 
     return unit

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What seeing the whole image is good for: small networks on tasks where context decides, or not.
+
+Every network learns every task of its kind from new weights, with three seeds. A run that was
+stopped goes on where it was.
+
+Run: python -m evidence.context [--networks "ffc*"] [--tasks mirror] [--seeds 0 1 2]
+"""
+
+import argparse
+import fnmatch
+import sys
+from pathlib import Path
+
+from evidence.context.networks import NETWORKS
+from evidence.context.runs import run_all
+from evidence.context.tasks import TASKS
+
+RUNS = Path("runs/context")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=["*"], help="names, or globs of them")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=RUNS, help="of results and weights")
+    given = parser.parse_args()
+    names = [n for n in NETWORKS if any(fnmatch.fnmatchcase(n, p) for p in given.networks)]
+    if not names:
+        sys.exit(f"--networks {' '.join(given.networks)}: expected some of {', '.join(NETWORKS)}")
+    names.sort(key=lambda name: NETWORKS[name].rank, reverse=True)  # the longest first
+    run_all(names, given.tasks, given.seeds, given.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Table, JSON and figure of what the networks learned."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from flax import nnx
+
+from evidence.context.learning import TESTED
+from evidence.context.networks import NETWORKS
+from evidence.context.tasks import LENGTHS, TASKS
+from spectral_flax.analysis.profile import profile
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+TITLES = {
+    "digits": "which digit?",
+    "same_different": "same kind?",
+    "mirror": "same height?",
+    "contour": "whole contour?",
+    "repeat": "same motion?",
+}
+# Colours that the colour-blind tell apart (Okabe and Ito).
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#cc79a7",
+    "#777777",
+)
+SHOWN = {"plain": GREY, "nl": PURPLE, "srl_fft_gate": BLUE, "bat": ORANGE, "ffc": GREEN}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One network on one task, over seeds.
+
+    Attributes:
+      network, task: which.
+      mean, deviation: of the accuracy (the deviation is that of a sample; 0 for one seed).
+      above: how far the mean lies above what a local network can reach, in deviations. A
+        deviation is at least that of drawing so many examples.
+      by_length: mean accuracy for contours of each length.
+      seconds: mean processor time of the training.
+    """
+
+    network: str
+    task: str
+    seeds: int
+    mean: float
+    deviation: float
+    above: float
+    by_length: dict[str, float]
+    seconds: float
+
+
+def summarise(results: Iterable[dict]) -> list[Row]:
+    """Return a row for each network and task, in the order of their tables."""
+    results = list(results)
+    rows = []
+    for network in NETWORKS:
+        for name, task in TASKS.items():
+            chosen = [r for r in results if r["network"] == network and r["task"] == name]
+            if not chosen:
+                continue
+            found = np.array([r["accuracy"] for r in chosen])
+            deviation = float(found.std(ddof=1)) if len(found) > 1 else 0.0
+            drawing = np.sqrt(task.bound * (1 - task.bound) / TESTED)
+            by_length = {
+                length: float(np.mean([r["by_length"][length] for r in chosen]))
+                for length in chosen[0]["by_length"]
+            }
+            row = Row(
+                network,
+                name,
+                len(found),
+                float(found.mean()),
+                deviation,
+                float((found.mean() - task.bound) / max(deviation, drawing, 1e-9)),
+                by_length,
+                float(np.mean([r["seconds"] for r in chosen])),
+            )
+            rows.append(row)
+    return rows
+
+
+def costs(names: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """Return the multiply-adds (millions) and parameters (thousands) of networks."""
+    found = {}
+    for name in names:
+        network = NETWORKS[name]
+        total = profile(nnx.eval_shape(lambda n=network: n.build(0)), (1, *network.shape)).total
+        found[name] = total.multiply_adds / 1e6, total.parameters / 1e3
+    return found
+
+
+def as_markdown(rows: Sequence[Row], rank: int) -> str:
+    """Return a table of the networks of images (2) or clips (3)."""
+    tasks = [name for name, task in TASKS.items() if task.rank == rank]
+    names = [n for n, network in NETWORKS.items() if network.rank == rank]
+    by_key = {(row.network, row.task): row for row in rows}
+    names = [n for n in names if any((n, t) in by_key for t in tasks)]
+    head = ["network", *(TITLES[t] for t in tasks), "multiply-adds (M)", "parameters (k)"]
+    head += [f"{t} s" for t in ("training,",)]
+    lines = ["| " + " | ".join(head) + " |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
+    for name, (adds, parameters) in costs(names).items():
+        cells = [_cell(by_key.get((name, task))) for task in tasks]
+        seconds = sum(by_key[name, t].seconds for t in tasks if (name, t) in by_key)
+        cells += [f"{adds:.1f}", f"{parameters:.0f}", f"{seconds:.0f}"]
+        lines.append(f"| {NETWORKS[name].title} | " + " | ".join(cells) + " |")
+    bounds = [_bound(TASKS[task]) for task in tasks]
+    lines.append("| *no local network can do better* | " + " | ".join(bounds) + " | | | |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    above = f" ({row.above:+.0f})" if TASKS[row.task].bound < 1 and row.above >= 3 else ""
+    return f"{row.mean:.3f} ± {row.deviation:.3f}{above}"
+
+
+def _bound(task) -> str:
+    return f"*{task.bound:.3f}*" if task.bound < 1 else ""
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw accuracies of all networks, and of contours by length, to a PNG and an SVG file."""
+    plt.rcParams.update({"font.size": 11, "svg.fonttype": "none"})
+    figure, axes = plt.subplots(1, 5, figsize=(13, 5.6), width_ratios=(1, 1, 1, 1, 1.5))
+    names = [n for n in NETWORKS if NETWORKS[n].rank == 2]
+    places = {name: -i for i, name in enumerate(names)}
+    for ax, task in zip(axes, ("digits", "same_different", "mirror", "contour"), strict=False):
+        bound = TASKS[task].bound
+        if bound < 1:
+            ax.axvspan(0.4, bound, color="#e8e8e8", zorder=0)
+        for row in rows:
+            if row.task == task:
+                far = bound < 1 and row.above >= 3
+                ax.errorbar(
+                    row.mean,
+                    places[row.network],
+                    xerr=row.deviation,
+                    fmt="o" if far or bound == 1 else "D",
+                    color=BLUE if far or bound == 1 else RED,
+                    markersize=6,
+                    capsize=3,
+                )
+        ax.set(title=TITLES[task], xlim=(0.4, 1.03), xticks=(0.5, 0.75, 1.0), xlabel="accuracy")
+        ax.set_yticks(list(places.values()), ())
+        ax.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes[0].set_yticks(list(places.values()), [NETWORKS[n].title for n in names])
+    _draw_lengths(axes[4], rows)
+    figure.suptitle(
+        "Where the answer lies further apart than a window (grey: what a local network can reach)",
+        fontsize=13,
+    )
+    figure.tight_layout()
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=100)
+    plt.close(figure)
+
+
+def _draw_lengths(ax, rows: Sequence[Row]) -> None:
+    for row in rows:
+        if row.task == "contour" and row.network in SHOWN:
+            accuracy = [row.by_length[str(length)] for length in LENGTHS]
+            ax.plot(
+                LENGTHS,
+                accuracy,
+                "o-",
+                color=SHOWN[row.network],
+                label=NETWORKS[row.network].title,
+            )
+    ax.set(
+        title="contours by length", xlabel="pixels", xticks=LENGTHS, ylim=(0.45, 1.03), yticks=()
+    )
+    ax.set_yticks((0.5, 0.75, 1.0))
+    ax.yaxis.tick_right()
+    ax.legend(loc="center left", frameon=False, fontsize=10)
