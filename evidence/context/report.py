@@ -5,17 +5,14 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from flax import nnx
+from matplotlib import pyplot as plt
 
 from evidence.context.learning import TESTED
 from evidence.context.networks import NETWORKS
 from evidence.context.tasks import LENGTHS, TASKS
 from spectral_flax.analysis.profile import profile
-
-matplotlib.use("agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 TITLES = {
     "digits": "which digit?",
@@ -25,14 +22,8 @@ TITLES = {
     "repeat": "same motion?",
 }
 # Colours that the colour-blind tell apart (Okabe and Ito).
-BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#d55e00",
-    "#cc79a7",
-    "#777777",
-)
+BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
+RED, PURPLE, GREY = "#d55e00", "#cc79a7", "#777777"
 SHOWN = {"plain": GREY, "nl": PURPLE, "srl_fft_gate": BLUE, "bat": ORANGE, "ffc": GREEN}
 
 
@@ -105,8 +96,13 @@ def as_markdown(rows: Sequence[Row], rank: int) -> str:
     names = [n for n, network in NETWORKS.items() if network.rank == rank]
     by_key = {(row.network, row.task): row for row in rows}
     names = [n for n in names if any((n, t) in by_key for t in tasks)]
-    head = ["network", *(TITLES[t] for t in tasks), "multiply-adds (M)", "parameters (k)"]
-    head += [f"{t} s" for t in ("training,",)]
+    head = [
+        "network",
+        *(TITLES[t] for t in tasks),
+        "multiply-adds (M)",
+        "parameters (k)",
+        "seconds",
+    ]
     lines = ["| " + " | ".join(head) + " |", "| --- " + "| ---: " * (len(head) - 1) + "|"]
     for name, (adds, parameters) in costs(names).items():
         cells = [_cell(by_key.get((name, task))) for task in tasks]
@@ -131,6 +127,7 @@ def _bound(task) -> str:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw accuracies of all networks, and of contours by length, to a PNG and an SVG file."""
+    plt.switch_backend("agg")
     plt.rcParams.update({"font.size": 11, "svg.fonttype": "none"})
     figure, axes = plt.subplots(1, 5, figsize=(13, 5.6), width_ratios=(1, 1, 1, 1, 1.5))
     names = [n for n in NETWORKS if NETWORKS[n].rank == 2]

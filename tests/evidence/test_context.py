@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks where context decides: what they promise of their windows, and the networks of their reach."""
+"""Tasks where context decides: what they promise of their windows, and what networks see."""
 
 import itertools
 
