@@ -105,12 +105,10 @@ VIDEO_NETWORKS = {
     "i3d_a2": _video("A²", 12, "a2"),
     "i3d_cgnl": _video("CGNL", 12, "cgnl"),
     "i3d_glore": _video("GloRe", 11, "glore"),
-    "i3d_srl_fft": _video("SRL-FFT of frames", 14, "srl_fft", temporal_kernel=1, gate_init=6.0),
     "i3d_srl_fft_time": _video(
-        "SRL-FFT of clips", 14, "srl_fft", transform_time=True, gate_init=25.0
+        "SRL-FFT of clips", 14, "srl_fft", transform_time=True, gate_init=20.0
     ),
     "i3d_srl_lo_time": _video("SRL-LO of clips", 11, "srl_lo", transform_time=True),
-    "i3d_bat": _video("BAT", 12, "bat"),
     "i3d_bat3d": _video("BAT-3D", 12, "bat3d"),
     "i3d_ffc": Network("FFC of frames", 16, ffc=dict(lfu=False), geometry=_IN_TIME, rank=3),
 }

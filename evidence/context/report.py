@@ -126,36 +126,22 @@ def _bound(task) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw accuracies of all networks, and of contours by length, to a PNG and an SVG file."""
+    """Draw examples, accuracies of all image networks, and of contours by length: PNG and SVG."""
     plt.switch_backend("agg")
-    plt.rcParams.update({"font.size": 11, "svg.fonttype": "none"})
-    figure, axes = plt.subplots(1, 5, figsize=(13, 5.6), width_ratios=(1, 1, 1, 1, 1.5))
-    names = [n for n in NETWORKS if NETWORKS[n].rank == 2]
-    places = {name: -i for i, name in enumerate(names)}
-    for ax, task in zip(axes, ("digits", "same_different", "mirror", "contour"), strict=False):
-        bound = TASKS[task].bound
-        if bound < 1:
-            ax.axvspan(0.4, bound, color="#e8e8e8", zorder=0)
-        for row in rows:
-            if row.task == task:
-                far = bound < 1 and row.above >= 3
-                ax.errorbar(
-                    row.mean,
-                    places[row.network],
-                    xerr=row.deviation,
-                    fmt="o" if far or bound == 1 else "D",
-                    color=BLUE if far or bound == 1 else RED,
-                    markersize=6,
-                    capsize=3,
-                )
-        ax.set(title=TITLES[task], xlim=(0.4, 1.03), xticks=(0.5, 0.75, 1.0), xlabel="accuracy")
-        ax.set_yticks(list(places.values()), ())
-        ax.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes[0].set_yticks(list(places.values()), [NETWORKS[n].title for n in names])
-    _draw_lengths(axes[4], rows)
+    plt.rcParams.update({"font.size": 12, "svg.fonttype": "none"})
+    figure, axes = plt.subplots(
+        2, 5, figsize=(13, 7), width_ratios=(1, 1, 1, 1, 1.3), height_ratios=(1, 3.4)
+    )
+    names = [name for name, network in NETWORKS.items() if network.rank == 2]
+    for column, task in enumerate(("digits", "same_different", "mirror", "contour")):
+        _draw_examples(axes[0, column], task)
+        _draw_accuracies(axes[1, column], [row for row in rows if row.task == task], names)
+    axes[1, 0].set_yticks(-np.arange(len(names)), [NETWORKS[name].title for name in names])
+    axes[0, 4].axis("off")
+    _draw_lengths(axes[1, 4], axes[0, 4], rows)
     figure.suptitle(
-        "Where the answer lies further apart than a window (grey: what a local network can reach)",
-        fontsize=13,
+        "Where the answer lies further apart than a window sees, local networks guess",
+        fontsize=14,
     )
     figure.tight_layout()
     for suffix in (".png", ".svg"):
@@ -163,20 +149,46 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_lengths(ax, rows: Sequence[Row]) -> None:
+def _draw_examples(ax, task: str) -> None:
+    images, labels = TASKS[task].examples("test", 16, np.random.default_rng(2))
+    first, second = images[labels == max(labels)][0], images[labels == min(labels)][0]
+    between = np.full((len(first), 3), 160)
+    ax.imshow(np.concatenate([first[..., 0], between, second[..., 0]], axis=1), "gray")
+    answers = "" if TASKS[task].bound == 1 else "yes             no"
+    ax.set(title=TITLES[task], xticks=(), yticks=(), xlabel=answers)
+
+
+def _draw_accuracies(ax, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Draw a point a network; diamonds are those that no more than guess, or add scores."""
+    for row in rows:
+        bound = TASKS[row.task].bound
+        sees = bound == 1 or row.above >= 3
+        ax.errorbar(
+            row.mean,
+            -names.index(row.network),
+            xerr=row.deviation,
+            fmt="o" if sees else "D",
+            color=BLUE if sees else RED,
+            markersize=7,
+            capsize=3,
+        )
+        if bound < 1:
+            ax.axvspan(0.4, bound, color="#ececec", zorder=0)
+    ax.set(xlim=(0.4, 1.04), ylim=(-len(names) + 0.4, 0.6), xlabel="accuracy")
+    ax.set_xticks((0.5, 0.75, 1.0))
+    ax.set_yticks(-np.arange(len(names)), ())
+    ax.grid(axis="y", color="#dddddd", linewidth=0.6)
+
+
+def _draw_lengths(ax, above, rows: Sequence[Row]) -> None:
     for row in rows:
         if row.task == "contour" and row.network in SHOWN:
             accuracy = [row.by_length[str(length)] for length in LENGTHS]
-            ax.plot(
-                LENGTHS,
-                accuracy,
-                "o-",
-                color=SHOWN[row.network],
-                label=NETWORKS[row.network].title,
-            )
-    ax.set(
-        title="contours by length", xlabel="pixels", xticks=LENGTHS, ylim=(0.45, 1.03), yticks=()
-    )
+            label = NETWORKS[row.network].title
+            ax.plot(LENGTHS, accuracy, "o-", color=SHOWN[row.network], label=label)
+    ax.set(title="contours by length", xlabel="pixels", ylim=(0.4, 1.04))
+    ax.set_xticks(LENGTHS)
     ax.set_yticks((0.5, 0.75, 1.0))
     ax.yaxis.tick_right()
-    ax.legend(loc="center left", frameon=False, fontsize=10)
+    handles = ax.get_legend_handles_labels()
+    above.legend(*handles, loc="center", frameon=False, title="on the right, from above")

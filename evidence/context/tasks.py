@@ -37,7 +37,7 @@ LENGTHS = (20, 36, 52, 68)
 LANES = (FAR + 4, SIZE - FAR - 6)
 GAP, MARK = 6, 3
 
-FRAMES, CLIP_SIZE, MOVES, SPEED, REACH_IN_TIME = 20, 32, 4, 2, 5
+FRAMES, CLIP_SIZE, MOVES, SPEED, REACH_IN_TIME = 20, 24, 4, 2, 5
 
 
 def additive_bound(kinds: int) -> float:
@@ -156,11 +156,11 @@ class Task:
 TASKS = {
     task.name: task
     for task in (
-        Task("digits", digits, chance=0.1, bound=1.0, steps=150),
+        Task("digits", digits, chance=0.1, bound=1.0, steps=220),
         Task("same_different", same_different, chance=0.5, bound=ADDITIVE_KINDS, steps=300),
         Task("mirror", mirror, chance=0.5, bound=0.5, steps=80),
-        Task("contour", contour, chance=0.5, bound=0.5, steps=160),
-        Task("repeat", repeat, 0.5, ADDITIVE_DIRECTIONS, steps=250, batch=16, rank=3),
+        Task("contour", contour, chance=0.5, bound=0.5, steps=220),
+        Task("repeat", repeat, 0.5, ADDITIVE_DIRECTIONS, steps=400, batch=16, rank=3),
     )
 }
 

@@ -195,6 +195,16 @@ def test_a_closed_gate_is_the_identity(name):
     np.testing.assert_array_equal(apply(IMAGE[name]((6, 5)), x), x)
 
 
+def test_a_gate_of_the_root_of_the_map_makes_the_published_transform_a_unitary_one():
+    h, w = 6, 8
+    published = srl_fft(8, groups=4, gate_init=(h * w) ** 0.5, rngs=nnx.Rngs(0))
+    unitary = srl_fft(8, groups=4, norm="ortho", gate=False, rngs=nnx.Rngs(0))
+    x = normal(2, h, w, 8)
+    for block in (published, unitary):
+        block.norm.epsilon = 0.0
+    np.testing.assert_allclose(published(x), unitary(x), rtol=1e-4, atol=1e-5)
+
+
 def test_the_orthogonal_block_has_no_gate_unless_asked():
     assert IMAGE["lo"]((6, 5)).gate is None
     x = normal(2, 6, 5, 8)
