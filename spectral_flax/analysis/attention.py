@@ -114,8 +114,8 @@ def _without_maps(model: nnx.Module, block: str | None) -> str:
         n for n, make in makers.items() if isinstance(make, type) and issubclass(make, Attention)
     ]
     return (
-        f"{type(model).__name__} has no block with attention maps; such are {several(having)}, "
-        "as in resnet50_nl, and the head of ccnet_resnet101"
+        f"{type(model).__name__} has no attention maps; networks with the blocks {several(having)} "
+        "have them, as resnet50_nl, and ccnet_resnet101"
     )
 
 

@@ -121,12 +121,13 @@ def thresholds(model: nnx.Module) -> dict[str, Threshold]:
 def orthogonal_bases(model: nnx.Module) -> dict[str, dict[str, np.ndarray]]:
     """Return the learned orthogonal matrices of each block, by block and axis, ``[n, n]``.
 
-    A row of a matrix of "rows" or "frames" is a basis vector, and a column of one of "columns".
+    The axes are "frames", "rows" and "columns". A row of each matrix is a basis vector.
     """
     found = {}
     for path, module in nnx.iter_modules(model):
         if isinstance(module, HouseholderPair | RetractedPair):
-            matrices = [np.asarray(m, np.float32) for m in module().matrices]
+            *left, last = (np.asarray(m, np.float32) for m in module().matrices)
+            matrices = [*left, last.T]  # the last axis is multiplied from the right
             axes = ("frames", "rows", "columns")[-len(matrices) :]
             found[".".join(map(str, path[:-1]))] = dict(zip(axes, matrices, strict=True))
     return found
