@@ -2,9 +2,9 @@
 """Figures of what networks see, drawn by Matplotlib from the arrays of this package.
 
 Each function returns a `matplotlib.figure.Figure`, which a notebook shows and
-`panels.save_figure` writes. Images are uint8 or floats from 0 to 1, ``[N, H, W, 3]``, as the network sees them before they are
-normalised; clips ``[N, T, H, W, 3]``. All colour maps are perceptually uniform, and told apart by
-people who do not see some colours.
+`panels.save_figure` writes. Images are uint8 or floats from 0 to 1, ``[N, H, W, 3]``, as the
+network sees them before they are normalised; clips ``[N, T, H, W, 3]``. All colour maps are
+perceptually uniform, and told apart by people who do not see some colours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -207,7 +207,7 @@ def draw_spectra(
 def _signed(maps: Mapping[str, np.ndarray], label: str) -> Group:
     """Return rows of four panels in colours that tell positive from negative."""
     finite = np.concatenate([[0.0], *(m[np.isfinite(m)] for m in maps.values())])
-    reach = max(float(np.abs(finite).max()), 1e-6)
+    reach = float(np.abs(finite).max()) or 1.0
     panels = [Panel(name, m) for name, m in maps.items()]
     norm = matplotlib().colors.Normalize(-reach, reach)
     rows = [panels[i : i + 4] for i in range(0, len(panels), 4)]

@@ -111,7 +111,7 @@ def grid(groups: Sequence[Group], title: str) -> "Figure":
         sum(_row_height(row, columns) for row in group.rows) + 0.65 * bar + 0.3 * bool(group.title)
         for group, bar in zip(groups, last, strict=True)
     ]
-    head = 0.28 * (title.count("\n") + 1)
+    head = 0.28 * (title.count("\n") + 1) + 0.1
     with matplotlib().rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, sum(heights) + head), dpi=DPI, layout="constrained")
         figure.suptitle(title, fontsize=13)

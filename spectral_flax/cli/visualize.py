@@ -34,8 +34,8 @@ from spectral_flax.models.registry import get_model
 DESCRIPTION = """Draw what a network sees. attention: what the blocks nl, a2 and rcca look at from
 one pixel, and each group of bat from all. receptive-field: how much each pixel moves the centre of
 a map. spectrum: gain of spectral layers at each frequency, learned thresholds and bases. paths:
-local and global channels of fast Fourier convolutions. Without --weights they are random: gates that
-start at zero are then one, and the statistics those of the images."""
+local and global channels of fast Fourier convolutions. Without --weights the model is random: its
+gates that start at zero are one, and its statistics those of the images."""
 _MAPS, _FILTERS = 7, 8
 Found = TypeVar("Found")
 
