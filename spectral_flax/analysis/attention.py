@@ -69,6 +69,10 @@ def attention_maps(
     images = as_floating(images=images)
     if at is not None:
         check_pixel(at, images.shape[1:-1])
+    blocks = blocks_with_maps(model)
+    if block is not None and block not in blocks:
+        raise ValueError(f"block={block!r}; {closest(block, blocks)}")
+    blocks = blocks if block is None else [block]
     graphdef, state = nnx.split(evaluation_mode(model))
     found: dict[str, tuple] = {}
 
@@ -76,9 +80,7 @@ def attention_maps(
         maps: dict[str, list[jax.Array]] = {}
 
         def hook(path, module, call, *args):
-            within = any(not outer or path.startswith(f"{outer}.") for outer in maps)
-            if isinstance(module, Attention) and not within and block in (None, path):
-                maps[path] = []  # first, since a layer may call those within it for its maps
+            if path in blocks:
                 size, position = args[0].shape[1:-1], None
                 if isinstance(module, BilinearAttention) and at is None:
                     named = module.attention_maps(args[0]).by_group()
@@ -95,8 +97,6 @@ def attention_maps(
         return maps
 
     arrays = jax.jit(run)(state, images)
-    if not found:
-        raise ValueError(_without_maps(model, block))
     result = {}
     for path, (names, position, size) in found.items():
         maps = (np.asarray(m, np.float32) for m in arrays[path])
@@ -104,19 +104,28 @@ def attention_maps(
     return result
 
 
-def _without_maps(model: nnx.Module, block: str | None) -> str:
+def blocks_with_maps(model: nnx.Module) -> list[str]:
+    """Return the names of the blocks that have maps, those within others left out.
+
+    Raises:
+      ValueError: there is none.
+    """
     modules = nnx.iter_modules(model)
-    known = [".".join(map(str, path)) for path, m in modules if isinstance(m, Attention)]
-    if known:
-        return f"block={block!r}; {closest(block, known)}"
-    makers = {name: row.options_of or row.make for name, row in BLOCKS.items()}
-    having = [
-        n for n, make in makers.items() if isinstance(make, type) and issubclass(make, Attention)
-    ]
-    return (
-        f"{type(model).__name__} has no attention maps; networks with the blocks {several(having)} "
-        "have them, as resnet50_nl, and ccnet_resnet101"
-    )
+    paths = [".".join(map(str, path)) for path, m in modules if isinstance(m, Attention)]
+    if not paths:
+        makers = {name: row.options_of or row.make for name, row in BLOCKS.items()}
+        with_maps = [
+            n for n, m in makers.items() if isinstance(m, type) and issubclass(m, Attention)
+        ]
+        raise ValueError(
+            f"{type(model).__name__} has no attention maps; networks with the blocks "
+            f"{several(with_maps)} have them, as resnet50_nl, and ccnet_resnet101"
+        )
+    return [path for path in paths if not any(_is_within(path, outer) for outer in paths)]
+
+
+def _is_within(path: str, outer: str) -> bool:
+    return path != outer and (not outer or path.startswith(f"{outer}."))
 
 
 def check_pixel(at: Sequence[int], size: Sequence[int]) -> None:

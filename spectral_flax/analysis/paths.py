@@ -31,7 +31,7 @@ def path_energies(model: nnx.Module, images: ArrayLike) -> dict[str, Paths]:
       ValueError: no map of the network has global channels.
     """
     images = as_floating(images=images)
-    shares = _local_shares(model)
+    shares = local_shares(model)
     graphdef, state = nnx.split(evaluation_mode(model))
 
     @jax.jit
@@ -44,22 +44,26 @@ def path_energies(model: nnx.Module, images: ArrayLike) -> dict[str, Paths]:
             energies[name] = squares[..., :local].mean(-1), squares[..., local:].mean(-1)
         return energies
 
-    found = run(state, images) if shares else {}
-    if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no map with local and global channels; networks with such "
-            "are those of fast Fourier convolutions, ffc_* and lama"
-        )
+    found = run(state, images)
     named = ((name, found[name]) for name in shares if name in found)
     return {name: Paths(*map(np.asarray, pair)) for name, pair in named}
 
 
-def _local_shares(model: nnx.Module) -> dict[str, float]:
-    """Return the share of local channels in what each part of a network ends with."""
+def local_shares(model: nnx.Module) -> dict[str, float]:
+    """Return the share of local channels in what each part of a network ends with.
+
+    Raises:
+      ValueError: no part has global channels.
+    """
     shares = {}
     for path, module in sorted(
         nnx.iter_modules(model), key=lambda found: tuple(map(str, found[0]))
     ):
         if isinstance(module, FFC) and 0 < module.out_local < module.out_features:
             shares[str(path[0])] = module.out_local / module.out_features
+    if not shares:
+        raise ValueError(
+            f"{type(model).__name__} has no map with local and global channels; networks with such "
+            "are those of fast Fourier convolutions, ffc_* and lama"
+        )
     return shares

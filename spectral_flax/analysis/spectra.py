@@ -54,6 +54,7 @@ def frequency_responses(model: nnx.Module, images: ArrayLike) -> dict[str, np.nd
       ValueError: the model has no such layer.
     """
     images = as_floating(images=images)
+    check_spectral(model)
     graphdef, state = nnx.split(evaluation_mode(model))
     order: list[str] = []
 
@@ -77,8 +78,6 @@ def frequency_responses(model: nnx.Module, images: ArrayLike) -> dict[str, np.nd
 
     widths: dict[str, int] = {}
     gains = jax.jit(run)(state, images)
-    if not gains:
-        raise ValueError(_nothing(model))
     return {path: centred(np.asarray(gains[path]), widths[path]) for path in dict.fromkeys(order)}
 
 
@@ -133,8 +132,10 @@ def orthogonal_bases(model: nnx.Module) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def _nothing(model: nnx.Module) -> str:
-    return (
-        f"{type(model).__name__} has no layer in the domain of a transform; networks with one are "
-        "those with FFCs and the blocks srl_fft, srl_lo, srl_dct, gfnet, afno, fno"
-    )
+def check_spectral(model: nnx.Module) -> None:
+    """Raise ValueError unless a model has a layer of `FILTERS`."""
+    if not any(isinstance(module, FILTERS) for _, module in nnx.iter_modules(model)):
+        raise ValueError(
+            f"{type(model).__name__} has no layer in the domain of a transform; networks with one "
+            "are those with FFCs and the blocks srl_fft, srl_lo, srl_dct, gfnet, afno, fno"
+        )

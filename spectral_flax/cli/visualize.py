@@ -3,18 +3,23 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
 from flax import nnx
 
 from spectral_flax.analysis import figures, panels
-from spectral_flax.analysis.attention import attention_maps
-from spectral_flax.analysis.paths import path_energies
+from spectral_flax.analysis.attention import attention_maps, blocks_with_maps
+from spectral_flax.analysis.paths import local_shares, path_energies
 from spectral_flax.analysis.random_networks import open_gates, set_batch_statistics
 from spectral_flax.analysis.receptive_field import map_sizes, receptive_field
-from spectral_flax.analysis.spectra import frequency_responses, orthogonal_bases, thresholds
+from spectral_flax.analysis.spectra import (
+    check_spectral,
+    frequency_responses,
+    orthogonal_bases,
+    thresholds,
+)
 from spectral_flax.checkpoints.store import create_model
 from spectral_flax.cli.options import add_model, add_overwrite, load_model, parse_size
 from spectral_flax.cli.results import expand
@@ -70,19 +75,21 @@ def run(args: argparse.Namespace) -> None:
     panels.check_figure(args.output, overwrite=args.overwrite)
     _check_options(args)
     paths = expand(args.images)
-    model, about = _model(args)
-    _check_inputs(args, paths, model.record.model, about)
+    name, about, build = _model(args)
+    _check_inputs(args, paths, name, about)
     at = None if args.at is None else _in_input(args.at, paths[0], about)
     inputs = prepare(paths, about)
     pixels = pixels_of(inputs, about)
+    model = build()
     if model.record.task == "inpainting":  # a mask that marks nothing
         inputs = np.concatenate([inputs, np.zeros_like(inputs[..., :1])], -1)
+    _check_model(args, model, inputs)
     told = f"weights of {args.weights}"
     if args.weights is None:
         opened = open_gates(model)
         set_batch_statistics(model, inputs)
         told = "random weights" + (", zero gates set to one" if opened else "")
-    figure = _PICTURES[args.what](args, model, inputs, pixels, at, f"{model.record.model}, {told}")
+    figure = _PICTURES[args.what](args, model, inputs, pixels, at, f"{name}, {told}")
     panels.save_figure(figure, args.output, overwrite=args.overwrite)
     print(args.output)
 
@@ -99,18 +106,33 @@ def _check_options(args: argparse.Namespace) -> None:
             raise ValueError(f"{option} is for --what {' and '.join(pictures)}")
 
 
-def _model(args: argparse.Namespace) -> tuple[nnx.Module, Preprocessing]:
-    """Return the model, with random weights unless some are given, and how its input is made."""
+def _model(args: argparse.Namespace) -> tuple[str, Preprocessing, Callable[[], nnx.Module]]:
+    """Return a model's name, how its input is made, and what builds it: at random, or read."""
     if args.weights is not None:
         model, _ = load_model(args, args.weights)
-        return model, _resized(args, preprocessing_of(model))
+        return model.record.model, _resized(args, preprocessing_of(model)), lambda: model
     if args.model is None:
         raise ValueError("give --model, or --weights that know theirs")
     entry, options = get_model(args.model), dict(args.options)
     about = _resized(args, entry.card.preprocessing)
     if (args.size or args.frames) and "input_size" in entry.options:
         options.setdefault("input_size", about.input_size)
-    return create_model(args.model, **options), about
+    return args.model, about, lambda: create_model(args.model, **options)
+
+
+def _check_model(args: argparse.Namespace, model: nnx.Module, inputs: np.ndarray) -> None:
+    """Refuse a model that has not what is to be seen, before anything is computed."""
+    match args.what:
+        case "attention":
+            blocks_with_maps(model)
+        case "spectrum":
+            check_spectral(model)
+        case "paths":
+            local_shares(model)
+        case _:
+            layers = map_sizes(model, inputs)
+            if args.layer not in (None, *layers):
+                raise ValueError(f"--layer {args.layer}; expected one of {', '.join(layers)}")
 
 
 def _resized(args: argparse.Namespace, about: Preprocessing) -> Preprocessing:
@@ -174,7 +196,7 @@ def _receptive_field(args, model, inputs, pixels, at, title):
     sizes = map_sizes(model, inputs)
     layer = list(sizes)[-1] if args.layer is None else args.layer
     position = centre = None
-    if at is not None and layer in sizes:
+    if at is not None:
         frames, size = sizes[layer][:-2], sizes[layer][-2:]
         shape = inputs.shape[-3:-1]
         # Position p of a strided convolution has its centre at p times the stride.

@@ -88,7 +88,7 @@ def test_paths_are_the_channels_of_a_map(ffc):
 def test_networks_without_them_are_told_which_have():
     model = sf.create_model("resnet18", width=4, depths=(1,), num_classes=2)
     images = np.zeros((1, 8, 8, 3), np.float32)
-    with pytest.raises(ValueError, match="ResNet has no layer in the domain .*srl_fft, srl_lo"):
+    with pytest.raises(ValueError, match=r"ResNet has no layer in the domain .*srl_fft, srl_lo"):
         frequency_responses(model, images)
     with pytest.raises(ValueError, match=r"local and global channels; .*ffc_\* and lama"):
         path_energies(model, images)
