@@ -63,6 +63,8 @@ def draw_attention(
             for kind in maps.weights
         ]
         rows += _rows_of(name, frames[example], columns)
+    for row in rows[1:]:  # the titles of columns stand above the first
+        row[1:] = [panel._replace(title="") for panel in row[1:]]
     if of_query:
         norm = decades([panel.map for row in rows for panel in row[1:]])
         scale = Scale("weight, in multiples of the mean weight; + is the query", norm)
@@ -103,7 +105,7 @@ def _rows_of(name: str, frames: np.ndarray, columns: list) -> list[list[Panel]]:
             if maps.position is not None and maps.position[:-2] in ((), (t,)):
                 place = zip(maps.position[-2:], maps.size[-2:], strict=True)
                 mark = tuple((p + 0.5) / n for p, n in place)
-            row.append(Panel(title if not rows else "", weights[t], frame, mark))
+            row.append(Panel(title, weights[t], frame, mark))
         if row[1].mark is not None:
             row[0] = row[0]._replace(mark=row[1].mark)
         rows.append(row)
