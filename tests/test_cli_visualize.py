@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
     "words, told",
     [
         (
-            ["resnet18", "--what", "receptive-field", "--layer", "stage1"],
+            ["resnet18", "-O", "depths=(1,)", "--what", "receptive-field", "--layer", "stage1"],
             ("receptive field of the centre",),
         ),
         (

@@ -184,7 +184,7 @@ def _in_input(at: tuple[int, int], path: str, about: Preprocessing) -> tuple[int
 def _attention(args, model, inputs, pixels, at, title):
     found = attention_maps(model, inputs, at=at, block=args.block)
     blocks = list(found)
-    if sum(len(maps.weights) for maps in found.values()) > _MAPS:
+    if len(blocks) > 1 and sum(len(maps.weights) for maps in found.values()) > _MAPS:
         found = {blocks[-1]: found[blocks[-1]]}
         print(f"{blocks[-1]} is shown; --block takes another of {', '.join(blocks[:-1])}")
     queried = any(maps.position is not None for maps in found.values())
