@@ -40,7 +40,18 @@ def fails(capsys, *arguments) -> str:
     return told
 
 
-NAMES = ["list", "show", "profile", "compare", "convert", "predict", "inpaint", "train", "evaluate"]
+NAMES = [
+    "list",
+    "show",
+    "profile",
+    "compare",
+    "convert",
+    "predict",
+    "inpaint",
+    "visualize",
+    "train",
+]
+NAMES += ["evaluate"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in NAMES)])

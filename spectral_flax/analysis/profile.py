@@ -5,10 +5,7 @@ The program is traced with shapes in place of arrays, and the operations of the 
 convolutions, matrix products and Fourier transforms, also within loops and transformed functions.
 """
 
-import contextlib
-import contextvars
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,10 +16,10 @@ from flax import nnx
 from jax.extend import core
 from jax.typing import DTypeLike
 
+from spectral_flax.analysis.calls import hooked
 from spectral_flax.functional.fourier import RealFFT
 
 _MARK = "@"  # begins a name scope that is the path of a module
-_scopes: contextvars.ContextVar[dict[int, str]] = contextvars.ContextVar("scopes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +97,7 @@ def profile(
         # FFTs where a layer leaves the choice open: they need the fewest operations.
         fft = dict(only=_is_automatic, implementation="fft")
         merged = nnx.view(merged, raise_if_not_found=False, **fft)
-        with _scoped(merged):
+        with hooked(merged, _in_scope):
             return merged(x) if call is None else call(merged, x)
 
     jaxpr = jax.make_jaxpr(run)(abstract, jax.ShapeDtypeStruct(tuple(shape), dtype)).jaxpr
@@ -113,28 +110,8 @@ def profile(
 
 def _is_automatic(path: tuple, module: Any) -> bool:
     """Return whether a module holds a transform whose implementation is "auto"."""
-    values = [value for _, value in _attributes(module)]
-    return any(isinstance(v, RealFFT) and v.implementation == "auto" for v in values)
-
-
-def _modules(model: nnx.Module) -> Iterator[tuple[tuple, nnx.Module]]:
-    """Yield each module once, with its path, from the outermost inwards."""
-    seen: set[int] = set()
-    pending: list[tuple[tuple, Any]] = [((), model)]
-    while pending:
-        path, module = pending.pop()
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
-        yield path, module
-        children = [(k, v) for k, v in _attributes(module) if isinstance(v, nnx.Pytree)]
-        pending += [((*path, key), child) for key, child in reversed(children)]
-
-
-def _attributes(module: Any) -> list[tuple[Any, Any]]:
-    if isinstance(module, nnx.List):
-        return list(enumerate(module))
-    return [(key, value) for key, value in vars(module).items() if not key.startswith("_pytree")]
+    found = (value for value in vars(module).values() if isinstance(value, RealFFT))
+    return any(pair.implementation == "auto" for pair in found)
 
 
 def _parameters(model: nnx.Module) -> dict[str, Cost]:
@@ -146,32 +123,10 @@ def _parameters(model: nnx.Module) -> dict[str, Cost]:
     return layers
 
 
-# Names of the operations of each module: while tracing, each module has a subclass of its class
-# whose call opens a name scope. Flax NNX opens none itself.
-
-
-@contextlib.contextmanager
-def _scoped(model: nnx.Module):
-    modules = [(path, module) for path, module in _modules(model) if callable(module)]
-    token = _scopes.set({id(module): ".".join(map(str, path)) for path, module in modules})
-    for _, module in modules:
-        object.__setattr__(module, "__class__", _with_scope(type(module)))
-    try:
-        yield
-    finally:
-        _scopes.reset(token)
-
-
-@functools.cache
-def _with_scope(cls: type) -> type:
-    def __call__(self, *args, **kwargs):
-        path = _scopes.get({}).get(id(self))
-        if path is None:  # a copy made within the model: it counts for its caller
-            return cls.__call__(self, *args, **kwargs)
-        with jax.named_scope(_MARK + path):
-            return cls.__call__(self, *args, **kwargs)
-
-    return type(cls)(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
+def _in_scope(path, module, call, *args, **kwargs):
+    """Call a module in a name scope that is its path; Flax NNX opens none itself."""
+    with jax.named_scope(_MARK + path):
+        return call(*args, **kwargs)
 
 
 class _Counter:

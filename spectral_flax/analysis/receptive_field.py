@@ -42,21 +42,19 @@ def receptive_field(
     NeurIPS 2016, with the energy in place of the mean.
     """
     images = as_floating(images=images)
+    sizes = map_sizes(model, images)
+    if layer is not None and layer not in sizes:
+        raise ValueError(f"layer={layer!r}; expected one of {', '.join(sizes)}")
+    layer = list(sizes)[-1] if layer is None else layer
+    size = sizes[layer]
+    place = tuple(n // 2 for n in size) if position is None else tuple(position)
+    if len(place) != len(size) or any(not 0 <= p < n for p, n in zip(place, size, strict=True)):
+        raise ValueError(f"position={place}; expected one of the map, {size}")
     graphdef, state = nnx.split(evaluation_mode(model))
 
     def maps_of(state, x):
-        maps = nnx.merge(graphdef, state, copy=True).features(x)
-        return maps[layer] if layer is not None else maps[list(names)[-1]]
+        return nnx.merge(graphdef, state, copy=True).features(x)[layer]
 
-    names = _names(graphdef, state, images)
-    if layer is not None and layer not in names:
-        raise ValueError(f"layer={layer!r}; expected one of {', '.join(names)}")
-    shape = jax.eval_shape(maps_of, state, images).shape
-    place = tuple(n // 2 for n in shape[1:-1]) if position is None else tuple(position)
-    if len(place) != len(shape) - 2 or any(
-        not 0 <= p < n for p, n in zip(place, shape[1:-1], strict=True)
-    ):
-        raise ValueError(f"position={place}; expected one of the map, {shape[1:-1]}")
     energy = _energy(maps_of, place)
     total = np.zeros(images.shape[1:-1])
     for key in jax.random.split(jax.random.key(seed), draws):
@@ -66,16 +64,23 @@ def receptive_field(
     return total / total.sum()
 
 
-def _names(graphdef, state, images) -> list[str]:
-    """Return the names of the maps in the order of computation, which ``jit`` would sort."""
-    found: list[str] = []
+def map_sizes(model: nnx.Module, images: jax.Array) -> dict[str, tuple[int, ...]]:
+    """Return the size of each map of ``features``, (T,) H, W, in the order of computation.
 
-    def trace(state, x):
-        found.extend(nnx.merge(graphdef, state, copy=True).features(x))
-        return 0
+    Raises:
+      TypeError: the model has no ``features``.
+    """
+    if not hasattr(model, "features"):
+        raise TypeError(f"{type(model).__name__} has no features(x), which names its maps")
+    graphdef, state = nnx.split(evaluation_mode(model))
+    sizes: dict[str, tuple[int, ...]] = {}
+
+    def trace(state, x):  # the dictionary itself would come out in the order of its keys
+        maps = nnx.merge(graphdef, state, copy=True).features(x)
+        sizes.update({name: map_.shape[1:-1] for name, map_ in maps.items()})
 
     jax.eval_shape(trace, state, images)
-    return found
+    return sizes
 
 
 def _energy(maps_of: Callable, place: tuple[int, ...]) -> Callable:

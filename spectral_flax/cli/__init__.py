@@ -17,12 +17,13 @@ from spectral_flax.cli import (
     profile,
     show,
     training,
+    visualize,
 )
 from spectral_flax.cli.options import add_plugins, complain
 from spectral_flax.kernels.cpu import keep_freed_memory
 from spectral_flax.plugins import import_plugins
 
-COMMANDS = (list_models, show, profile, compare, convert, predict, inpaint, training)
+COMMANDS = (list_models, show, profile, compare, convert, predict, inpaint, visualize, training)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +78,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     """Write ``--box -1,0,9,9`` as ``--box=-1,0,9,9``, which argparse takes for two options."""
     joined: list[str] = []
     for word in arguments:
-        if joined and joined[-1] == "--box" and word.startswith("-") and "," in word:
+        if joined and joined[-1] in ("--box", "--at") and word.startswith("-") and "," in word:
             joined[-1] += f"={word}"
         else:
             joined.append(word)

@@ -136,14 +136,25 @@ def double_attention(
     (``distribute="channels"``), or over the positions as the code of spectral residual learning has
     it. Chen et al., "A^2-Nets: Double Attention Networks", NeurIPS 2018.
     """
+    a, b, v = _operands("...mc ...mk ...mk", a=a, b=b, v=v)
+    gathering, distributing = double_attention_weights(b, v, distribute=distribute)
+    descriptors = _sum_products("...nk,...nc->...kc", gathering.astype(a.dtype), a, precision)
+    return _sum_products("...nk,...kc->...nc", distributing, descriptors, precision).astype(a.dtype)
+
+
+def double_attention_weights(
+    b: jax.Array, v: jax.Array, *, distribute: Literal["channels", "positions"] = "channels"
+) -> tuple[jax.Array, jax.Array]:
+    """Return the weights of `double_attention`, two ``[..., N, K]``, in float32 at least.
+
+    Those with which positions are gathered into each descriptor, which sum to one over N, and those
+    with which each position takes the descriptors.
+    """
     axes = {"channels": -1, "positions": -2}
     if distribute not in axes:
         raise ValueError(f"distribute={distribute!r}; expected 'channels' or 'positions'")
-    a, b, v = _operands("...mc ...mk ...mk", a=a, b=b, v=v)
-    gathering = jax.nn.softmax(b.astype(_wide(b)), axis=-2).astype(a.dtype)
-    distributing = jax.nn.softmax(v.astype(_wide(v)), axis=axes[distribute])
-    descriptors = _sum_products("...nk,...nc->...kc", gathering, a, precision)
-    return _sum_products("...nk,...kc->...nc", distributing, descriptors, precision).astype(a.dtype)
+    b, v = (x.astype(_wide(x)) for x in _operands("...mk ...mk", b=b, v=v))
+    return jax.nn.softmax(b, axis=-2), jax.nn.softmax(v, axis=axes[distribute])
 
 
 def compact_attention(
@@ -195,6 +206,27 @@ def criss_cross_attention(
     Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019.
     """
     q, k, v = as_fitting("...hwd ...hwd ...hwc", q=q, k=k, v=v)
+    column, row, total = _criss_cross_exponentials(q, k, precision)
+    y = _sum_products("...hwg,...gwc->...hwc", column.astype(v.dtype), v, precision)
+    y = y + _sum_products("...hwv,...hvc->...hwc", row.astype(v.dtype), v, precision)
+    return (y / total).astype(v.dtype)
+
+
+def criss_cross_weights(
+    q: jax.Array, k: jax.Array, *, precision: lax.PrecisionLike = None
+) -> tuple[jax.Array, jax.Array]:
+    """Return the weights of `criss_cross_attention`, in float32 at least.
+
+    Those of the column ``[..., H, W, H]``, 0 for the pixel itself, which is counted in the row, and
+    those of the row ``[..., H, W, W]``; both together sum to one.
+    """
+    q, k = as_fitting("...hwd ...hwd", q=q, k=k)
+    column, row, total = _criss_cross_exponentials(q, k, precision)
+    return column / total, row / total
+
+
+def _criss_cross_exponentials(q, k, precision):
+    """Return weights of column and row before they are divided by their sum, and the sum."""
     if 0 in q.shape[-3:-1]:
         raise ValueError(f"q has shape {q.shape}; expected no empty spatial axis")
     height = q.shape[-3]
@@ -205,10 +237,7 @@ def criss_cross_attention(
     column = jnp.where(itself, -jnp.inf, column)
     peak = jnp.maximum(column.max(-1, keepdims=True), row.max(-1, keepdims=True))
     column, row = (jnp.exp(scores - lax.stop_gradient(peak)) for scores in (column, row))
-    total = column.sum(-1, keepdims=True) + row.sum(-1, keepdims=True)
-    y = _sum_products("...hwg,...gwc->...hwc", column.astype(v.dtype), v, precision)
-    y = y + _sum_products("...hwv,...hvc->...hwc", row.astype(v.dtype), v, precision)
-    return (y / total).astype(v.dtype)
+    return column, row, column.sum(-1, keepdims=True) + row.sum(-1, keepdims=True)
 
 
 def gather_nodes(

@@ -115,13 +115,31 @@ def _cut(image: "Image.Image", about: Preprocessing) -> np.ndarray:
     """Return the pixels that the model sees, uint8 ``[H, W, C]``."""
     rows, columns = about.input_size[-2:]
     if about.fit != "any" and (about.fit == "crop" or image.size != (columns, rows)):
-        box = None
-        if about.fit == "crop":
-            (box,) = places.centre(*image.size, (rows, columns), about.resize)
+        box = seen_box(*image.size, about)
         resampling = pillow().Resampling[about.interpolation.upper()]
         image = image.resize((columns, rows), resampling, box)
     pixels = np.asarray(image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def seen_box(width: int, height: int, about: About) -> places.Box:
+    """Return the part of an image of that size that a model sees: left, top, right, bottom."""
+    about = preprocessing_of(about)
+    if about.fit != "crop":
+        return 0, 0, width, height
+    (box,) = places.centre(width, height, about.input_size[-2:], about.resize)
+    return box
+
+
+def pixels_of(inputs: np.ndarray, about: About) -> np.ndarray:
+    """Return inputs that `prepare` made as pixels again: ``[..., C]`` to uint8 ``[..., 3]``."""
+    about = preprocessing_of(about)
+    mean, std = (np.float32(a)[(None,) * (inputs.ndim - 1)] for a in (about.mean, about.std))
+    whole = 1 if mean.max() > 1 else 255
+    pixels = np.clip(np.round((inputs * std + mean) * whole), 0, 255).astype(np.uint8)
+    if about.channel_order == "grey":
+        return pixels.repeat(3, -1)
+    return pixels[..., ::-1] if about.channel_order == "BGR" else pixels
 
 
 def _normalized(pixels: np.ndarray, about: Preprocessing) -> np.ndarray:

@@ -4,8 +4,12 @@
 from typing import Unpack
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax import lax
 
+from spectral_flax.arrays import wide
 from spectral_flax.functional import attention
 from spectral_flax.functional.attention import flatten_positions
 from spectral_flax.layers.activations import LeakyReLU
@@ -99,6 +103,23 @@ class DoubleAttention(nnx.Module):
         y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1])))
         return x.astype(y.dtype) + y
 
+    def query_maps(self, x: jax.Array, position: tuple[int, ...]) -> dict[str, jax.Array]:
+        """Return what one position looks at by name, each ``[N, *spatial]``, in float32 at least.
+
+        "weights" is the sum of what all descriptors gather, each as often as the position takes it;
+        beside it what those gather that it takes most of.
+        """
+        x = as_map(x, self.rank, self.features)
+        b, v = (flatten_positions(layer(x)) for layer in (self.gather, self.distribution))
+        gathered, taken = attention.double_attention_weights(b, v, distribute=self.distribute)
+        taken = taken[:, int(np.ravel_multi_index(position, x.shape[1:-1]))]
+        _, most = lax.top_k(taken, min(3, taken.shape[-1]))
+        maps = {"weights": jnp.einsum("nmk,nk->nm", gathered, taken)}
+        for place, descriptor in zip(("1st", "2nd", "3rd"), most.T, strict=False):
+            gathering = jnp.take_along_axis(gathered, descriptor[:, None, None], axis=-1)
+            maps[f"{place} descriptor"] = gathering[..., 0]
+        return {name: m.reshape(x.shape[:-1]) for name, m in maps.items()}
+
 
 class CrissCrossAttention(nnx.Module):
     """Attend to the row and the column of each pixel: ``[N, *, H, W, C]`` to the same.
@@ -135,6 +156,28 @@ class CrissCrossAttention(nnx.Module):
         q, k, v = self.query(x), self.key(x), self.value(x)
         y = attention.criss_cross_attention(q, k, v, precision=self.precision)
         return x.astype(y.dtype) + self.gamma[...].astype(y.dtype) * y
+
+    def query_maps(
+        self, x: jax.Array, position: tuple[int, ...], recurrences: int = 1
+    ) -> dict[str, jax.Array]:
+        """Return the weights of one position over all by name, ``[N, *, H, W]``.
+
+        Of several ``recurrences`` the weights are composed: the last one's look at positions, whose
+        weights are those of the one before. The sum with the map itself is left out. In float32 at
+        least.
+        """
+        x = as_map(x, self.rank, self.features)
+        inputs = [x]
+        for _ in range(recurrences - 1):
+            inputs.append(self(inputs[-1]))
+        weights = jnp.zeros(x.shape[:-1], wide(x.dtype)).at[(slice(None), *position)].set(1)
+        for x in reversed(inputs):
+            q, k = self.query(x), self.key(x)
+            column, row = attention.criss_cross_weights(q, k, precision=self.precision)
+            highest = dict(precision=lax.Precision.HIGHEST)
+            down = jnp.einsum("...hw,...hwg->...gw", weights, column, **highest)
+            weights = down + jnp.einsum("...hw,...hwv->...hv", weights, row, **highest)
+        return {"weights": weights}
 
 
 class RecurrentCrissCross(nnx.Module):
@@ -177,6 +220,11 @@ class RecurrentCrissCross(nnx.Module):
             y = self.attention(y)
         y = self.expand(y)
         return x.astype(y.dtype) + y
+
+    def query_maps(self, x: jax.Array, position: tuple[int, ...]) -> dict[str, jax.Array]:
+        """Return the composed weights of one position by name (see `CrissCrossAttention`)."""
+        x = as_map(x, self.rank, self.features)
+        return self.attention.query_maps(self.reduce(x), position, self.recurrences)
 
 
 class GraphReasoning(nnx.Module):

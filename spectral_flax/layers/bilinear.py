@@ -32,6 +32,11 @@ class AttentionMaps(NamedTuple):
     reprojection: jax.Array
     """``P^T A Q^T``, the weights of the input positions, ``[..., G, H, W]``."""
 
+    def by_group(self) -> dict[str, jax.Array]:
+        """Return the re-projection of each group by name, ``[N, *spatial]``."""
+        groups = jnp.moveaxis(self.reprojection, -3, 0)
+        return {f"group {number}": weights for number, weights in enumerate(groups, 1)}
+
 
 class BilinearTransform(nnx.Module):
     """Multiply rows and columns of a map by matrices computed from it, then a 1x1 convolution.
@@ -201,6 +206,16 @@ class BilinearAttention(nnx.Module):
         if activation.shape != expected:
             raise ValueError(f"activation has shape {activation.shape}; expected {expected}")
         return AttentionMaps(p, q, t, activation, bilinear.reproject(activation, p, q))
+
+    def query_maps(self, x: jax.Array, position: tuple[int, ...]) -> dict[str, jax.Array]:
+        """Return what one position of each group looks at by name, each ``[N, *spatial]``.
+
+        That is the re-projection of a single one; the mixing of frames is left out.
+        """
+        shape = (*x.shape[:-3], self.transform.groups, *x.shape[-3:-1])
+        frame, (row, column) = position[:-2], position[-2:]
+        place = (slice(None), *frame, slice(None), row, column)
+        return self.attention_maps(x, jnp.zeros(shape).at[place].set(1)).by_group()
 
 
 def bat(features: int, *, rank: int = 2, rngs: nnx.Rngs, **options) -> BilinearAttention:

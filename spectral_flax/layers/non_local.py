@@ -6,6 +6,7 @@ from typing import Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 
@@ -121,14 +122,23 @@ class NonLocal(nnx.Module):
         """Return all weights, ``[N, *spatial, *key positions]``, in float32 at least."""
         x = as_map(x, self.rank, self.features)
         q, k, _, positions = self._operands(x)
+        return self._weights(q, k).reshape(*x.shape[:-1], *positions)
+
+    def query_maps(self, x: jax.Array, position: tuple[int, ...]) -> dict[str, jax.Array]:
+        """Return the weights of one position by name, ``[N, *key positions]``; never all."""
+        x = as_map(x, self.rank, self.features)
+        q, k, _, positions = self._operands(x)
+        query = int(np.ravel_multi_index(position, x.shape[1:-1]))
+        weights = self._weights(q[:, query : query + 1], k)
+        return {"weights": weights.reshape(len(x), *positions)}
+
+    def _weights(self, q, k):
+        """Return the weights of queries over keys, ``[N, queries, keys]``."""
         if self.mode == "dot_product":
-            weights = attention.dot_product_weights(q, k, precision=self.precision)
-        elif self.mode == "concatenation":
-            weights = attention.concatenation_weights(*self._shares(q, k))
-        else:
-            options = dict(scale=self.scale, precision=self.precision)
-            weights = attention.softmax_weights(q, k, **options)
-        return weights.reshape(*x.shape[:-1], *positions)
+            return attention.dot_product_weights(q, k, precision=self.precision)
+        if self.mode == "concatenation":
+            return attention.concatenation_weights(*self._shares(q, k))
+        return attention.softmax_weights(q, k, scale=self.scale, precision=self.precision)
 
     def _operands(self, x):
         """Return queries, keys and values ``[N, positions, C]`` and the sizes of the key map."""

@@ -72,6 +72,11 @@ class CrissCrossHead(nnx.Module):
         y = self.join(jnp.concatenate([x.astype(y.dtype), y], -1))
         return self.classify(self.dropout(y))
 
+    def query_maps(self, x: jax.Array, position: tuple[int, ...]) -> dict[str, jax.Array]:
+        """Return the composed weights of one position by name (see `CrissCrossAttention`)."""
+        x = as_map(x, 2, self.in_features)
+        return self.attention.query_maps(self.reduce(x), position, self.recurrence)
+
 
 class CCNet(Rematerialisable):
     """Logits of each pixel: ``[N, H, W, in_features] -> [N, H, W, num_classes]``, any H, W.
