@@ -24,13 +24,13 @@ def main(arguments: list[str] | None = None, program: str = "python -m train") -
         config = parse(arguments, program)
         # Not before --help and typing errors are dealt with.
         from spectral_flax.kernels.cpu import keep_freed_memory
-        from train.processes.distributed import join
+        from train.processes.distributed import joined
         from train.run.loop import run
 
         if own_process:
             keep_freed_memory()
-        join(config.processes)
-        run(config, f"{program} {shlex.join(arguments)}")
+        with joined(config.processes):
+            run(config, f"{program} {shlex.join(arguments)}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
