@@ -84,7 +84,7 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         task = make_task(config, source).prepared(workdir, begins=begins)
         best = _best_checkpoint(config, workdir, stack)
         classes = source.class_names if begins else None
-        run, state = _begun(config, mesh, task, steps, classes)
+        run, state = begun(config, mesh, task, steps, classes)
         count = sum(leaf.size for leaf in state.params.values())
         log(f"{config.model}: {count:,} parameters; {config.data.name}: {len(source)} examples")
         log(
@@ -119,7 +119,7 @@ def _best_checkpoint(config: Config, workdir: Path, stack) -> BestCheckpoint | N
     return best
 
 
-def _begun(
+def begun(
     config: Config,
     mesh: jax.sharding.Mesh,
     task: Task,
