@@ -67,11 +67,12 @@ def agree_on_data(training: Source, test: Source) -> None:
         return
     with together():
         sets = (("training", training), ("test", test))
-        facts = {f"the {split} set": _described(source) for split, source in sets}
+        facts = {f"the {split} set": described(source) for split, source in sets}
     agree(facts, "see that the data set is complete, and the same, on every host")
 
 
-def _described(source: Source) -> str:
+def described(source: Source) -> str:
+    """Return how many examples a data set has, and a checksum of its classes and some of them."""
     names = zlib.crc32("\0".join(source.class_names).encode())
     return f"{len(source)} examples with checksum {_crc_of_examples(source) ^ names:08x}"
 
