@@ -24,6 +24,7 @@ from train.data import Source
 from train.data.files import Files
 from train.errors import UserError
 from train.processes.coordination import agree, together
+from train.tasks import open_data
 
 # The examples of a data set that are looked at, spread over all of it, and how much of a file.
 LOOKED_AT = 64
@@ -32,43 +33,41 @@ FILE_BYTES = 2**16
 _OWN = ("processes.", "workdir")
 
 
-def agree_on_config(config: Config) -> None:
-    """Refuse to go on unless all processes have the same options.
+def agree_on_command(config: Config) -> None:
+    """Refuse to go on unless all processes run the same programs with the same options.
 
     Raises:
       AgreedError: it names the options that differ, by what the command line calls them.
     """
-    values = _flat(dataclasses.asdict(config))
-    facts = {f"--{n}": repr(value) for n, value in values.items() if not n.startswith(_OWN)}
-    agree(facts, "start all processes with the same config and options")
-
-
-def agree_on_programs() -> None:
-    """Refuse to go on unless all processes run the same programs.
-
-    Raises:
-      AgreedError: it names what differs.
-    """
+    if jax.process_count() == 1:
+        return
     names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     facts = {name: importlib.metadata.version(name) for name in names}
     facts["Python"] = ".".join(platform.python_version_tuple()[:2])
     for module in (spectral_flax, train):
         facts[f"the checksum of {module.__name__}"] = _crc_of_code(module)
     agree(facts, "install the same versions, and the same source, for all processes")
+    values = _flat(dataclasses.asdict(config))
+    facts = {f"--{n}": repr(value) for n, value in values.items() if not n.startswith(_OWN)}
+    agree(facts, "start all processes with the same config and options")
 
 
-def agree_on_data(training: Source, test: Source) -> None:
-    """Refuse to go on unless all processes see the same examples, of which some are looked at.
+def open_agreed_data(config: Config) -> tuple[Source, Source]:
+    """Open the training and the test split, of which all processes must see the same examples.
+
+    Some examples, spread over each of them, are looked at.
 
     Raises:
-      AgreedError: it says in what the data sets differ.
+      AgreedError: a process cannot open them, or it says in what they differ.
     """
-    if jax.process_count() == 1:
-        return
     with together():
+        training, test = (open_data(config, split) for split in ("train", "test"))
+        if jax.process_count() == 1:
+            return training, test
         sets = (("training", training), ("test", test))
-        facts = {f"the {split} set": described(source) for split, source in sets}
+        facts = {f"the {name} set": described(source) for name, source in sets}
     agree(facts, "see that the data set is complete, and the same, on every host")
+    return training, test
 
 
 def described(source: Source) -> str:

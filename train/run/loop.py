@@ -36,14 +36,14 @@ from train.processes.distributed import is_main_process, log
 from train.processes.signals import EXIT_CODES, NAMES, StopSignals
 from train.report.image_grid import write_image_grid
 from train.report.report import Report
-from train.run.agreement import agree_on_config, agree_on_data, agree_on_programs
+from train.run.agreement import agree_on_command, open_agreed_data
 from train.run.evaluate import evaluate
 from train.run.mesh import check_batches, make_mesh, shard_batch, state_sharding, to_host
 from train.run.optimizers import make_optimizer, make_schedule, peak_learning_rate
 from train.run.record import Run
 from train.run.step import make_eval_step, make_train_step
 from train.task import Task
-from train.tasks import TASKS, identity, make_task, open_data
+from train.tasks import TASKS, identity, make_task
 
 
 def run(config: Config, command: str = "the same command") -> dict[str, float]:
@@ -59,8 +59,7 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
     """
     config = check(config)
     with contextlib.ExitStack() as stack:
-        agree_on_programs()
-        agree_on_config(config)
+        agree_on_command(config)
         with together():
             workdir = stack.enter_context(workdirs.lock(config.workdir))
         agree_on_folder(workdir)
@@ -73,9 +72,7 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         # Devices and data
         mesh = make_mesh(config.mesh)
         check_batches(mesh, config)
-        with together():
-            source, held_out = (open_data(config, split) for split in ("train", "test"))
-        agree_on_data(source, held_out)
+        source, held_out = open_agreed_data(config)
         batches = training_batches(config, source)
         steps = config.steps or max(1, round(config.epochs * len(source) / config.batch_size))
 

@@ -31,11 +31,11 @@ from train.errors import UserError
 from train.processes.coordination import agree_on_folder, exchange, together
 from train.processes.distributed import is_main_process, prints, wait_for_all
 from train.processes.paths import local_path
-from train.run.agreement import agree_on_config, agree_on_data, agree_on_programs
+from train.run.agreement import agree_on_command, open_agreed_data
 from train.run.loop import begun
 from train.run.mesh import check_batches, make_mesh, shard_batch
 from train.run.step import make_eval_step, make_train_step
-from train.tasks import make_task, open_data
+from train.tasks import make_task
 
 Rows = list[tuple[str, str]]
 
@@ -49,16 +49,13 @@ def rehearse(config: Config) -> Rows:
       UserError: the input does not allow the run.
     """
     config = check(config)
-    agree_on_programs()
-    agree_on_config(config)
+    agree_on_command(config)
     with _scratch(config.workdir) as folder, contextlib.ExitStack() as stack:
         agree_on_folder(folder)
         config = adopted(config, lambda: None)
         mesh = make_mesh(config.mesh)
         check_batches(mesh, config)
-        with together():
-            source, held_out = (open_data(config, split) for split in ("train", "test"))
-        agree_on_data(source, held_out)
+        source, held_out = open_agreed_data(config)
         batches = stack.enter_context(contextlib.closing(training_batches(config, source)))
         tests = evaluation_batches(held_out, config.eval_batch_size, config.data)
         stack.callback(tests.close)

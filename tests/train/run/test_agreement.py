@@ -8,7 +8,7 @@ import pytest
 from train.config import Data, Optimizer, Processes
 from train.data import mnist5k
 from train.run import agreement
-from train.run.agreement import agree_on_config, agree_on_programs, described
+from train.run.agreement import agree_on_command, described
 from train.tasks import open_data
 
 
@@ -16,6 +16,7 @@ from train.tasks import open_data
 def facts(monkeypatch):
     """Return a function from a call to the facts that it compares."""
     seen = {}
+    monkeypatch.setattr(agreement.jax, "process_count", lambda: 2)
     monkeypatch.setattr(agreement, "agree", lambda facts, remedy: seen.update(facts))
 
     def of(call, *arguments):
@@ -26,19 +27,15 @@ def facts(monkeypatch):
     return of
 
 
-def test_every_option_is_compared_but_the_process_and_its_path_to_the_workdir(toy, facts):
+def test_programs_and_options_are_compared_but_for_what_a_process_has_of_its_own(toy, facts):
     config = toy()
-    base = facts(agree_on_config, config)
+    base = facts(agree_on_command, config)
     assert base["--seed"] == "0" and "--optimizer.learning-rate" in base
+    assert {"jax", "the checksum of train", "the checksum of spectral_flax"} <= base.keys()
     own = dataclasses.replace(config, workdir="elsewhere", processes=Processes(index=3))
-    assert facts(agree_on_config, own) == base
+    assert facts(agree_on_command, own) == base
     other = dataclasses.replace(config, optimizer=Optimizer(learning_rate=0.3))
-    assert facts(agree_on_config, other) != base
-
-
-def test_programs_are_compared_by_version_and_source(facts):
-    found = facts(agree_on_programs)
-    assert {"jax", "the checksum of train", "the checksum of spectral_flax"} <= found.keys()
+    assert facts(agree_on_command, other) != base
 
 
 def test_a_set_is_described_by_its_number_and_its_examples():
