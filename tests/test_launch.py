@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 
 from train.command.line import parse
 
@@ -40,6 +39,8 @@ def jobset():
 
 def understood(jobset):
     """What the published types of JobSet and of Kubernetes keep of it: fields that they know."""
+    from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
+
     return JobsetV1alpha2JobSet.from_dict(copy.deepcopy(jobset)).to_dict()
 
 

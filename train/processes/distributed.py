@@ -9,6 +9,7 @@ from typing import TextIO
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state
 from jax.experimental import multihost_utils
 
 from spectral_flax.messages import reason
@@ -27,7 +28,7 @@ def joined(processes: Processes) -> Iterator[None]:
     Where an exception leaves the block in one process only, the others end too and say why.
     """
     join(processes)
-    if jax.process_count() == 1:
+    if global_state.num_processes == 1:
         yield
         return
     watch = Watch()

@@ -4,6 +4,7 @@
 JAX ends them too, later and with a trace of C++ in place of a reason.
 """
 
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -16,7 +17,7 @@ from jax._src.distributed import global_state
 from train.processes.coordination import PREFIX
 
 BEAT = 3.0  # seconds between two signs of life
-PATIENCE = 30.0  # seconds without one after which a process is taken for dead
+MISSED = 10  # signs in a row that a process misses before it is taken for dead
 _PLACE = f"{PREFIX}/alive"
 
 
@@ -27,11 +28,11 @@ class Watch:
     dies, JAX itself ends the others at once.
     """
 
-    def __init__(self, beat: float = BEAT, patience: float = PATIENCE):
+    def __init__(self, beat: float = BEAT, missed: int = MISSED):
         self.index, self.client = global_state.process_id, global_state.client
-        self.beat, self.patience = beat, patience
-        now = time.monotonic()
-        self.signs = {i: ("", now) for i in range(global_state.num_processes) if i != self.index}
+        self.beat, self.missed = beat, missed
+        # Counted in looks, not in seconds, lest a process that was held up itself miss the others.
+        self.signs = {i: ("", 0) for i in range(global_state.num_processes) if i != self.index}
         self.leaving = threading.Event()
         self.thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self.thread.start()
@@ -53,7 +54,8 @@ class Watch:
     def _stop(self, state: str, text: str) -> None:
         self.leaving.set()
         self.thread.join(self.beat)
-        self._give(state, text)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
+            self._give(state, text)
 
     def _give(self, state: str, text: str) -> None:
         place = f"{_PLACE}/{self.index}"
@@ -72,21 +74,20 @@ class Watch:
                 self._look(index, signs.get(f"{_PLACE}/{index}", "\n"))
 
     def _look(self, index: int, sign: str) -> None:
-        old, since = self.signs[index]
+        old, missed = self.signs[index]
         state, _, text = sign.partition("\n")
+        self.signs[index] = (sign, 0) if sign != old else (old, missed + 1)
         if state == "done":
             del self.signs[index]
         elif state.startswith("failed"):
             self._end(int(state.split()[1]), f"process {index} has ended: {text}")
-        elif sign != old:
-            self.signs[index] = sign, time.monotonic()
-        elif time.monotonic() - since > self.patience:
+        elif self.signs[index][1] > self.missed:
             host = f" on {text}" if text else ""
             self._end(
                 1,
-                f"process {index}{host} has given no sign of life for {self.patience:.0f} seconds: "
-                "killed, preempted, or cut off; when all processes are started again, the run goes "
-                "on from its last checkpoint",
+                f"process {index}{host} has given no sign of life for "
+                f"{self.missed * self.beat:.0f} seconds: killed, preempted, or cut off; when all "
+                "processes are started again, the run goes on from its last checkpoint",
             )
 
     def _end(self, code: int, why: str) -> None:

@@ -120,13 +120,13 @@ def test_a_folder_that_is_not_shared_is_refused(processes, tmp_path):
 def watched(monkeypatch, capfd):
     """Return a function that lets process 1 look at process 0, and its exit code and last words."""
 
-    def run(sign, patience=60.0):
+    def run(sign, missed=1000):
         service, ended = Service(2), []
         state = types.SimpleNamespace(process_id=1, num_processes=2, client=service)
         monkeypatch.setattr(watch, "global_state", state)
         monkeypatch.setattr(watch, "_exit", ended.append)
         service.values["spectral_flax/alive/0"] = sign
-        seen = watch.Watch(beat=0.01, patience=patience)
+        seen = watch.Watch(beat=0.01, missed=missed)
         seen.thread.join(0.1)
         seen.leave()
         return service.values["spectral_flax/alive/1"], ended, capfd.readouterr().err
@@ -135,7 +135,7 @@ def watched(monkeypatch, capfd):
 
 
 def test_a_process_without_signs_of_life_ends_the_others(watched):
-    sign, codes, said = watched("beat 1\nhost7", patience=0.02)
+    sign, codes, said = watched("beat 1\nhost7", missed=2)
     assert set(codes) == {1} and sign == "done\n"
     assert "process 1 ends: process 0 on host7 has given no sign of life" in said
 
