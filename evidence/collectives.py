@@ -11,11 +11,9 @@ Run: python -m evidence.collectives [NAME ...] [--sizes 224 448] [--parallel pji
 """
 
 import argparse
-import collections
 import importlib
 import math
 import os
-import re
 from collections.abc import Iterable
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -26,25 +24,12 @@ import jax.numpy as jnp
 
 from benchmarks.compiled_step import compiled_step
 from benchmarks.results import write
+from spectral_flax.analysis.collectives import collectives
 from train.config import Config
-
-KINDS = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
-WIDTHS = {"f32": 4, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "pred": 1, "f64": 8}
 
 
 def size_in_bytes(arrays: Iterable[jax.ShapeDtypeStruct]) -> int:
     return sum(a.dtype.itemsize * math.prod(a.shape) for a in arrays)
-
-
-def collectives(text: str) -> dict[str, list[int]]:
-    """Return number and bytes of each kind of collective; those of several arrays count as one."""
-    found = collections.defaultdict(lambda: [0, 0])
-    for result, kind in re.findall(rf"= (\S.*?) ({KINDS})(?:-start)?\(", text):
-        arrays = re.findall(r"(\w+)\[([\d,]*)\]", result)
-        count = sum(WIDTHS[t] * math.prod(map(int, filter(None, s.split(",")))) for t, s in arrays)
-        found[kind][0] += 1
-        found[kind][1] += count
-    return dict(found)
 
 
 def main() -> None:

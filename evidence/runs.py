@@ -15,13 +15,24 @@ from train.checkpoints.checkpoints import Checkpoints
 ROOT = Path(__file__).parents[1]
 
 
-def start(config: str, workdir: Path, *arguments: str, devices: int = 1) -> subprocess.Popen:
-    """Start ``python -m train`` in a process that sees so many devices."""
+def start(
+    config: str, workdir: Path, *arguments: str, devices: int = 1, folder: Path = ROOT
+) -> subprocess.Popen:
+    """Start ``python -m train`` in ``folder``, in a process that sees so many devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "train", config, "--workdir", str(workdir), *arguments]
+    environment["PYTHONPATH"] = f"{ROOT}:{environment.get('PYTHONPATH', '')}"
+    command = [
+        sys.executable,
+        "-m",
+        "train",
+        str(ROOT / config),
+        "--workdir",
+        str(workdir),
+        *arguments,
+    ]
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **streams)
+    return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 
 
 def finish(*processes: subprocess.Popen) -> str:

@@ -10,6 +10,8 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from spectral_flax.analysis.collectives import collectives as read
+
 X, KERNEL = jnp.ones((16, 6, 7, 8)), jnp.ones((3, 3, 2, 16))
 
 
@@ -59,3 +61,15 @@ def test_each_kind_of_move_is_counted_by_its_name(kind, mesh):
 
 def test_work_on_each_example_moves_nothing(mesh):
     assert collectives.count(lambda x: jnp.tanh(x) * 2, collectives.split(mesh, X)) == 0
+
+
+def test_bytes_are_those_of_results_of_any_type():
+    text = """
+      %a = f32[8,4]{1,0} all-reduce(%x), replica_groups={}
+      %b = (f32[2]{0}, bf16[3]{0}) all-reduce(%x, %y)
+      %c = (s8[2], s8[16]) all-gather-start(%x), dimensions={0}
+      %d = s8[16] all-gather-done(%c)
+      %e = pred[] all-gather(%x)
+      ROOT %f = c64[2,2] all-to-all(%x)
+    """
+    assert read(text) == {"all-reduce": (2, 142), "all-gather": (2, 17), "all-to-all": (1, 32)}

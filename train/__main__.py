@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``spectral-flax train configs/NAME.py [--option value ...]``, or ``python -m train``."""
+"""``spectral-flax train configs/NAME.py [--option value ...]``, or ``python -m train``.
+
+With ``--rehearse`` it only tries out what the run would do.
+"""
 
 import importlib.metadata
 import os
@@ -20,17 +23,23 @@ def main(arguments: list[str] | None = None, program: str = "python -m train") -
     if arguments == ["--version"]:
         print(f"spectral-flax {importlib.metadata.version('spectral-flax')}")
         return 0
+    rehearses = "--rehearse" in arguments
+    words = [word for word in arguments if word != "--rehearse"]
     try:
-        config = parse(arguments, program)
+        config = parse(words, program)
         # Not before --help and typing errors are dealt with.
         from spectral_flax.kernels.cpu import keep_freed_memory
-        from train.processes.distributed import join
+        from train.processes.distributed import joined
         from train.run.loop import run
+        from train.run.rehearsal import rehearse, show
 
         if own_process:
             keep_freed_memory()
-        join(config.processes)
-        run(config, f"{program} {shlex.join(arguments)}")
+        with joined(config.processes):
+            if rehearses:
+                show(rehearse(config))
+            else:
+                run(config, f"{program} {shlex.join(arguments)}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -62,8 +62,7 @@ class Data:
     """Mirror every second training image; None: image and video files only, unless names of
     classes say left or right."""
     colour_jitter: tuple[NonNegative, NonNegative, NonNegative, Hue] = (0.0, 0.0, 0.0, 0.0)
-    """Change brightness, contrast, saturation and hue by up to this much, the last at most 0.5
-    (files)."""
+    """Change brightness, contrast, saturation, hue by up to this much, hue at most 0.5 (files)."""
     erase: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """Chance that a rectangle of a training example is replaced by noise (files)."""
     rand_augment: Natural = 0
@@ -162,6 +161,8 @@ class Processes:
     """Number of processes."""
     index: int | None = None
     """Number of this process, from 0."""
+    log: Literal["first", "all"] = "first"
+    """Which processes print; all: each line begins with the number of its process."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -257,8 +258,7 @@ class Config:
     """Steps to trace with JAX's profiler after the first few, into the folder profile."""
 
 
-# A saved run goes on only if these are unchanged: another value would make its parameters, its
-# optimiser state or its position in the data mean something else.
+# A saved run goes on only if these are unchanged: others would give its state another meaning.
 IDENTITY = (
     "model",
     "options",

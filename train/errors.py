@@ -6,6 +6,10 @@ class UserError(Exception):
     """A fault in what the user gave; printed without a traceback."""
 
 
+class AgreedError(UserError):
+    """A fault that one process of a run found, or several: all of them raise it."""
+
+
 class NonFiniteLossError(UserError):
     """The loss or its gradient became infinite or not a number."""
 

@@ -47,7 +47,9 @@ def parse(arguments: Sequence[str], program: str = "python -m train") -> Config:
         default=config,
         args=rest,
         prog=f"{program} {path}",
-        description=f"One training run. Usage: {program} {USAGE}\n\n--options.NAME VALUE is an "
+        description=f"One training run. Usage: {program} {USAGE}\n\n--rehearse only compiles "
+        "the step, takes two, and saves and deletes a checkpoint, and says what that takes.\n"
+        "--options.NAME VALUE is an "
         "option of the model, of those that spectral-flax show MODEL lists.\n"
         f"{describe(config.task)}",
         config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed),

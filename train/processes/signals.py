@@ -6,6 +6,7 @@ import signal
 from types import FrameType
 
 import jax
+from jax.experimental import multihost_utils
 
 from train.processes.distributed import any_process
 
@@ -14,27 +15,34 @@ NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class StopSignals:
-    """While in its block, Ctrl-C and SIGTERM only set ``received``; a second one acts at once."""
+    """While in its block, Ctrl-C and SIGTERM only set ``received``; a second one acts at once.
+
+    Of several processes SIGTERM is JAX's, which tells all of them of it and finds a step for them
+    to stop after.
+    """
 
     def __init__(self):
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> "StopSignals":
-        self.previous = {number: signal.signal(number, self._note) for number in EXIT_CODES}
+        mine = EXIT_CODES if jax.process_count() == 1 else [signal.SIGINT]
+        self.previous = {number: signal.signal(number, self._note) for number in mine}
         return self
 
     def __exit__(self, *exception) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def agreed(self, ask: bool) -> signal.Signals | None:
-        """Return the signal to obey, the same in all processes of a run, which agree on ``ask``.
+    def agreed(self, step: int, ask: bool) -> signal.Signals | None:
+        """Return the signal to obey after ``step``, the same in all processes of a run.
 
-        They exchange a word only where ``ask`` is true; a process alone need not wait for that.
+        Every process must call this after each step. On Ctrl-C they agree where ``ask`` is true.
         """
-        if not ask and jax.process_count() > 1:
-            return None
-        number = any_process(self.received or 0)
+        if jax.process_count() == 1:
+            return self.received
+        if multihost_utils.reached_preemption_sync_point(step):
+            return signal.SIGTERM
+        number = any_process(self.received or 0) if ask else 0
         return signal.Signals(number) if number else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:

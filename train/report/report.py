@@ -17,7 +17,7 @@ from spectral_flax.messages import reason
 from train.config import Config
 from train.data import Example, Source
 from train.errors import UserError
-from train.processes.distributed import is_main_process
+from train.processes.distributed import is_main_process, prints
 from train.processes.paths import set_aside
 from train.report.metrics import Entry, Metrics
 from train.report.plots import draw_curves, draw_samples
@@ -56,7 +56,7 @@ class Report:
         self.profile = Profile(workdir / "profile", start, config.profile_steps)
         self.undrawn = self.is_main and not (start and (workdir / "samples.png").exists())
         self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.console.quiet = not self.is_main
+        self.console.quiet = not prints()
         if self.is_main:
             self.tensorboard = _tensorboard(workdir, start) if config.tensorboard else None
             if start == 0:

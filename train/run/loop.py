@@ -31,17 +31,19 @@ from train.data.pipeline import Batches
 from train.data.source import Source
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
 from train.processes import workdir as workdirs
+from train.processes.coordination import agree_on_folder, together
 from train.processes.distributed import is_main_process, log
 from train.processes.signals import EXIT_CODES, NAMES, StopSignals
 from train.report.image_grid import write_image_grid
 from train.report.report import Report
+from train.run.agreement import agree_on_command, open_agreed_data
 from train.run.evaluate import evaluate
 from train.run.mesh import check_batches, make_mesh, shard_batch, state_sharding, to_host
 from train.run.optimizers import make_optimizer, make_schedule, peak_learning_rate
 from train.run.record import Run
 from train.run.step import make_eval_step, make_train_step
 from train.task import Task
-from train.tasks import TASKS, identity, make_task, open_data
+from train.tasks import TASKS, identity, make_task
 
 
 def run(config: Config, command: str = "the same command") -> dict[str, float]:
@@ -57,7 +59,10 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
     """
     config = check(config)
     with contextlib.ExitStack() as stack:
-        workdir = stack.enter_context(workdirs.lock(config.workdir))
+        agree_on_command(config)
+        with together():
+            workdir = stack.enter_context(workdirs.lock(config.workdir))
+        agree_on_folder(workdir)
         stop = stack.enter_context(StopSignals())
         checkpoints = Checkpoints(workdir / "checkpoints", keep=config.keep)
         stack.callback(checkpoints.close)
@@ -67,7 +72,7 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         # Devices and data
         mesh = make_mesh(config.mesh)
         check_batches(mesh, config)
-        source, held_out = (open_data(config, split) for split in ("train", "test"))
+        source, held_out = open_agreed_data(config)
         batches = training_batches(config, source)
         steps = config.steps or max(1, round(config.epochs * len(source) / config.batch_size))
 
@@ -76,7 +81,7 @@ def run(config: Config, command: str = "the same command") -> dict[str, float]:
         task = make_task(config, source).prepared(workdir, begins=begins)
         best = _best_checkpoint(config, workdir, stack)
         classes = source.class_names if begins else None
-        run, state = _begun(config, mesh, task, steps, classes)
+        run, state = begun(config, mesh, task, steps, classes)
         count = sum(leaf.size for leaf in state.params.values())
         log(f"{config.model}: {count:,} parameters; {config.data.name}: {len(source)} examples")
         log(
@@ -111,7 +116,7 @@ def _best_checkpoint(config: Config, workdir: Path, stack) -> BestCheckpoint | N
     return best
 
 
-def _begun(
+def begun(
     config: Config,
     mesh: jax.sharding.Mesh,
     task: Task,
@@ -174,7 +179,7 @@ class _Loop:
             # Scalars of the step before are read while this one computes.
             self._report(pending)
             pending = step, scalars
-            stopped = self.stop.agreed(step % config.log_every == 0)
+            stopped = self.stop.agreed(step, step % config.log_every == 0)
             evaluates = config.eval_every and step % config.eval_every == 0 and step < steps
             saves = step % config.save_every == 0 or step == steps or stopped
             if evaluates or saves:  # not with a loss that nobody has looked at

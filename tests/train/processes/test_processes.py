@@ -60,6 +60,7 @@ def test_two_processes_take_the_steps_of_one(toy, toy_path, tmp_path):
 
 def test_a_signal_to_one_process_saves_and_stops_all(toy_path, tmp_path):
     run = [toy_path, "--steps", "100000", "--workdir", tmp_path / "run", "--log-every", "1"]
+    run += ["--save-every", "100000"]
     first, second = processes = begin(run, count=2, devices=1)
     while not first.stdout.readline().startswith("step 2/"):
         assert first.poll() is None
@@ -67,6 +68,18 @@ def test_a_signal_to_one_process_saves_and_stops_all(toy_path, tmp_path):
     said, _ = finish(processes, code=75)
     assert "SIGTERM at step" in said
     assert len(list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))) == 1
+
+
+def test_processes_of_other_options_are_refused_before_anything_is_written(toy_path, tmp_path):
+    run = [toy_path, "--workdir", tmp_path / "run", "--processes.log", "all", "--seed"]
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    meet = ["--processes.coordinator", f"localhost:{port}", "--processes.count", 2]
+    processes = [start([*run, i, *meet, "--processes.index", i], 1) for i in range(2)]
+    for index, said in enumerate(finish(processes, code=2)):
+        assert f"[{index}] error: process 1: --seed is 0 in process 0, 1 here; start" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_process_alone_leads_and_agrees_with_itself():

@@ -3,7 +3,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -53,6 +52,10 @@ class Classification(Task):
         if isinstance(source, Files):
             _check_channels(config)
         return cls(source.num_classes, source.image_shape, source.mean, source.std, options=options)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        return ("label", "predicted") if self.confusion else ()
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -129,8 +132,7 @@ class Classification(Task):
         for name, metric in OWN_METRICS.items():
             sums[f"own.{name}"] = jnp.sum(jnp.where(valid, metric(logits, label), 0))
         if self.confusion:
-            count = partial(jnp.einsum, "ni,nj->ij", precision="highest")
-            sums["confusion"] = count(members, chosen)
+            sums |= {"label": jnp.where(valid, label, -1), "predicted": logits.argmax(-1)}
         return sums
 
     def metrics(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
@@ -155,7 +157,11 @@ class Classification(Task):
         return dataclasses.replace(self, confusion=True)
 
     def confusion_matrix(self, sums: dict[str, np.ndarray]) -> np.ndarray | None:
-        return np.rint(sums["confusion"]).astype(np.int64) if self.confusion else None
+        if not self.confusion:
+            return None
+        matrix, seen = np.zeros((self.num_classes,) * 2, np.int64), sums["label"] >= 0
+        np.add.at(matrix, (sums["label"][seen], sums["predicted"][seen]), 1)
+        return matrix
 
     def scaled_by(self, card: Card) -> "Classification":
         channels = self.image_shape[-1]
