@@ -2,16 +2,20 @@
 """Effective receptive fields of eight networks: what one position of a map sees of the image.
 
 Plain convolutions see a spot around themselves, dilated and deformable ones a larger one, and the
-blocks of the talk the whole image. The position is the centre of the map at the end of stage 3,
-where the blocks stand. The networks are random, with the statistics of the image, once as they are
-initialised, and once with all gates open: most blocks add nothing at first, since a scale, gate or
-displacement starts at zero. The picture shows the second; the table has both radii.
+blocks of the talk the whole image. Above, ResNets-50 with random weights see a photograph: the
+centre of the map at the end of stage 3, where the blocks stand. Statistics are those of the image,
+and gates are open: most blocks add nothing at first, since a scale, gate or displacement starts at
+zero. Below, the small networks of `evidence.context` that learned to follow contours, of each that
+of three seeds which does it best: the centre of their last map, mean over 32 images. The table also
+has the first as they are initialised, and the second before training.
 
 Run: pip install "spectral-flax[evidence]"
+     python -m evidence.context     # for the trained networks
      python -m evidence.panel [-o docs/pictures/receptive_fields.png] [--size 224]
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +26,10 @@ from flax import nnx
 
 import spectral_flax as sf
 from benchmarks.results import write
+from evidence.context.learning import load_weights, scaled
+from evidence.context.networks import NETWORKS
+from evidence.context.runs import RUNS, rows_of
+from evidence.context.tasks import LENGTHS, contour
 from spectral_flax.analysis.figures import Field, draw_receptive_fields
 from spectral_flax.analysis.panels import save_figure
 from spectral_flax.analysis.random_networks import open_gates, set_batch_statistics
@@ -40,6 +48,17 @@ RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
 }
 LAYER = "stage3"
 INITIAL, OPEN = "random weights, as initialised", "random weights, all gates open"
+SMALL = {
+    "plain": "plain",
+    "dilated": "dilated",
+    "deformable": "deformable",
+    "non-local": "nl",
+    "spectral (FFT)": "srl_fft_gate",
+    "orthogonal": "srl_lo",
+    "bilinear": "bat",
+    "FFC": "ffc",
+}
+UNTRAINED, TRAINED = "small networks, random", "small networks, trained to follow contours"
 CELLS = 56  # of a field along each side in the picture; each is the mean of the pixels in it
 
 
@@ -66,9 +85,26 @@ def random_fields(images: np.ndarray) -> dict[str, list[Field]]:
     return rows
 
 
+def small_fields(images: np.ndarray, runs: Path) -> dict[str, list[Field]]:
+    """Return the fields of eight small networks before and after they learned contours."""
+    rows: dict[str, list[Field]] = {UNTRAINED: [], TRAINED: []}
+    for title, name in SMALL.items():
+        learned = [row for row in rows_of(runs / f"{name}.jsonl") if row["task"] == "contour"]
+        if not learned:
+            sys.exit(f"{runs} has no {name} that learned contours: run python -m evidence.context")
+        seed = max(learned, key=lambda row: row["accuracy"])["seed"]
+        model = NETWORKS[name].build(seed)
+        open_gates(model)
+        set_batch_statistics(model, images)
+        rows[UNTRAINED].append(field_of(title, model, images))
+        load_weights(model, runs / "weights" / f"{name}.contour.{seed}.npz")
+        rows[TRAINED].append(field_of(title, model, images))
+    return rows
+
+
 def draw(rows: Mapping[str, Sequence[Field]], image: np.ndarray, path: str | Path) -> None:
     """Write the panel: a group of fields for each row, in fewer colours, for its size as a file."""
-    title = "How much each pixel moves the centre of the map of stage 3"
+    title = "How much each pixel moves the centre of a map"
     placed = {}
     for name, fields in rows.items():
         near, far = [_coarse(f) for f in fields[:4]], [_coarse(f) for f in fields[4:]]
@@ -108,14 +144,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", default="docs/pictures/receptive_fields.png")
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of evidence.context")
     given = parser.parse_args()
     inputs, pixels = photograph(given.size)
     rows = random_fields(inputs)
+    contours, _ = contour("test", 32, np.random.default_rng(0), LENGTHS[-1:])
+    rows |= small_fields(np.asarray(scaled(contours)), given.runs)
     radii = {n: {f.title: half_energy_radius(f.field) for f in fs} for n, fs in rows.items()}
     for title in RANDOM:
         print(f"{title:16}", *(f"{name}: {found[title]:.1f} px" for name, found in radii.items()))
     print(write("panel", dict(size=given.size, layer=LAYER, half_energy_radius=radii)))
-    draw({OPEN: rows[OPEN]}, pixels, given.output)
+    draw({name: rows[name] for name in (OPEN, TRAINED)}, pixels, given.output)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ from pathlib import Path
 from benchmarks.results import write
 from evidence.context.networks import NETWORKS
 from evidence.context.report import as_markdown, draw, summarise
-from evidence.context.runs import rows_of, run_all
+from evidence.context.runs import RUNS, rows_of, run_all
 from evidence.context.tasks import TASKS
-
-RUNS = Path("runs/context")
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ from evidence.context.networks import NETWORKS
 from evidence.context.tasks import TASKS
 from spectral_flax.kernels.cpu import keep_freed_memory
 
+RUNS = Path("runs/context")
+
 
 def run_all(names: Sequence[str], tasks: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
     """Let every network learn its tasks, but for those whose results the folder has."""
