@@ -26,9 +26,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from spectral_flax import buckets
 from spectral_flax.checkpoints import manifest
 from spectral_flax.checkpoints.records import record_to_json
-from spectral_flax.checkpoints.runs import RECORD
+from spectral_flax.checkpoints.runs import RECORD, is_finished
+from spectral_flax.files import is_gone
 from spectral_flax.messages import reason, shown
 from spectral_flax.models.record import ModelRecord
 from train.checkpoints.checkpoint_record import FORMAT, Record, to_record
@@ -38,7 +40,7 @@ from train.errors import SaveFailedError, UserError
 from train.processes.distributed import is_main_process, log, wait_for_all
 from train.processes.paths import move_to_free
 
-_UNFINISHED = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")  # as Orbax names a step it writes
+_UNFINISHED = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")  # what Orbax calls a step it writes
 
 
 class DamagedCheckpointError(Exception):
@@ -54,7 +56,7 @@ class Checkpoints:
     def __init__(
         self, directory: Path, *, keep: int | None = None, log: Callable[[str], None] = log
     ):
-        self.directory = directory.absolute()
+        self.directory = directory if buckets.is_remote(directory) else directory.absolute()
         self.log = log
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -100,7 +102,7 @@ class Checkpoints:
         items = {name: ocp.args.StandardSave(leaves) for name, leaves in groups.items() if leaves}
         record = ocp.args.JsonSave({"text": text, "crc32": zlib.crc32(text.encode())})
         with self._saving():
-            if not self.directory.is_dir():
+            if is_gone(self.directory):
                 raise FileNotFoundError(f"{self.directory} is gone")
             if (self.directory / str(step)).exists():
                 raise FileExistsError(f"there is one of step {step} already")
@@ -260,8 +262,8 @@ class Checkpoints:
 
     def _list_files(self) -> None:
         if is_main_process():
-            for step in self.directory.iterdir():  # until Orbax gives it its name
-                if _UNFINISHED.match(step.name):
+            for step in self.directory.iterdir():
+                if _UNFINISHED.match(step.name) or not is_finished(step):
                     manifest.write(step)
 
     @contextlib.contextmanager
@@ -273,6 +275,11 @@ class Checkpoints:
             raise SaveFailedError(self._failure(error)) from error
 
     def _failure(self, error: Exception) -> str:
+        if buckets.is_remote(self.directory):
+            return (
+                f"a checkpoint could not be written to {self.directory}: {_first_line(error)}\n"
+                "Those before it remain; the same command goes on from there"
+            )
         try:
             free = shutil.disk_usage(self.directory).free / 2**20
             there = sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())

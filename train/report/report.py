@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spectral_flax.files import is_empty_file
 from spectral_flax.messages import reason
 from train.config import Config
 from train.data import Example, Source
@@ -187,7 +188,7 @@ def _put_aside(workdir: Path) -> None:
     try:
         for name in FILES:
             path = workdir / name
-            if path.is_symlink() or not path.exists() or path.stat().st_size:
+            if not is_empty_file(path):
                 set_aside(path)
     except OSError as error:
         raise UserError(f"cannot write to {str(workdir)!r}: {reason(error)}") from error
