@@ -6,25 +6,32 @@ has the methods of `pathlib.Path`; what a file system does and a bucket does not
 by the functions of `files` that take both. A bucket has no folders: names that share a beginning.
 """
 
+import calendar
 import contextlib
+import errno
 import importlib.util
 import json
 import logging
 import os
 import pathlib
 import re
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from spectral_flax.messages import shown
 
 if TYPE_CHECKING:
     from etils import epath
 
     Path = pathlib.Path | epath.Path
 
+T = TypeVar("T")
 SCHEME = "gs"
+PATIENCE = 300  # seconds for which a reader asks again
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)([^/]*)")
 _ELSEWHERE = {
     "s3": "Orbax writes no checkpoints to s3:// addresses: mount the bucket, and give its folder"
@@ -60,7 +67,9 @@ def bucket_path(text: str) -> "epath.Path":
 
     # Others write to the same bucket: TensorStore in this process, the other processes.
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-    logging.getLogger("gcsfs").addFilter(repeats)
+    log = logging.getLogger("gcsfs")
+    log.addFilter(repeats)
+    log.setLevel(logging.DEBUG)  # at which it tells of them
     return epath.Path(text.rstrip("/"))
 
 
@@ -86,10 +95,13 @@ def move(path: "epath.Path", target: "epath.Path") -> None:
         _system().mv(str(path), str(target), recursive=True)
 
 
+class NoAnswerError(OSError):
+    """A bucket did not answer, or failed, however often it was asked."""
+
+
 def read_bytes(path: "epath.Path") -> bytes:
-    """Return the content of an object, read by one request."""
-    with answers(path):
-        return _system().cat_file(str(path))
+    """Return the content of an object, read by one request; as `fetch` waits for an answer."""
+    return _patient(path, lambda: _system().cat_file(str(path)))
 
 
 def write_bytes(path: "epath.Path", data: bytes) -> None:
@@ -100,7 +112,7 @@ def write_bytes(path: "epath.Path", data: bytes) -> None:
 
 @contextlib.contextmanager
 def local_copy(path: "Path") -> Iterator[pathlib.Path]:
-    """Yield a local file or folder of this content: itself, or a copy that goes with the block."""
+    """Yield a local file of this content: itself, or a copy that goes with the block."""
     if not is_remote(path):
         yield path
         return
@@ -111,13 +123,34 @@ def local_copy(path: "Path") -> Iterator[pathlib.Path]:
 
 
 def fetch(path: "epath.Path", target: pathlib.Path) -> None:
-    """Copy an object to a local file, or all objects below a name to a folder."""
-    with answers(path):
-        system = _system()
-        if system.isfile(str(path)):
-            system.get_file(str(path), str(target))
-        else:
-            system.get(f"{path}/", f"{target}/", recursive=True)
+    """Copy an object to a local file.
+
+    A bucket that does not answer is asked again, for `PATIENCE` seconds, before that is an error.
+    """
+    _patient(path, lambda: _system().get_file(str(path), str(target)))
+
+
+def fetch_folder(folder: "epath.Path", target: pathlib.Path, names: Iterable[str]) -> None:
+    """Copy the objects ``names`` below a name to a folder."""
+    pairs = [(f"{folder}/{name}", str(target / name)) for name in names]
+    for _, copy in pairs:
+        pathlib.Path(copy).parent.mkdir(parents=True, exist_ok=True)
+    sources, copies = map(list, zip(*pairs, strict=True))
+    _patient(folder, lambda: _system().get(sources, copies))
+
+
+def _patient(path: "epath.Path", call: Callable[[], T]) -> T:
+    start, pause = time.monotonic(), 1
+    while True:
+        try:
+            with answers(path):
+                return call()
+        except NoAnswerError as error:  # gcsfs has asked six times, over half a minute
+            if time.monotonic() - start > PATIENCE:
+                raise
+            repeats.add(str(error))
+        time.sleep(pause)
+        pause = min(2 * pause, 30)
 
 
 def send(source: pathlib.Path, path: "epath.Path") -> None:
@@ -136,17 +169,23 @@ class Listed(NamedTuple):
     md5: str | None
 
 
-def listed(folder: "epath.Path") -> dict[str, Listed]:
-    """Return the objects below ``folder`` by their names in it, sorted."""
+def listed(folder: "epath.Path", *, depth: int | None = None) -> dict[str, Listed]:
+    """Return the objects below ``folder`` by their names in it, sorted; None: at any depth."""
     start = len(str(folder)) - len("gs://") + 1
-    with answers(folder):
-        found = _system().find(str(folder), detail=True)
+    found = _patient(folder, lambda: _system().find(str(folder), maxdepth=depth, detail=True))
     objects = {name: about for name, about in found.items() if about["type"] == "file"}
     return {
         name[start:]: Listed(about["size"], about.get("md5Hash"))
         for name, about in sorted(objects.items())
         if not name.endswith("/")
     }
+
+
+def folders_in(folder: "epath.Path") -> list[str]:
+    """Return the names below ``folder`` that others lie below of, one level deep, sorted."""
+    found = _patient(folder, lambda: _system().ls(str(folder), detail=True))
+    names = (about["name"].rstrip("/") for about in found if about["type"] == "directory")
+    return sorted(name.rpartition("/")[2] for name in names)
 
 
 class Version(NamedTuple):
@@ -166,8 +205,6 @@ def read_version(path: "epath.Path") -> Version | None:
         _, data = _system().call("GET", "b/{}/o/{}", *_names(path), alt="media")
         there = parsedate_to_datetime(headers["Date"]).timestamp()
         updated = time.strptime(about["updated"][:19], "%Y-%m-%dT%H:%M:%S")
-        import calendar
-
         return Version(data, generation, there - calendar.timegm(updated))
     return None
 
@@ -179,10 +216,19 @@ def replace_version(path: "epath.Path", data: bytes, generation: str = "0") -> s
     """
     bucket, name = _names(path)
     place = _system().base.removesuffix("/storage/v1/") + "/upload/storage/v1/b/{}/o"
-    how = dict(uploadType="media", name=name, ifGenerationMatch=generation)
+    mark = os.urandom(8).hex().encode()
+    parts = json.dumps({"name": name}).encode(), data
+    body = b"".join(
+        b"--%s\r\nContent-Type: application/json\r\n\r\n%s\r\n" % (mark, p) for p in parts
+    )
+    how = dict(
+        data=body + b"--%s--" % mark,
+        headers={"Content-Type": f"multipart/related; boundary={mark.decode()}"},
+        uploadType="multipart",
+        ifGenerationMatch=generation,
+    )
     with answers(path), contextlib.suppress(FileExistsError):
-        written = _system().call("POST", place, bucket, data=data, json_out=True, **how)
-        return written["generation"]
+        return _system().call("POST", place, bucket, json_out=True, **how)["generation"]
     return None
 
 
@@ -197,6 +243,8 @@ def answers(path: Any) -> Iterator[None]:
     """Turn an error of the bucket's client into an OSError that says what to do."""
     try:
         yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, "there is no such object", str(path)) from error
     except OSError as error:
         if str(error).startswith("Forbidden"):
             told = f"{path}: these credentials do not allow it; an account needs the role "
@@ -207,8 +255,9 @@ def answers(path: Any) -> Iterator[None]:
         code = int(error.code or 0) if type(error).__name__ == "HttpError" else 0
         lines = str(error).strip().splitlines()
         told = lines[0] if lines else type(error).__name__
-        why = _LOG_IN if code == 401 else f"the bucket does not answer ({told})"
-        raise OSError(f"{path}: {why}") from error
+        if code == 401:
+            raise PermissionError(f"{path}: {_LOG_IN}") from error
+        raise NoAnswerError(f"{path}: the bucket does not answer ({shown(told)})") from error
 
 
 class Repeats(logging.Filter):
@@ -218,14 +267,21 @@ class Repeats(logging.Filter):
     """
 
     count = 0
-    last = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if "retrying after exception" in text:
-            self.count += 1
-            self.last = text.partition("exception: ")[2]
-        return " exception: " not in text and not text.startswith("Could not determine bucket")
+            self.add(text.partition("exception: ")[2])
+        if text.startswith("Could not determine bucket type") or " exception: " in text:
+            return False
+        return record.levelno >= logging.WARNING
+
+    def add(self, why: str) -> None:
+        """Count one; the first, the tenth, the hundredth and so on are said."""
+        self.count += 1
+        if str(self.count).strip("0") == "1":
+            told = f"requests to buckets repeated: {self.count}, the last after: {shown(why)}"
+            print(told, file=sys.stderr, flush=True)
 
 
 repeats = Repeats()

@@ -6,6 +6,7 @@ Local ones, and where a function says so objects in `buckets`.
 
 import contextlib
 import errno
+import io
 import os
 import pathlib
 import secrets
@@ -13,13 +14,15 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from spectral_flax import buckets
 from spectral_flax.messages import several, shown
 
 if TYPE_CHECKING:
     from spectral_flax.buckets import Path
+
+T = TypeVar("T")
 
 
 def any_path(path: str | os.PathLike, name: str = "path") -> "Path":
@@ -196,6 +199,24 @@ def rename(path: "Path", target: "Path") -> None:
         buckets.move(path, target)
     else:
         path.rename(target)
+
+
+def read_bytes(path: "Path") -> bytes:
+    """Return the content of a file or object."""
+    return buckets.read_bytes(path) if buckets.is_remote(path) else path.read_bytes()
+
+
+def in_memory(file: T) -> T | io.BytesIO:
+    """Return an object of a bucket, given by its path or address, as an open file in memory.
+
+    Anything else is returned as it is. Raises ValueError for an address of another kind.
+    """
+    if isinstance(file, str) and buckets.is_address(file) and not os.path.lexists(file):
+        file = any_path(file, "file")
+    is_path = isinstance(file, os.PathLike) and hasattr(file, "read_bytes")
+    if is_path and buckets.is_remote(file):
+        return io.BytesIO(buckets.read_bytes(file))
+    return file
 
 
 def is_empty_file(path: "Path") -> bool:

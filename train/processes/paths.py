@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from spectral_flax import buckets
-from spectral_flax.files import any_fault, exists, path_fault, rename
-from spectral_flax.messages import shown
+from spectral_flax.files import any_fault, any_path, exists, path_fault, rename
+from spectral_flax.messages import message, shown
 from train.errors import UserError
 
 
@@ -28,6 +28,21 @@ def given_path(name: str, path: Any) -> str:
       UserError: it is neither, or what reads buckets is not installed.
     """
     return _checked(name, path, any_fault)
+
+
+def opened_path(name: str, path: Any) -> "buckets.Path":
+    """Return the path that the option ``name`` gives, of a bucket that can be read if of one.
+
+    Raises:
+      UserError: there is no such bucket, or it may not be read.
+    """
+    found = any_path(given_path(name, path))
+    try:
+        if buckets.is_remote(found):
+            buckets.check_bucket(found)
+    except OSError as error:
+        raise UserError(f"{name} is {path}: {message(error, 500)}") from error
+    return found
 
 
 def _checked(name: str, path: Any, fault_of: Callable[[Any], str | None]) -> str:

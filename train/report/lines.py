@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 from spectral_flax import buckets
-from spectral_flax.files import new_file
+from spectral_flax.files import new_file, read_bytes
 
+_NAME = "{:06}.jsonl"
 PART = 1 << 16  # bytes from which a part takes no further line
 
 
@@ -26,7 +27,8 @@ class Lines(Protocol):
 
 def lines_at(path: "buckets.Path") -> Lines:
     """Return the lines kept at ``path``: in a file, in a bucket the objects below that name."""
-    return Parts(path) if buckets.is_remote(path) or path.is_dir() else File(path)
+    is_copy = not buckets.is_remote(path) and (path / _NAME.format(0)).exists()
+    return Parts(path) if is_copy or buckets.is_remote(path) else File(path)
 
 
 class File:
@@ -58,7 +60,7 @@ class Parts:
         self.folder, self.number, self.last = folder, 0, b""
 
     def read(self) -> bytes:
-        contents = [_read(self.folder / name) for name in self._names()]
+        contents = [read_bytes(self.folder / name) for name in self._names()]
         self.number, self.last = max(len(contents) - 1, 0), contents[-1] if contents else b""
         return b"".join(contents)
 
@@ -86,13 +88,9 @@ class Parts:
         return sorted(path.name for path in self.folder.glob("*.jsonl"))
 
     def _write(self, number: int, content: bytes) -> None:
-        path = self.folder / f"{number:06}.jsonl"
+        path = self.folder / _NAME.format(number)
         if buckets.is_remote(path):
             buckets.write_bytes(path, content)
         else:
             with new_file(path, overwrite=True) as draft:
                 draft.write_bytes(content)
-
-
-def _read(path: "buckets.Path") -> bytes:
-    return buckets.read_bytes(path) if buckets.is_remote(path) else path.read_bytes()

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spectral_flax import buckets
 from spectral_flax.files import is_empty_file
 from spectral_flax.messages import reason
 from train.config import Config
@@ -209,6 +210,11 @@ def _shown(speed: Entry) -> list[str]:
 
 
 def _tensorboard(workdir: Path, start: int):
+    if buckets.is_remote(workdir):
+        raise UserError(
+            f"--tensorboard appends to a file, which the bucket of {workdir} cannot: leave it "
+            "out; metrics.jsonl holds the same, or give a local --workdir"
+        )
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
