@@ -75,7 +75,7 @@ def bucket_path(text: str) -> "epath.Path":
 
 def is_remote(path: os.PathLike) -> bool:
     """Return whether a path is in a bucket."""
-    return not isinstance(path, pathlib.Path)
+    return str(path).startswith(f"{SCHEME}://")
 
 
 def check_bucket(path: "epath.Path") -> None:

@@ -213,10 +213,8 @@ def in_memory(file: T) -> T | io.BytesIO:
     """
     if isinstance(file, str) and buckets.is_address(file) and not os.path.lexists(file):
         file = any_path(file, "file")
-    is_path = isinstance(file, os.PathLike) and hasattr(file, "read_bytes")
-    if is_path and buckets.is_remote(file):
-        return io.BytesIO(buckets.read_bytes(file))
-    return file
+    is_path = isinstance(file, os.PathLike)
+    return io.BytesIO(buckets.read_bytes(file)) if is_path and buckets.is_remote(file) else file
 
 
 def is_empty_file(path: "Path") -> bool:

@@ -9,13 +9,9 @@ itself restores a flipped byte without a word. Checkpoints of format 2 have that
 """
 
 import contextlib
-import gc
 import json
-import logging
 import re
 import shutil
-import sys
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +30,7 @@ from spectral_flax.files import is_gone
 from spectral_flax.messages import reason, shown
 from spectral_flax.models.record import ModelRecord
 from train.checkpoints.checkpoint_record import FORMAT, Record, to_record
+from train.checkpoints.failed_reads import drop_failed_reads
 from train.checkpoints.state import Leaves, TrainState, state_groups
 from train.config import Config, to_text
 from train.errors import SaveFailedError, UserError
@@ -130,8 +127,8 @@ class Checkpoints:
                 raise ValueError("the record's checksum differs")
             values = json.loads(text)
             format = values["format"]
-        except Exception as error:  # whatever the reader trips over: the files are not as written
-            raise DamagedCheckpointError(f"its record: {_first_line(error)}") from error
+        except Exception as error:  # whatever the reader trips over
+            raise _damage(folder, f"its record: {_first_line(error)}") from error
         if format not in (2, FORMAT):
             raise UserError(
                 f"{folder} has checkpoint format {shown(repr(format))}; this version reads "
@@ -184,7 +181,7 @@ class Checkpoints:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
             groups = {g: {n: found[g][record.names[g][n]] for n in t} for g, t in template.items()}
         except Exception as error:
-            raise DamagedCheckpointError(_first_line(error)) from error
+            raise _damage(self.directory / str(step), _first_line(error)) from error
         for group, leaves in groups.items() if record.digests else ():
             for name, array in leaves.items():
                 if _digest(array) != record.digests[group][record.names[group][name]]:
@@ -263,7 +260,8 @@ class Checkpoints:
     def _list_files(self) -> None:
         if is_main_process():
             for step in self.directory.iterdir():
-                if _UNFINISHED.match(step.name) or not is_finished(step):
+                unmarked = step.name.isdecimal() and not is_finished(step)
+                if unmarked or _UNFINISHED.match(step.name):
                     manifest.write(step)
 
     @contextlib.contextmanager
@@ -309,29 +307,22 @@ def newest_config(checkpoints: Checkpoints, steps: Sequence[int] | None = None) 
     return None
 
 
-def drop_failed_reads() -> None:
-    """Collect what a failed restore left behind, without the complaints.
-
-    Orbax leaves coroutines of a closed event loop, whose end prints many tracebacks at any later
-    moment; the fault itself has been reported. The exception must be gone when this is called.
-    """
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    tasks = logging.getLogger("asyncio")
-    level, _ = tasks.level, tasks.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            gc.collect()
-    finally:
-        sys.unraisablehook = hook
-        tasks.setLevel(level)
-
-
 def _arrays_in(item: Path) -> Mapping[str, Any]:
     """Return shapes and dtypes of a group of arrays on disk."""
     try:
         return ocp.StandardCheckpointHandler().metadata(item).tree
-    except Exception as error:  # whatever the reader trips over: the files are not as written
-        raise DamagedCheckpointError(f"its shapes: {_first_line(error)}") from error
+    except Exception as error:  # whatever the reader trips over
+        raise _damage(item.parent, f"its shapes: {_first_line(error)}") from error
+
+
+def _damage(folder: Path, why: str) -> DamagedCheckpointError | UserError:
+    """Return the error of a checkpoint that cannot be read: its files are not as written.
+
+    In a bucket they may be, and only not have come: then it must not be set aside.
+    """
+    if buckets.is_remote(folder) and manifest.fault(folder) is None:
+        return UserError(f"{folder} cannot be read now, though it is whole: {why}; try again")
+    return DamagedCheckpointError(why)
 
 
 def _digest(array: jax.Array) -> int:

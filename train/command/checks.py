@@ -85,7 +85,7 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
 
 
 def _with_paths(config: Config) -> tuple[Config, list[str]]:
-    """Return the config with ``~`` expanded in its local paths, and what is wrong with them."""
+    """Return the config with ``~`` expanded in its paths, and what is wrong with them."""
     config, faults = _expanded(config, "")
     for group in ("data", "pretrained"):
         values, wrong = _expanded(getattr(config, group), f"{group}.")

@@ -24,9 +24,9 @@ from train.checkpoints.checkpoint_record import Record
 from train.checkpoints.checkpoints import (
     Checkpoints,
     DamagedCheckpointError,
-    drop_failed_reads,
     newest_config,
 )
+from train.checkpoints.failed_reads import drop_failed_reads
 from train.checkpoints.state import Leaves, Network, make_model, split
 from train.command.checks import check
 from train.config import Config, Mesh, from_values

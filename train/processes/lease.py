@@ -16,9 +16,9 @@ import time
 from collections.abc import Iterator
 
 from spectral_flax import buckets
-from spectral_flax.messages import reason, shown
+from spectral_flax.messages import message, reason, shown
 from train.errors import UserError
-from train.processes.distributed import log
+from train.processes.distributed import is_main_process, log
 
 NAME = "lease.json"
 SECONDS = 30  # without a sign of life after which a holder is dead
@@ -30,11 +30,20 @@ LOST = 2  # exit code of a run whose lease another has taken over
 def lease(workdir: "buckets.Path") -> Iterator[None]:
     """Hold the lease of a work directory until the block ends; another's is waited for to expire.
 
+    Of the processes of a run the first holds it for all; the others look whether there is a bucket.
+
     Raises:
-      UserError: another run holds it, and is alive.
+      UserError: another run holds it, and is alive; or the bucket cannot be read and written.
     """
     path = workdir / NAME
-    held = _taken(path)
+    try:
+        buckets.check_bucket(workdir)
+        held = _taken(path) if is_main_process() else None
+    except OSError as error:
+        raise UserError(f"cannot use the workdir {workdir}: {message(error, 500)}") from error
+    if held is None:
+        yield
+        return
     ended = threading.Event()
     thread = threading.Thread(target=_renew, args=(path, held, ended), daemon=True)
     thread.start()
@@ -42,7 +51,7 @@ def lease(workdir: "buckets.Path") -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(SECONDS)
         with contextlib.suppress(OSError):  # it expires
             buckets.remove_version(path, held[0])
 

@@ -29,21 +29,8 @@ def lock(path: str) -> Iterator[Path]:
     """
     path = given_path("--workdir", path)
     workdir = any_path(path)
-    with _lease(workdir) if buckets.is_remote(workdir) else _file_lock(path, workdir):
+    with lease(workdir) if buckets.is_remote(workdir) else _file_lock(path, workdir):
         yield workdir
-
-
-@contextlib.contextmanager
-def _lease(workdir: "buckets.Path") -> Iterator[None]:
-    try:
-        buckets.check_bucket(workdir)
-        if not is_main_process():
-            yield
-            return
-        with lease(workdir):
-            yield
-    except OSError as error:
-        raise UserError(f"cannot write to the workdir {workdir}: {reason(error, 500)}") from error
 
 
 @contextlib.contextmanager

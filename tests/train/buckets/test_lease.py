@@ -80,6 +80,6 @@ def test_a_run_that_has_lost_its_lease_ends_at_once(bucket, quick, monkeypatch, 
 
 
 def test_a_bucket_that_is_not_there_is_refused(bucket):
-    refused = pytest.raises(UserError, match=r"cannot write to the workdir.*no bucket 'nowhere'")
+    refused = pytest.raises(UserError, match=r"cannot use the workdir.*no bucket 'nowhere'")
     with refused, lock("gs://nowhere/run"):
         pass
