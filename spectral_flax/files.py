@@ -1,18 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local files: opened only if regular, written whole or not at all, replaced only on request."""
+"""Files: opened only if regular, written whole or not at all, replaced only on request.
+
+Local ones, and where a function says so objects in `buckets`.
+"""
 
 import contextlib
 import errno
+import io
 import os
 import pathlib
-import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
+from spectral_flax import buckets
 from spectral_flax.messages import several, shown
+
+if TYPE_CHECKING:
+    from spectral_flax.buckets import Path
+
+T = TypeVar("T")
+
+
+def any_path(path: str | os.PathLike, name: str = "path") -> "Path":
+    """Return a local path, ``~`` expanded, or that of an address in a bucket.
+
+    Raises ValueError, naming the argument, for anything else; see `local_path`.
+    """
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or not buckets.is_address(text):
+        return local_path(path, name)
+    fault = buckets.address_fault(text)
+    if fault is not None:
+        raise ValueError(f"{name}={text!r}; {fault}")
+    return buckets.bucket_path(text)
+
+
+def any_fault(path: str | os.PathLike) -> str | None:
+    """Return why ``path`` is neither a local path nor an address in a bucket, or None if it is."""
+    text = os.fspath(path)
+    is_address = isinstance(text, str) and buckets.is_address(text)
+    return buckets.address_fault(text) if is_address else path_fault(text)
 
 
 def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
@@ -40,7 +71,7 @@ def path_fault(path: str | os.PathLike) -> str | None:
         return "expected a path"
     if "\0" in text:
         return "expected a path without a null character"
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
+    if buckets.is_address(text):
         return "expected a local path, not an address: mount the bucket, or copy it"
     try:
         pathlib.Path(text).expanduser()
@@ -89,12 +120,18 @@ def read_small(path: str | os.PathLike, limit: int) -> bytes:
 def new_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
     """Yield the path of a draft, which is renamed to ``path`` unless an error is raised.
 
+    The draft of an object in a bucket is a local file, which is sent there.
+
     Raises:
       FileExistsError: ``path`` exists and ``overwrite`` is not set; it is left unchanged.
       IsADirectoryError: ``path`` is a directory, which a file never replaces.
     """
-    path = local_path(path)
+    path = any_path(path)
     refuse_existing([path], overwrite=overwrite)
+    if buckets.is_remote(path):
+        with _sent_to(path) as draft:
+            yield draft
+        return
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; a file does not take its place")
     draft = _draft_beside(path)
@@ -115,8 +152,14 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
 
     An overwritten folder is replaced with all its contents.
     """
-    path = local_path(path)
+    path = any_path(path)
     refuse_existing([path], overwrite=overwrite)
+    if buckets.is_remote(path):
+        with _sent_to(path) as draft:
+            yield draft
+            if path.exists():
+                path.rmtree()
+        return
     draft, old = _draft_beside(path), _draft_beside(path)
     try:
         with _told_of(path, draft):
@@ -137,12 +180,60 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
 
 def refuse_existing(paths: Iterable[pathlib.Path], *, overwrite: bool) -> None:
     """Raise FileExistsError, naming them, if any of ``paths`` exist."""
-    there = [] if overwrite else [repr(str(path)) for path in paths if os.path.lexists(path)]
+    there = [] if overwrite else [repr(str(path)) for path in paths if exists(path)]
     if there:
         verb = "exist" if len(there) > 1 else "exists"
         raise FileExistsError(
             f"{several(there)} {verb}; replaced only if asked for: overwrite=True, --overwrite"
         )
+
+
+def exists(path: "Path") -> bool:
+    """Return whether a file, a folder, a link or an object is there."""
+    return path.exists() if buckets.is_remote(path) else os.path.lexists(path)
+
+
+def rename(path: "Path", target: "Path") -> None:
+    """Give a file or folder another name in the same place."""
+    if buckets.is_remote(path):
+        buckets.move(path, target)
+    else:
+        path.rename(target)
+
+
+def read_bytes(path: "Path") -> bytes:
+    """Return the content of a file or object."""
+    return buckets.read_bytes(path) if buckets.is_remote(path) else path.read_bytes()
+
+
+def in_memory(file: T) -> T | io.BytesIO:
+    """Return an object of a bucket, given by its path or address, as an open file in memory.
+
+    Anything else is returned as it is. Raises ValueError for an address of another kind.
+    """
+    if isinstance(file, str) and buckets.is_address(file) and not os.path.lexists(file):
+        file = any_path(file, "file")
+    is_path = isinstance(file, os.PathLike)
+    return io.BytesIO(buckets.read_bytes(file)) if is_path and buckets.is_remote(file) else file
+
+
+def is_empty_file(path: "Path") -> bool:
+    """Return whether a local file, itself and no link to one, holds nothing."""
+    local = not buckets.is_remote(path)
+    return local and path.is_file() and not path.is_symlink() and not path.stat().st_size
+
+
+def is_gone(folder: "Path") -> bool:
+    """Return whether a folder that was made is there no longer; a bucket has none to miss."""
+    return not buckets.is_remote(folder) and not folder.is_dir()
+
+
+@contextlib.contextmanager
+def _sent_to(path: "Path") -> Iterator[pathlib.Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        draft = pathlib.Path(folder, path.name)
+        yield draft
+        buckets.send(draft, path)
 
 
 def _draft_beside(path: pathlib.Path) -> pathlib.Path:

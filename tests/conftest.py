@@ -49,6 +49,35 @@ def mesh():
     return jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
+@pytest.fixture(scope="session")
+def bucket_server(tmp_path_factory):
+    """A server of Google's protocol, which clients of this process find in their environment."""
+    from evidence import bucket_server
+
+    pytest.importorskip("gcsfs", reason="gcsfs is not installed")
+    found = bucket_server.binary()
+    if isinstance(found, str):
+        pytest.skip(found)
+    server = bucket_server.Server(tmp_path_factory.mktemp("buckets"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bucket_server.environment(server.port).items():
+            patch.setenv(name, value)
+        import fsspec
+
+        fsspec.config.set_conf_env(fsspec.config.conf)  # which it reads once
+        yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(bucket_server, request):
+    """The address of a folder in a bucket for one test, and the local folder of its objects."""
+    from evidence.bucket_server import BUCKET
+
+    name = request.node.name.replace("[", "-").replace("]", "")
+    return f"gs://{BUCKET}/{name}", bucket_server.root / BUCKET / name
+
+
 @pytest.fixture(scope="module", autouse=True)
 def memory():
     """Programs compiled for one file of tests are not kept for the next."""

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Each package and module, lowest first; it imports only what stands before it.
 LIBRARY = [
     "messages",
+    "buckets",
     "files",
     "plugins",
     "arrays",

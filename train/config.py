@@ -88,6 +88,8 @@ class Data:
     """Processes that read and augment examples; 0: threads of the main process alone."""
     prefetch: Count | None = None
     """Batches kept ready, at most; None: as many as fit into 512 MiB, between 2 and 64."""
+    cache_gib: Positive = 200.0
+    """GiB of this machine's disk, at most, for copies of ArrayRecord shards from a bucket."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ from annotated_types import Ge, Gt, Interval, Le, Lt
 
 from spectral_flax.messages import shown
 
-LOCAL_PATH = "local path"
-"""Mark of text that names a file or folder of this machine."""
+PATH = "path"
+"""Mark of text that names a file or folder, of this machine or in a bucket."""
 
-Path = Annotated[str, LOCAL_PATH]
+Path = Annotated[str, PATH]
 Count = Annotated[int, Ge(1)]
 Size = tuple[Annotated[int, Gt(0)], Annotated[int, Gt(0)]]
 Natural = Annotated[int, Ge(0)]
@@ -55,7 +55,7 @@ def conformed(value: Any, name: str = "") -> tuple[Any, list[str]]:
 
 
 def paths(kind: type) -> list[str]:
-    """Return the names of a dataclass's fields that hold a local path."""
+    """Return the names of a dataclass's fields that hold a path."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return [name for name, hint in hints.items() if Path in (hint, *typing.get_args(hint))]
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax import buckets
 from spectral_flax.checkpoints.correspondence import Entry, Table, shapes_of, tables_covering
 from spectral_flax.checkpoints.diagnosis import hints
 from spectral_flax.checkpoints.entries import weights_in
@@ -19,7 +20,7 @@ from spectral_flax.checkpoints.parts import INSERTED, as_parts, chosen, covers, 
 from spectral_flax.checkpoints.prefixes import Below, weights_below
 from spectral_flax.checkpoints.torch.reader import read_torch
 from spectral_flax.checkpoints.values import UnfitValueError, converted
-from spectral_flax.files import local_path
+from spectral_flax.files import any_path
 from spectral_flax.messages import quoted, several
 
 
@@ -116,7 +117,8 @@ def save_torch(
 def _read(source, entry: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     if isinstance(source, Mapping):
         return weights_in(source, entry), ()
-    file = read_torch(local_path(source, "source"), entry=entry)
+    with buckets.local_copy(any_path(source, "source")) as path:
+        file = read_torch(path, entry=entry)
     return file.tensors, tuple(file.foreign)
 
 

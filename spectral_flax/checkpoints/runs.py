@@ -15,6 +15,7 @@ import re
 import zlib
 from typing import Any
 
+from spectral_flax import buckets
 from spectral_flax.checkpoints import manifest
 from spectral_flax.checkpoints.earlier import options_before_records
 from spectral_flax.checkpoints.records import read_record, record_from_values
@@ -27,6 +28,7 @@ MAX_RECORD = 1 << 24  # bytes; names of arrays are most of them
 RECORD = "model_record"  # in the JSON of a checkpoint
 FOLDERS = ("checkpoints", "best")
 _STEP = re.compile("[0-9]+")
+_COMMITTED = "commit_success.txt"  # what Orbax writes last
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -38,8 +40,17 @@ def is_run(folder: pathlib.Path) -> bool:
 
 def steps_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """Return the checkpoints in a folder of them, newest first."""
-    steps = [path for path in folder.glob("*") if _STEP.fullmatch(path.name) and is_orbax(path)]
+    numbered = (path for path in folder.glob("*") if _STEP.fullmatch(path.name))
+    steps = [path for path in numbered if is_orbax(path) and is_finished(path)]
     return sorted(steps, key=lambda path: int(path.name), reverse=True)
+
+
+def is_finished(step: "buckets.Path") -> bool:
+    """Return whether a checkpoint is whole: in a bucket, where no folder is renamed, a mark says.
+
+    On a disk a folder has its name only then.
+    """
+    return not buckets.is_remote(step) or (step / _COMMITTED).exists()
 
 
 def is_orbax(path: pathlib.Path) -> bool:

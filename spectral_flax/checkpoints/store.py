@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from spectral_flax import buckets
 from spectral_flax.checkpoints import hub
+from spectral_flax.checkpoints.bucket_copy import bucket_copy
 from spectral_flax.checkpoints.load import load_torch, save_torch
 from spectral_flax.checkpoints.prefixes import entries_below
 from spectral_flax.checkpoints.public.read import read_public
@@ -23,7 +25,7 @@ from spectral_flax.checkpoints.safetensors import write_safetensors
 from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.variants import called_for
 from spectral_flax.checkpoints.weights import Weights, assign, narrowed, variables
-from spectral_flax.files import local_path, new_folder, refuse_existing
+from spectral_flax.files import any_path, local_path, new_folder, refuse_existing
 from spectral_flax.messages import closest, several, shown
 from spectral_flax.models import registry
 from spectral_flax.models.record import ModelRecord, WeightKind
@@ -42,9 +44,9 @@ def read_weights(
     """Return the weights at ``source``, whatever their format, and the record of their model.
 
     ``source`` is a safetensors or PyTorch file, a folder (of the Hub's kind, or Orbax, or a run, of
-    which the newest checkpoint is read, its ``best``, or one of its checkpoints), or the name of a
-    repository on the Hub: ``owner/name`` or ``owner/name@revision``, where no such path exists. A
-    name of the table of public weights is one of these.
+    which the newest checkpoint is read, its ``best``, or one of its checkpoints), either also in a
+    bucket (``gs://BUCKET/NAME``), or the name of a repository on the Hub: ``owner/name`` or
+    ``owner/name@revision``, where no such path exists, of the table of public weights for one.
     ``entry`` says which set of weights, where there are several: their place in a PyTorch file (see
     `find_weights`), or the first part of their names. ``weights`` says which parameters of a run:
     those averaged over training, "ema", or the last, "raw"; None: the averaged ones where there are
@@ -61,7 +63,10 @@ def read_weights(
 def _read(source: str | os.PathLike, entry: str | None, kind: WeightKind | None) -> Weights:
     if isinstance(source, str) and source.startswith("hf://"):
         return hub.read_hub(source, entry=entry)
-    path = local_path(source, "source")
+    path = any_path(source, "source")
+    if buckets.is_remote(path):
+        with bucket_copy(path) as copy:
+            return _read(copy, entry, kind)
     if isinstance(source, str) and source in table() and not os.path.lexists(path):
         return read_public(source, entry=entry)
     if path.is_dir():

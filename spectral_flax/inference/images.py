@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
-from spectral_flax.files import open_regular
+from spectral_flax.files import any_path, in_memory, open_regular
 from spectral_flax.inference.masks import marked
 from spectral_flax.messages import shown
 
@@ -175,7 +175,7 @@ def files_by_stem(folder: str | os.PathLike, *, ending: str = "") -> dict[str, P
     Raises:
       ValueError: there is no such folder, or two files share a name.
     """
-    folder = Path(folder)
+    folder = any_path(folder, "folder")
     if not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is not a folder")
     found: dict[str, Path] = {}
@@ -299,11 +299,10 @@ def _require_one_frame_of_eight_bits(image: "Image.Image") -> None:
 
 @contextlib.contextmanager
 def _stream(file: File) -> Iterator[BinaryIO]:
+    file = in_memory(file)
     if hasattr(file, "read"):
         yield file
         return
-    if "://" in str(file) and not os.path.exists(file):
-        raise ImageFileError(file, "it is an address; download the file first")
     if os.path.isdir(file):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(file))
     with open_regular(file) as stream:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spectral_flax.files import in_memory
 from spectral_flax.inference.images import pillow
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Video:
     """
 
     def __init__(self, file):
-        self.file, self.container = file, None
+        self.file, self.container = in_memory(file), None
         try:
             self._open()
             self._index()

@@ -8,7 +8,8 @@ from typing import Any
 
 from spectral_flax.messages import shown
 from spectral_flax.models.record import ModelRecord
-from train.checkpoints.checkpoints import Checkpoints, DamagedCheckpointError, drop_failed_reads
+from train.checkpoints.checkpoints import Checkpoints, DamagedCheckpointError
+from train.checkpoints.failed_reads import drop_failed_reads
 from train.checkpoints.state import TrainState
 from train.config import Config
 from train.errors import UserError

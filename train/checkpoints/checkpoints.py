@@ -9,13 +9,9 @@ itself restores a flipped byte without a word. Checkpoints of format 2 have that
 """
 
 import contextlib
-import gc
 import json
-import logging
 import re
 import shutil
-import sys
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,19 +22,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from spectral_flax import buckets
 from spectral_flax.checkpoints import manifest
 from spectral_flax.checkpoints.records import record_to_json
-from spectral_flax.checkpoints.runs import RECORD
+from spectral_flax.checkpoints.runs import RECORD, is_finished
+from spectral_flax.files import is_gone
 from spectral_flax.messages import reason, shown
 from spectral_flax.models.record import ModelRecord
 from train.checkpoints.checkpoint_record import FORMAT, Record, to_record
+from train.checkpoints.failed_reads import drop_failed_reads
 from train.checkpoints.state import Leaves, TrainState, state_groups
 from train.config import Config, to_text
 from train.errors import SaveFailedError, UserError
 from train.processes.distributed import is_main_process, log, wait_for_all
 from train.processes.paths import move_to_free
 
-_UNFINISHED = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")  # as Orbax names a step it writes
+_UNFINISHED = re.compile(r"[0-9]+\.orbax-checkpoint-tmp")  # what Orbax calls a step it writes
 
 
 class DamagedCheckpointError(Exception):
@@ -54,7 +53,7 @@ class Checkpoints:
     def __init__(
         self, directory: Path, *, keep: int | None = None, log: Callable[[str], None] = log
     ):
-        self.directory = directory.absolute()
+        self.directory = directory if buckets.is_remote(directory) else directory.absolute()
         self.log = log
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -100,7 +99,7 @@ class Checkpoints:
         items = {name: ocp.args.StandardSave(leaves) for name, leaves in groups.items() if leaves}
         record = ocp.args.JsonSave({"text": text, "crc32": zlib.crc32(text.encode())})
         with self._saving():
-            if not self.directory.is_dir():
+            if is_gone(self.directory):
                 raise FileNotFoundError(f"{self.directory} is gone")
             if (self.directory / str(step)).exists():
                 raise FileExistsError(f"there is one of step {step} already")
@@ -128,8 +127,8 @@ class Checkpoints:
                 raise ValueError("the record's checksum differs")
             values = json.loads(text)
             format = values["format"]
-        except Exception as error:  # whatever the reader trips over: the files are not as written
-            raise DamagedCheckpointError(f"its record: {_first_line(error)}") from error
+        except Exception as error:  # whatever the reader trips over
+            raise _damage(folder, f"its record: {_first_line(error)}") from error
         if format not in (2, FORMAT):
             raise UserError(
                 f"{folder} has checkpoint format {shown(repr(format))}; this version reads "
@@ -182,7 +181,7 @@ class Checkpoints:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
             groups = {g: {n: found[g][record.names[g][n]] for n in t} for g, t in template.items()}
         except Exception as error:
-            raise DamagedCheckpointError(_first_line(error)) from error
+            raise _damage(self.directory / str(step), _first_line(error)) from error
         for group, leaves in groups.items() if record.digests else ():
             for name, array in leaves.items():
                 if _digest(array) != record.digests[group][record.names[group][name]]:
@@ -260,8 +259,9 @@ class Checkpoints:
 
     def _list_files(self) -> None:
         if is_main_process():
-            for step in self.directory.iterdir():  # until Orbax gives it its name
-                if _UNFINISHED.match(step.name):
+            for step in self.directory.iterdir():
+                unmarked = step.name.isdecimal() and not is_finished(step)
+                if unmarked or _UNFINISHED.match(step.name):
                     manifest.write(step)
 
     @contextlib.contextmanager
@@ -273,6 +273,11 @@ class Checkpoints:
             raise SaveFailedError(self._failure(error)) from error
 
     def _failure(self, error: Exception) -> str:
+        if buckets.is_remote(self.directory):
+            return (
+                f"a checkpoint could not be written to {self.directory}: {_first_line(error)}\n"
+                "Those before it remain; the same command goes on from there"
+            )
         try:
             free = shutil.disk_usage(self.directory).free / 2**20
             there = sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
@@ -302,29 +307,22 @@ def newest_config(checkpoints: Checkpoints, steps: Sequence[int] | None = None) 
     return None
 
 
-def drop_failed_reads() -> None:
-    """Collect what a failed restore left behind, without the complaints.
-
-    Orbax leaves coroutines of a closed event loop, whose end prints many tracebacks at any later
-    moment; the fault itself has been reported. The exception must be gone when this is called.
-    """
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    tasks = logging.getLogger("asyncio")
-    level, _ = tasks.level, tasks.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            gc.collect()
-    finally:
-        sys.unraisablehook = hook
-        tasks.setLevel(level)
-
-
 def _arrays_in(item: Path) -> Mapping[str, Any]:
     """Return shapes and dtypes of a group of arrays on disk."""
     try:
         return ocp.StandardCheckpointHandler().metadata(item).tree
-    except Exception as error:  # whatever the reader trips over: the files are not as written
-        raise DamagedCheckpointError(f"its shapes: {_first_line(error)}") from error
+    except Exception as error:  # whatever the reader trips over
+        raise _damage(item.parent, f"its shapes: {_first_line(error)}") from error
+
+
+def _damage(folder: Path, why: str) -> DamagedCheckpointError | UserError:
+    """Return the error of a checkpoint that cannot be read: its files are not as written.
+
+    In a bucket they may be, and only not have come: then it must not be set aside.
+    """
+    if buckets.is_remote(folder) and manifest.fault(folder) is None:
+        return UserError(f"{folder} cannot be read now, though it is whole: {why}; try again")
+    return DamagedCheckpointError(why)
 
 
 def _digest(array: jax.Array) -> int:

@@ -2,19 +2,22 @@
 """Classifiers that a task starts from or compares with, and a run's own copy of them."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax import buckets
 from spectral_flax.checkpoints import manifest
 from spectral_flax.checkpoints.safetensors import read_safetensors, write_safetensors
 from spectral_flax.checkpoints.store import load_weights
 from spectral_flax.checkpoints.weights import Weights
+from spectral_flax.files import new_folder, read_bytes
 from spectral_flax.messages import reason
 from train.errors import UserError
 from train.processes.distributed import is_main_process, log, wait_for_all
-from train.processes.paths import local_path, set_aside
+from train.processes.paths import given_path, set_aside
 
 HEADS = ("fc.", "head.")
 COPY = "weights/encoder.safetensors"
@@ -26,7 +29,7 @@ def read_encoder(name: str, path: str) -> Weights:
     Raises:
       UserError: they cannot be read.
     """
-    path = local_path(name, path)
+    path = given_path(name, path)
     try:
         weights = sf.read_weights(path)
     except (OSError, TypeError, ValueError, ImportError) as error:
@@ -58,7 +61,8 @@ def kept_encoder(name: str, path: str, folder: Path, *, begins: bool) -> Weights
                 f"the run's copy of {name}, {str(folder)!r}, is damaged: {fault}; remove that "
                 f"folder to read {path!r} again"
             )
-        return read_safetensors(folder / COPY)
+        with buckets.local_copy(folder / COPY) as copy:
+            return read_safetensors(copy)
     if not begins:
         log(f"{str(folder)!r} does not exist; reading {name} from {path!r} again")
     weights = read_encoder(name, path)
@@ -69,18 +73,18 @@ def kept_encoder(name: str, path: str, folder: Path, *, begins: bool) -> Weights
 
 
 def _keep(weights: Weights, folder: Path) -> None:
-    draft = folder.with_name(f".{folder.name}.draft")
+    there = folder / manifest.NAME
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        (draft / COPY).parent.mkdir(parents=True)
-        write_safetensors(draft / COPY, weights)
-        manifest.write(draft)
-        lists = [path / manifest.NAME for path in (draft, folder)]
-        if lists[1].exists() and lists[0].read_bytes() == lists[1].read_bytes():
-            return
-        set_aside(folder)  # of a run that began here and never came to a checkpoint
-        draft.rename(folder)
+        earlier = read_bytes(there) if there.exists() else None
+        with tempfile.TemporaryDirectory() as place:
+            draft = Path(place, folder.name)
+            (draft / COPY).parent.mkdir(parents=True)
+            write_safetensors(draft / COPY, weights)
+            manifest.write(draft)
+            if earlier == (draft / manifest.NAME).read_bytes():
+                return
+            set_aside(folder)  # of a run that began here and never came to a checkpoint
+            with new_folder(folder) as kept:
+                shutil.copytree(draft, kept, dirs_exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot keep a copy in {str(folder)!r}: {reason(error)}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

@@ -11,7 +11,7 @@ from spectral_flax.plugins import absolute, import_plugins
 from train.config import Config
 from train.errors import UserError
 from train.fields import conformed, paths
-from train.processes.paths import local_path
+from train.processes.paths import given_path
 from train.tasks import TASKS, checked_options
 
 
@@ -85,7 +85,7 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
 
 
 def _with_paths(config: Config) -> tuple[Config, list[str]]:
-    """Return the config with ``~`` expanded in its local paths, and what is wrong with them."""
+    """Return the config with ``~`` expanded in its paths, and what is wrong with them."""
     config, faults = _expanded(config, "")
     for group in ("data", "pretrained"):
         values, wrong = _expanded(getattr(config, group), f"{group}.")
@@ -99,7 +99,7 @@ def _expanded(values: Any, group: str) -> tuple[Any, list[str]]:
         path = getattr(values, name)
         try:
             title = f"--{group}{name.replace('_', '-')}"
-            found[name] = path if path is None else local_path(title, path)
+            found[name] = path if path is None else given_path(title, path)
         except UserError as error:
             faults.append(str(error))
     return dataclasses.replace(values, **found), faults

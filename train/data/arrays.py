@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from spectral_flax import buckets
 from spectral_flax.messages import shown
 from train.config import Data
 from train.data.label_list import MOST_CLASSES
 from train.data.npz_file import read_npz
 from train.data.source import Example, Source, Split
 from train.errors import UserError
+from train.processes.paths import opened_path
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -52,9 +54,9 @@ def packed(split: Split, data: Data) -> Arrays:
     layout = "expected train.npz and test.npz in it, each with arrays images and labels"
     if data.path is None:
         raise UserError(f"the data set 'packed' needs --data.path FOLDER; {layout}")
-    file = Path(data.path) / f"{split}.npz"
+    file = opened_path("--data.path", data.path) / f"{split}.npz"
     images, labels = _read_packed(file, layout)
-    known = labels if split == "train" else _read_packed(file.with_name("train.npz"), layout)[1]
+    known = labels if split == "train" else _read_packed(file.parent / "train.npz", layout)[1]
     count = data.num_classes or int(known.max()) + 1
     if count > MOST_CLASSES:
         raise UserError(
@@ -72,7 +74,7 @@ def packed(split: Split, data: Data) -> Arrays:
     return Arrays(str(file), images, labels.astype(np.int32), count, mean, std)
 
 
-def _read_packed(file: Path, layout: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_packed(file: "buckets.Path", layout: str) -> tuple[np.ndarray, np.ndarray]:
     images, labels = read_npz(file, ("images", "labels"), layout)
     if images.dtype != np.uint8 or images.ndim not in (4, 5) or not images.size:
         raise UserError(

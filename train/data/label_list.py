@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from spectral_flax.messages import quoted, several
+from spectral_flax.files import read_bytes
+from spectral_flax.messages import quoted, reason, several
 from train.errors import UserError
 from train.processes import distributed as processes
 
@@ -104,22 +105,22 @@ def _value(label: str) -> float | None:
 def _text(file: Path) -> str:
     """Return the text of a file in UTF-8, or in what its byte order mark says."""
     try:
-        content = file.read_bytes()
+        content = read_bytes(file)
     except OSError as error:
-        raise UserError(f"cannot read {str(file)!r}: {error.strerror}") from error
+        raise UserError(f"cannot read {str(file)!r}: {reason(error)}") from error
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
         fault = text.find("\0")
-        reason = "a character of value 0"
+        wrong = "a character of value 0"
     except UnicodeDecodeError as error:
         text = content[: error.start].decode(encoding)
-        fault, reason = len(text), f"the byte 0x{content[error.start]:02x}"
+        fault, wrong = len(text), f"the byte 0x{content[error.start]:02x}"
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if fault >= 0:
         line = 1 + text.count("\n", 0, fault)
         raise UserError(
-            f"{str(file)!r}, line {line}: {reason} is not text in {encoding.upper()}; "
+            f"{str(file)!r}, line {line}: {wrong} is not text in {encoding.upper()}; "
             "save the list as UTF-8"
         )
     return text

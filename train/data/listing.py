@@ -3,11 +3,12 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from spectral_flax import buckets
 from spectral_flax.inference.images import SUFFIXES
 from spectral_flax.messages import several
 from train.data.label_list import numbered, read_list
@@ -51,7 +52,7 @@ class Listing:
 
 
 def class_folders(
-    root: Path, split: Split, suffixes: Sequence[str], num_classes: int | None = None
+    root: "buckets.Path", split: Split, suffixes: Sequence[str], num_classes: int | None = None
 ) -> Listing:
     """List ``root/train/CLASS/...`` or the same under ``val``, ``validation`` or ``test``.
 
@@ -74,12 +75,9 @@ def class_folders(
         raise UserError(
             f"--data.num-classes is {num_classes}; {str(train)!r} has {len(classes)} folders"
         )
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        place = folder / name
-        found = list(_files_below(place, folder, tuple(suffixes))) if name in present else []
-        paths += [os.path.relpath(path, folder) for path in found]
-        labels += [label] * len(found)
+    found = _files_of(folder, present, tuple(suffixes))
+    paths = [path for name in classes for path in found.get(name, ())]
+    labels = [label for label, name in enumerate(classes) for _ in found.get(name, ())]
     if not paths:
         raise UserError(f"{str(folder)!r} holds {_what_else(folder, suffixes)}; {layout}")
     paths = np.array([os.fsencode(path) for path in paths])
@@ -87,7 +85,7 @@ def class_folders(
     return Listing(str(folder), paths[order], np.array(labels, np.int32)[order], classes)
 
 
-def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listing:
+def list_file(root: "buckets.Path", split: Split, num_classes: int | None = None) -> Listing:
     """Read ``root/train.csv`` (or ``.txt``), in a test ``val`` or ``test``.
 
     A ``.csv`` has a first line that names its columns, ``path`` and ``label`` among them; a line
@@ -103,7 +101,7 @@ def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listi
     file = _find_list(root, split, layout)
     paths, labels = read_list(file, log=split != "train")
     numbers, names = numbered(labels, known, file, num_classes)
-    missing = [path for path in paths if not is_file(root / path)]
+    missing = sorted(set(paths) - files_there(root, paths))
     if missing:
         raise UserError(
             f"{str(file)!r} names {len(missing)} missing file(s): {several(missing, limit=300)}"
@@ -112,7 +110,15 @@ def list_file(root: Path, split: Split, num_classes: int | None = None) -> Listi
     return Listing(str(root), encoded, np.array(numbers, np.int32), names)
 
 
-def is_file(path: Path) -> bool:
+def files_there(folder: "buckets.Path", names: Iterable[str]) -> set[str]:
+    """Return those of ``names``, relative to ``folder``, that files or objects have."""
+    if buckets.is_remote(folder):  # a list of all costs less than a question for each
+        there = buckets.listed(folder)
+        return {name for name in names if name.removeprefix("./") in there}
+    return {name for name in names if _is_file(folder / name)}
+
+
+def _is_file(path: Path) -> bool:
     """Return whether the file exists; False too for a name that no file can have."""
     try:
         return path.is_file()
@@ -120,12 +126,39 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _find_list(root: Path, split: Split, layout: str) -> Path:
+def files_below(folder: "buckets.Path", suffixes: Sequence[str]) -> list["buckets.Path"]:
+    """Return the files that end in ``suffixes``, at any depth, sorted; not what systems left."""
+    if buckets.is_remote(folder):
+        names = buckets.listed(folder)
+    else:
+        found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+        names = [path.relative_to(folder).as_posix() for path in found]
+    chosen = (name for name in names if name.lower().endswith(tuple(suffixes)))
+    return [folder / name for name in chosen if not any(map(left_behind, name.split("/")))]
+
+
+def _find_list(root: "buckets.Path", split: Split, layout: str) -> Path:
     names = [f"{name}{suffix}" for name in _FOLDERS[split] for suffix in (".csv", ".txt")]
     for name in names:
         if (root / name).is_file():
             return root / name
     raise UserError(f"{str(root)!r} has none of {', '.join(names)}; {layout}")
+
+
+def _files_of(
+    folder: "buckets.Path", classes: Iterable[str], suffixes: tuple[str, ...]
+) -> dict[str, list[str]]:
+    """Return the files of each class, relative to the folder of all classes."""
+    if not buckets.is_remote(folder):
+        of = lambda name: _files_below(folder / name, folder, suffixes)
+        return {name: [os.path.relpath(path, folder) for path in of(name)] for name in classes}
+    found: dict[str, list[str]] = {name: [] for name in classes}
+    for name in buckets.listed(folder):
+        first, *rest = name.split("/")
+        usual = not any(map(left_behind, rest))
+        if first in found and rest and usual and name.lower().endswith(suffixes):
+            found[first].append(name)
+    return found
 
 
 def _files_below(folder: Path, root: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
@@ -186,14 +219,18 @@ def left_behind(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
-def _folders_in(folder: Path) -> list[str]:
+def _folders_in(folder: "buckets.Path") -> list[str]:
+    if buckets.is_remote(folder):
+        return [name for name in buckets.folders_in(folder) if not left_behind(name)]
     entries = _entries(folder)
     return [e.name for e in entries if _is_folder(e) and not _leads_round(e, folder)]
 
 
-def _what_else(folder: Path, suffixes: Sequence[str]) -> str:
+def _what_else(folder: "buckets.Path", suffixes: Sequence[str]) -> str:
     """Describe what a folder holds instead of classes with files."""
-    flat = [e.name for e in _entries(folder) if e.name.lower().endswith(tuple(suffixes))]
+    remote = buckets.is_remote(folder)
+    names = buckets.listed(folder, depth=1) if remote else [e.name for e in _entries(folder)]
+    flat = [name for name in names if name.lower().endswith(tuple(suffixes))]
     if not flat:
         return f"no files that end in {', '.join(suffixes)}"
     return (

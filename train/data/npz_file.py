@@ -4,10 +4,10 @@
 import math
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from spectral_flax import buckets
 from spectral_flax.messages import reason
 from train.errors import UserError
 
@@ -16,7 +16,7 @@ FREE = 200 * 2**20
 _GROWTH = 64
 
 
-def read_npz(file: Path, names: Sequence[str], layout: str) -> list[np.ndarray]:
+def read_npz(file: "buckets.Path", names: Sequence[str], layout: str) -> list[np.ndarray]:
     """Return the arrays ``names`` of a file; ``layout`` describes the expected folder.
 
     Raises:
@@ -26,12 +26,12 @@ def read_npz(file: Path, names: Sequence[str], layout: str) -> list[np.ndarray]:
     try:
         if file.exists() and not file.is_file():
             raise UserError(f"{str(file)!r} is no file; {layout}")
-        with zipfile.ZipFile(file) as archive:
+        with buckets.local_copy(file) as copy, zipfile.ZipFile(copy) as archive:
             lacking = {f"{name}.npy" for name in names} - set(archive.namelist())
             if lacking:
                 missing = " nor ".join(sorted(name.removesuffix(".npy") for name in lacking))
                 raise UserError(f"{str(file)!r} has no array {missing}")
-            left = max(FREE, _GROWTH * file.stat().st_size)
+            left = max(FREE, _GROWTH * copy.stat().st_size)
             arrays = []
             for name in names:
                 arrays.append(_array(archive, f"{name}.npy", left))

@@ -4,8 +4,8 @@
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
+from spectral_flax import buckets
 from spectral_flax.inference.images import pillow
 from spectral_flax.inference.preparation import VIDEOS
 from spectral_flax.inference.video_file import pyav
@@ -26,6 +26,7 @@ from train.data.source import Source, Split
 from train.data.tensorflow_datasets import records
 from train.errors import UserError
 from train.processes.distributed import log
+from train.processes.paths import opened_path
 
 TFDS = "tfds:"
 """Prefix of the name of a set of TensorFlow Datasets: ``tfds:cifar10``."""
@@ -99,18 +100,18 @@ def opener(data: Data, sources: Mapping[str, Callable]) -> Callable:
     return sources[data.name]
 
 
-def folder_of(data: Data) -> Path:
-    """Return ``data.path``; raises UserError if there is none."""
+def folder_of(data: Data) -> "buckets.Path":
+    """Return ``data.path``; raises UserError if there is none, or its bucket cannot be read."""
     if data.path is None:
         raise UserError(f"the data set {data.name!r} needs --data.path FOLDER")
-    return Path(data.path)
+    return opened_path("--data.path", data.path)
 
 
-def sized_folder(data: Data) -> tuple[Path, tuple[int, int]]:
+def sized_folder(data: Data) -> tuple["buckets.Path", tuple[int, int]]:
     """Return ``data.path`` and ``data.size``; raises UserError if one is missing."""
     if data.path is None or data.size is None:
         raise UserError(f"the data set {data.name!r} needs --data.path FOLDER and --data.size H W")
-    return Path(data.path), tuple(data.size)
+    return folder_of(data), tuple(data.size)
 
 
 def _checked(source: Source, data: Data) -> Source:
@@ -143,7 +144,7 @@ def _refuse(data: Data, **plain) -> None:
 
 
 def _tfds(name: str, split: Split, data: Data) -> Files:
-    return _images(split, data, records(name, split, data.path, data.num_classes))
+    return _images(split, data, records(name, split, data))
 
 
 def _images(split: Split, data: Data, items: Items) -> Files:

@@ -4,10 +4,16 @@
 import dataclasses
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from spectral_flax import buckets
+from spectral_flax.files import any_path
+from train.config import Data
+from train.data.shard_cache import Shards
 from train.data.source import Split
 from train.errors import UserError
+from train.processes.paths import opened_path
 
 _HELD_OUT = ("validation", "test")
 
@@ -42,8 +48,8 @@ class Records:
         return io.BytesIO(record[self.image]), label
 
 
-def records(name: str, split: Split, folder: str | None, num_classes: int | None) -> Records:
-    """Open the set ``name`` below ``folder`` (None: where TensorFlow Datasets keeps its own).
+def records(name: str, split: Split, data: Data) -> Records:
+    """Open the set ``name`` below ``data.path`` (None: where TensorFlow Datasets keeps its own).
 
     The test split is ``validation`` where there is one, else ``test``.
 
@@ -54,12 +60,13 @@ def records(name: str, split: Split, folder: str | None, num_classes: int | None
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(f"{name!r} needs an extra: pip install 'spectral-flax[tfds]'") from error
+    folder, num_classes = data.path, data.num_classes
+    place = {} if folder is None else {"data_dir": opened_path("--data.path", folder)}
     where = f" --data_dir={folder}" if folder else ""
     prepare = (
         f"prepare it once, where TensorFlow is installed:\n"
         f"  tfds build {name} --file_format=array_record{where}"
     )
-    place = {"data_dir": folder} if folder else {}
     try:
         # From the prepared files alone: the code that made them may need TensorFlow.
         builder = tfds.builder(name, try_gcs=False, **place)
@@ -80,6 +87,12 @@ def records(name: str, split: Split, folder: str | None, num_classes: int | None
     if num_classes is not None and num_classes != len(names):
         raise UserError(f"--data.num-classes is {num_classes}; {name!r} has {len(names)} classes")
     source = builder.as_data_source(part, decoders={image: tfds.decode.SkipDecoding()})
+    if buckets.is_remote(place.get("data_dir", Path())):
+        files = splits[part].file_instructions
+        paths = [any_path(file.filename) for file in files]
+        counts = [file.examples_in_shard for file in files]
+        limit = data.cache_gib * 2**30
+        source.data_source = Shards(paths, counts, f"{name}/{part}", limit)
     return Records(f"{name}/{part}", source, image, target, names)
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from spectral_flax.buckets import PATIENCE, NoAnswerError
 from train.errors import UserError
 
 # After so many unreadable files, drawn at random, something else is wrong.
@@ -42,6 +43,10 @@ class UnreadableFiles:
             raise UserError(str(error)) from error
         except (MemoryError, UserError):
             raise
+        except NoAnswerError as error:  # another file in its place would be other training
+            raise UserError(
+                f"{error}, for {PATIENCE} s; the same command goes on from the last checkpoint"
+            ) from error
         except Exception as error:  # decoders raise anything for a damaged file
             self.report(name, error)
             return None

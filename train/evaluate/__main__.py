@@ -5,7 +5,6 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -13,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 
+from spectral_flax.files import any_path
 from train.command.line import load, take_options
 from train.config import Config, Data, Mesh
 from train.errors import UserError
@@ -26,7 +26,7 @@ from train.evaluate.runs_and_weights import (
     weights_at,
 )
 from train.fields import Count, conformed
-from train.processes.paths import local_path
+from train.processes.paths import given_path, local_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def _evaluate(words: list[str], program: str) -> Evaluation:
     _check(given, named)
     base = load(given.config) if given.config is not None else Config()
     if given.output is not None:
-        check_folder(Path(given.output), overwrite=given.overwrite)
+        check_folder(any_path(given.output), overwrite=given.overwrite)
     if given.workdir is not None:
         base = run_config(given.workdir, step=given.step, best=given.best)
     else:
@@ -138,15 +138,16 @@ def _evaluate(words: list[str], program: str) -> Evaluation:
             watch=_watch,
         )
     if given.output is not None:
-        write_results(Path(given.output), found, overwrite=given.overwrite)
+        write_results(any_path(given.output), found, overwrite=given.overwrite)
     return found
 
 
 def _parse(words: list[str], data: Data, program: str) -> Arguments:
     given = tyro.cli(Arguments, default=Arguments(data=data), args=words, prog=program)
-    paths = ("workdir", "config", "output")  # weights may be on the Hub: their reader looks
-    named = {name: getattr(given, name) for name in paths if getattr(given, name) is not None}
-    found = {name: local_path(f"--{name}", path) for name, path in named.items()}
+    # Weights may be on the Hub: their reader looks.
+    kinds = {"workdir": given_path, "config": local_path, "output": given_path}
+    named = {name: getattr(given, name) for name in kinds if getattr(given, name) is not None}
+    found = {name: kinds[name](f"--{name}", path) for name, path in named.items()}
     return dataclasses.replace(given, **found)
 
 

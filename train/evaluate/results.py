@@ -3,13 +3,12 @@
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from spectral_flax.files import new_file
+from spectral_flax.files import exists, new_file
 from spectral_flax.messages import reason
 from train.errors import UserError
 from train.evaluate.runs_and_weights import Evaluation
@@ -20,7 +19,7 @@ FILES = ("figures.json", "classes.csv", "confusion.npz", "confusion.png")
 
 def check_folder(folder: Path, *, overwrite: bool = False) -> None:
     """Refuse a folder for results that holds some already, or that cannot be made."""
-    there = [name for name in FILES if os.path.lexists(folder / name)]
+    there = [name for name in FILES if exists(folder / name)]
     if there and not overwrite:
         raise UserError(
             f"--output {str(folder)!r} holds {', '.join(there)} already; give another folder, or "

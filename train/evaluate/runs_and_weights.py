@@ -14,17 +14,19 @@ import numpy as np
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax.checkpoints.runs import is_finished
 from spectral_flax.checkpoints.store import build, read_weights
 from spectral_flax.checkpoints.weights import Weights
+from spectral_flax.files import any_path
 from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.messages import reason
 from train.checkpoints.checkpoint_record import Record
 from train.checkpoints.checkpoints import (
     Checkpoints,
     DamagedCheckpointError,
-    drop_failed_reads,
     newest_config,
 )
+from train.checkpoints.failed_reads import drop_failed_reads
 from train.checkpoints.state import Leaves, Network, make_model, split
 from train.command.checks import check
 from train.config import Config, Mesh, from_values
@@ -32,7 +34,7 @@ from train.data import Source, evaluation_batches
 from train.errors import UserError
 from train.evaluate.knn import knn_accuracy
 from train.processes.distributed import log
-from train.processes.paths import local_path
+from train.processes.paths import given_path, opened_path
 from train.run import mesh as meshes
 from train.run.evaluate import total
 from train.run.step import make_eval_step
@@ -105,9 +107,10 @@ def run_config(workdir: str | Path, *, step: int | None = None, best: bool = Fal
 
 def _steps(workdir: str | Path, step: int | None, best: bool) -> tuple[Path, list[int]]:
     """Return where checkpoints are and which to look at, newest first."""
-    workdir = Path(local_path("the workdir", workdir))
+    workdir = opened_path("the workdir", workdir)
     directory = workdir / ("best" if best else "checkpoints")
-    steps = [int(p.name) for p in directory.glob("*") if _NUMBER.fullmatch(p.name)]
+    named = (path for path in directory.glob("*") if _NUMBER.fullmatch(path.name))
+    steps = [int(path.name) for path in named if is_finished(path)]
     if not steps:
         what = "best checkpoint; it was trained without --best" if best else "checkpoints"
         raise UserError(f"{str(workdir)!r} holds no {what}; expected the workdir of a run")
@@ -123,10 +126,10 @@ def weights_at(path: str, *, entry: str | None = None, ema: bool = True) -> Weig
       UserError: there are none, or they cannot be read.
     """
     if not path.startswith("hf://"):
-        path = local_path("--weights", path)
-    if (Path(path) / "checkpoints").is_dir():
-        raise UserError(f"{path!r} is the directory of a run; give --workdir {path}")
+        path = given_path("--weights", path)
     try:
+        if not path.startswith("hf://") and (any_path(path) / "checkpoints").is_dir():
+            raise UserError(f"{path!r} is the directory of a run; give --workdir {path}")
         return read_weights(path, entry=entry, weights=None if ema else "raw")
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"cannot read the weights {path!r}: {reason(error, 500)}") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work directory of a run, locked by one process at a time."""
+"""Work directory of a run, held by one run at a time: by a lock, in a bucket by a lease."""
 
 import contextlib
 import fcntl
@@ -9,23 +9,38 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from spectral_flax import buckets
+from spectral_flax.files import any_path
 from spectral_flax.messages import reason, shown
 from train.errors import UserError
 from train.processes.distributed import is_main_process
-from train.processes.paths import local_path
+from train.processes.lease import lease
+from train.processes.paths import given_path
 
 
 @contextlib.contextmanager
 def lock(path: str) -> Iterator[Path]:
     """Create the directory ``path`` and hold it until the block ends or the process dies.
 
-    Of the processes of a run the first holds it for all. (The package filelock would empty the
-    file, which names the holder, and may be somebody's own.)
+    Of the processes of a run the first holds it for all.
+
+    Raises:
+      UserError: another run holds it, or it cannot be read and written.
     """
-    path = local_path("--workdir", path)
-    workdir = Path(path)
-    if not is_main_process():
+    path = given_path("--workdir", path)
+    workdir = any_path(path)
+    with lease(workdir) if buckets.is_remote(workdir) else _file_lock(path, workdir):
         yield workdir
+
+
+@contextlib.contextmanager
+def _file_lock(path: str, workdir: Path) -> Iterator[None]:
+    """Hold a lock on the file ``.lock``.
+
+    The package filelock would empty the file, which names the holder, and may be somebody's own.
+    """
+    if not is_main_process():
+        yield
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -51,7 +66,7 @@ def lock(path: str) -> Iterator[Path]:
                 lock.truncate(0)
                 lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
                 lock.flush()
-        yield workdir
+        yield
 
 
 def _holder(lock: BinaryIO) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spectral_flax.files import new_file
+from spectral_flax.files import is_gone
 from spectral_flax.messages import reason
 from train.errors import UserError
+from train.report.lines import lines_at
 
 Entry = dict[str, Any]
 _BEGINNING = b'{"step": '  # of every line that a run writes
@@ -31,7 +32,8 @@ class Metrics:
         self.entries: dict[tuple[int, str], Entry] = {}
         self.foreign: list[bytes] = []
         try:
-            content = path.read_bytes() if path.exists() else b""
+            self.lines = lines_at(path)
+            content = self.lines.read()
         except OSError as error:
             raise UserError(f"cannot read {str(path)!r}: {reason(error)}") from error
         *lines, last = content.split(b"\n")
@@ -55,28 +57,21 @@ class Metrics:
         if known or not self.complete:
             self._attempt(self._rewrite)
         else:
-            self._attempt(lambda: self._append(entry))
+            self._attempt(lambda: self.lines.append(_line(entry)))
 
     def of(self, split: str) -> list[Entry]:
         """Return the entries of a split in the order of steps."""
         return [self.entries[key] for key in sorted(self.entries) if key[1] == split]
 
-    def _append(self, entry: Entry) -> None:
-        with self.path.open("ab") as file:
-            file.write(_line(entry))
-
     def _rewrite(self) -> None:
-        with new_file(self.path, overwrite=True) as draft:
-            draft.write_bytes(
-                b"".join(line + b"\n" for line in self.foreign)
-                + b"".join(map(_line, self.entries.values()))
-            )
+        foreign = [line + b"\n" for line in self.foreign]
+        self.lines.rewrite([*foreign, *map(_line, self.entries.values())])
 
     def _attempt(self, write: Callable[[], None]) -> None:
         try:
             write()
         except OSError as error:
-            if not self.path.parent.is_dir():
+            if is_gone(self.path.parent):
                 raise UserError(
                     f"the work directory {self.path.parent} has been removed while the run was in "
                     "it; nothing more can be kept there"

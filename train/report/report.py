@@ -13,6 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spectral_flax import buckets
+from spectral_flax.files import is_empty_file
 from spectral_flax.messages import reason
 from train.config import Config
 from train.data import Example, Source
@@ -187,7 +189,7 @@ def _put_aside(workdir: Path) -> None:
     try:
         for name in FILES:
             path = workdir / name
-            if path.is_symlink() or not path.exists() or path.stat().st_size:
+            if not is_empty_file(path):
                 set_aside(path)
     except OSError as error:
         raise UserError(f"cannot write to {str(workdir)!r}: {reason(error)}") from error
@@ -208,6 +210,11 @@ def _shown(speed: Entry) -> list[str]:
 
 
 def _tensorboard(workdir: Path, start: int):
+    if buckets.is_remote(workdir):
+        raise UserError(
+            f"--tensorboard appends to a file, which the bucket of {workdir} cannot: leave it "
+            "out; metrics.jsonl holds the same, or give a local --workdir"
+        )
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:

@@ -164,7 +164,7 @@ WRONG = [
     (Config(options={1: 2}), "--options is {1: 2}"),
     (Config(optimizer=Optimizer(factors={"head": "x"})), "--optimizer.factors"),
     (Config(workdir=3), "--workdir is 3; expected text or None"),
-    (Config(workdir="gs://b/r"), "--workdir is 'gs://b/r'; expected a local path"),
+    (Config(workdir="s3://b/r"), "--workdir is 's3://b/r'; expected a local path or gs://"),
     (Config(workdir=""), "--workdir is ''; expected a path"),
     (Config(data=Data(path="s3://b")), "--data.path is 's3://b'"),
     (

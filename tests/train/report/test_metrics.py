@@ -8,7 +8,7 @@ import pytest
 from spectral_flax.files import new_file
 from train.errors import UserError
 from train.processes.paths import local_path, set_aside
-from train.report import metrics
+from train.report import lines
 from train.report.metrics import Metrics
 from train.report.report import FILES, Report
 
@@ -75,8 +75,8 @@ def test_what_a_full_disk_refuses_is_written_with_the_next_entry(tmp_path, said,
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics.Path, "open", full)
-        patch.setattr(metrics, "new_file", full)
+        patch.setattr(lines.Path, "open", full)
+        patch.setattr(lines, "new_file", full)
         for step in (4, 6):
             found.write(ENTRY | {"step": step})
     assert len(said) == 1 and "No space left on device" in said[0]
@@ -94,7 +94,7 @@ def test_a_full_disk_at_the_opening_leaves_the_file_as_it_was(tmp_path, said, mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "new_file", full)
+        patch.setattr(lines, "new_file", full)
         found = opened(path, said)
     assert path.read_bytes() == before and said
     found.write(ENTRY | {"step": 4})

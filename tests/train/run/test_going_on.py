@@ -103,14 +103,14 @@ def test_a_work_directory_that_is_removed_ends_the_run_with_a_word(copy, tmp_pat
         copy()
 
 
-@pytest.mark.parametrize("workdir", ["gs://bucket/run", "s3://b", "", None])
+@pytest.mark.parametrize("workdir", ["gs:/bucket/run", "s3://b", "", None])
 def test_a_work_directory_that_is_no_folder_is_refused(toy, workdir):
     with pytest.raises(UserError, match=r"workdir is "):
         loop.run(toy(workdir=workdir))
 
 
 @pytest.mark.parametrize("option", ["--workdir", "--weights", "--config", "--output"])
-@pytest.mark.parametrize("path", ["gs://b/x", ""])
+@pytest.mark.parametrize("path", ["s3://b/x", ""])
 def test_paths_of_an_evaluation_are_local_ones(option, path, capsys):
     assert main([option, path]) == 2
     assert f"error: {option} is {path!r}; expected" in capsys.readouterr().err

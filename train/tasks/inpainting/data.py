@@ -11,7 +11,7 @@ from spectral_flax.inference.images import SUFFIXES, read_image
 from spectral_flax.models.record import Preprocessing
 from train.config import Data
 from train.data import Example, Source, Split
-from train.data.listing import left_behind
+from train.data.listing import files_below
 from train.data.registry import opener, sized_folder
 from train.data.unreadable import UnreadableFiles
 from train.errors import UserError
@@ -140,13 +140,7 @@ class Photographs(MaskedImages):
     def __post_init__(self):
         if not self.folder.is_dir():
             raise UserError(f"there is no folder {str(self.folder)!r}")
-        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
-        files = tuple(
-            path
-            for path in found
-            if path.suffix.lower() in SUFFIXES
-            and not any(map(left_behind, path.relative_to(self.folder).parts))
-        )
+        files = tuple(files_below(self.folder, SUFFIXES))
         if not files:
             raise UserError(f"{str(self.folder)!r} holds no images")
         object.__setattr__(self, "files", files)

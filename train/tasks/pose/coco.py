@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from spectral_flax.messages import quoted
+from spectral_flax.files import read_bytes
+from spectral_flax.messages import quoted, reason
 from train.errors import UserError
 
 JOINTS = 17
@@ -103,9 +104,9 @@ def _read(path: Path) -> Any:
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"cannot read {str(path)!r}: it is no file")
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(path))
     except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
+        raise UserError(f"cannot read {str(path)!r}: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not JSON: {error}") from error
 

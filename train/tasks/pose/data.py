@@ -20,10 +20,11 @@ from spectral_flax.inference.pose import (
 from spectral_flax.messages import several
 from train.config import Data
 from train.data import Example, Source, Split
-from train.data.listing import is_file
+from train.data.listing import files_there
 from train.data.registry import folder_of, opener
 from train.data.unreadable import UnreadableFiles
 from train.errors import UserError
+from train.processes.paths import opened_path
 from train.tasks.pose import coco
 from train.tasks.pose.options import Options
 
@@ -108,7 +109,7 @@ class People(Source):
     def _picture(self, index: int) -> tuple[int, np.ndarray] | None:
         """Return the index and the image of a person; None if it cannot be read."""
         picture = self.pictures[self.people[index]["image"]]
-        if isinstance(picture, Path):
+        if not isinstance(picture, np.ndarray):
             file, sides = picture, self.sides[self.people[index]["image"]]
             picture = self.unreadable.read(str(file), lambda: _in_frame(file, sides))
         return None if picture is None else (index, picture)
@@ -169,12 +170,15 @@ def coco_people(folder: Path, split: Split, size: tuple[int, int], boxes: str | 
     if boxes is None:
         people = _annotated(annotations)
     else:
-        people = _detected(coco.read_boxes(Path(boxes), annotations), annotations)
+        people = _detected(
+            coco.read_boxes(opened_path("--task-options.boxes", boxes), annotations), annotations
+        )
     if not people:
         what = f"with joints in the annotations of {part}" if boxes is None else f"in {boxes!r}"
         raise UserError(f"no person {what} whose box is inside an image of {str(folder)!r}")
     pictures = {n: folder / part / file for n, (*_, file) in annotations.images.items()}
-    missing = [pictures[n] for n in {p["image"] for p in people} if not is_file(pictures[n])]
+    files = {annotations.images[person["image"]][2] for person in people}
+    missing = [folder / part / name for name in files - files_there(folder / part, files)]
     if missing:
         raise UserError(
             f"images listed but missing: {several(sorted(map(str, missing)), 3, limit=300)}"
