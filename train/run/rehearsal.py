@@ -19,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from spectral_flax import buckets
 from spectral_flax.analysis.collectives import collectives
 from spectral_flax.messages import reason
 from train.checkpoints.checkpoints import Checkpoints
@@ -30,7 +31,7 @@ from train.data import evaluation_batches, training_batches
 from train.errors import UserError
 from train.processes.coordination import agree_on_folder, exchange, together
 from train.processes.distributed import is_main_process, prints, wait_for_all
-from train.processes.paths import local_path
+from train.processes.paths import opened_path
 from train.run.agreement import agree_on_command, open_agreed_data
 from train.run.loop import begun
 from train.run.mesh import check_batches, make_mesh, shard_batch
@@ -127,18 +128,23 @@ def _rehearse_checkpoint(folder: Path, config: Config, state: TrainState, positi
         checkpoints.wait()
         saved = time.perf_counter() - began
         step, groups = int(state.step), state_groups(state)
-        files = [path for path in (folder / str(step)).rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files)
+        sizes = _sizes_of_files(folder / str(step))
         found, restored = _timed(lambda: checkpoints.newest(lambda record: groups))
         same = jax.tree.map(_same, found[1], groups)
         if not jax.tree.all(same):
             raise UserError(f"the checkpoint in {folder} does not read back as it was written")
         checkpoints.delete(step)
     return [
-        ("checkpoint", f"{_bytes(size)} in {len(files)} files"),
+        ("checkpoint", f"{_bytes(sum(sizes))} in {len(sizes)} files"),
         ("  written", f"{saved:.2f} s, of which the step waits {blocked:.2f} s"),
         ("  read back", f"{restored:.2f} s"),
     ]
+
+
+def _sizes_of_files(folder: Path) -> list[int]:
+    if buckets.is_remote(folder):
+        return [about.size for about in buckets.listed(folder).values()]
+    return [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
 
 
 def _same(a: jax.Array, b: jax.Array) -> bool:
@@ -159,9 +165,10 @@ def _memory(compiled: jax.stages.Compiled) -> Rows:
 @contextlib.contextmanager
 def _scratch(workdir: str) -> Iterator[Path]:
     """Give a folder in the work directory, shared by all processes, and remove what was made."""
-    workdir = Path(local_path("--workdir", workdir))
+    workdir = opened_path("--workdir", workdir)
     folder = workdir / exchange(f"rehearsal_{secrets.token_hex(4)}")[0]
-    made = [place for place in (folder, workdir, *workdir.parents) if not place.exists()]
+    places = [] if buckets.is_remote(workdir) else [workdir, *workdir.parents]
+    made = [place for place in places if not place.exists()]
     with together():
         if is_main_process():
             try:
@@ -175,9 +182,12 @@ def _scratch(workdir: str) -> Iterator[Path]:
         yield folder
     finally:
         if is_main_process():
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # somebody else has put something there
-                for place in made[1:]:
+            with contextlib.suppress(OSError):  # or somebody else has put something there
+                if buckets.is_remote(folder):
+                    folder.rmtree()
+                else:
+                    shutil.rmtree(folder)
+                for place in made:
                     place.rmdir()
 
 
