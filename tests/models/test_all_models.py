@@ -21,10 +21,10 @@ NAMES = sf.list_models()
 
 
 def cases_of(name: str) -> set:
-    """What a name is a case of: its backbone, and its block with FFC or without and in its task."""
+    """What a name is a case of: its backbone, and its block with FFC or without and by input."""
     ffc, rest = name.startswith("ffc_"), name.removeprefix("ffc_")
     block = next((b for b in sorted(BLOCKS, key=len)[::-1] if rest.endswith(f"_{b}")), None)
-    tasks = {"pose": "pose", "unet": "masks", "c2d": "videos", "i3d": "videos"}
+    tasks = {"pose": "dense", "unet": "dense", "c2d": "videos", "i3d": "videos"}
     task = tasks.get(rest.partition("_")[0], "images")
     return {(ffc, rest.removesuffix(f"_{block}")), (ffc, block), (task, block)}
 
