@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Effective receptive fields of eight networks: what one position of a map sees of the image.
 
-Plain convolutions see a spot around themselves, dilated and deformable ones a larger one, and the
-blocks of the talk the whole image. The position is the centre of the map at the end of stage 3,
-where the blocks stand. The networks are random, with the statistics of the image, once as they are
-initialised, and once with all gates open: most blocks add nothing at first, since a scale, gate or
-displacement starts at zero. The picture shows the second; the table has both radii.
+Plain convolutions see a spot around themselves; dilation in the place of a stride keeps it, on a
+finer map; deformable ones see a larger one, and the blocks of the talk the whole image. The position
+is the centre of the map at the end of stage 3, where the blocks stand. The networks are random, with
+the statistics of the image, once as they are initialised, and once with all gates open: most blocks
+add nothing at first, since a scale, gate or displacement starts at zero. The picture shows the
+second; the table has both radii.
 
 Run: pip install "spectral-flax[evidence]"
      python -m evidence.panel [-o docs/pictures/receptive_fields.png] [--size 224]
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 import spectral_flax as sf
 from benchmarks.results import write
@@ -40,6 +42,7 @@ RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
 }
 LAYER = "stage3"
 INITIAL, OPEN = "random weights, as initialised", "random weights, all gates open"
+LARGEST = 300 * 1024  # bytes of the picture, for pages that show it
 CELLS = 56  # of a field along each side in the picture; each is the mean of the pixels in it
 
 
@@ -67,7 +70,7 @@ def random_fields(images: np.ndarray) -> dict[str, list[Field]]:
 
 
 def draw(rows: Mapping[str, Sequence[Field]], image: np.ndarray, path: str | Path) -> None:
-    """Write the panel: a group of fields for each row, in fewer colours, for its size as a file."""
+    """Write the panel: a group of fields for each row; a large PNG in 256 colours."""
     title = "How much each pixel moves the centre of the map of stage 3"
     placed = {}
     for name, fields in rows.items():
@@ -78,9 +81,7 @@ def draw(rows: Mapping[str, Sequence[Field]], image: np.ndarray, path: str | Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = draw_receptive_fields(placed, title=title, image=image, columns=5)
     save_figure(figure, path, overwrite=True)
-    if path.suffix == ".png":
-        from PIL import Image
-
+    if path.suffix == ".png" and path.stat().st_size > LARGEST:
         with Image.open(path) as drawn:
             drawn.convert("RGB").quantize(256).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
