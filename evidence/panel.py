@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Effective receptive fields of eight networks: what one position of a map sees of the image.
 
-Plain convolutions see a spot around themselves, dilated and deformable ones a larger one, and the
-blocks of the talk the whole image. Above, ResNets-50 with random weights see a photograph: the
-centre of the map at the end of stage 3, where the blocks stand. Statistics are those of the image,
-and gates are open: most blocks add nothing at first, since a scale, gate or displacement starts at
-zero. Below, the small networks of `evidence.context` that learned to follow contours, of each that
-of three seeds which does it best: the centre of their last map, mean over 32 images. The table also
-has the first as they are initialised, and the second before training.
+Plain convolutions see a spot around themselves; dilation in the place of a stride keeps it, on a
+finer map; deformable ones see a larger one, and the blocks of the talk the whole image. Above,
+ResNets-50 with random weights see a photograph: the centre of the map at the end of stage 3, where
+the blocks stand. Statistics are those of the image, and gates are open: most blocks add nothing at
+first, since a scale, gate or displacement starts at zero. Below, the small networks of
+`evidence.context` that learned to follow contours, of each that of three seeds which does it best:
+the centre of their last map, mean over 32 images. The table also has the first as they are
+initialised, and the second before training.
 
 Run: pip install "spectral-flax[evidence]"
      python -m evidence.context     # for the trained networks
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from PIL import Image
 
 import spectral_flax as sf
 from benchmarks.results import write
@@ -59,6 +61,7 @@ SMALL = {
     "FFC": "ffc",
 }
 UNTRAINED, TRAINED = "small networks, random", "small networks, trained to follow contours"
+LARGEST = 300 * 1024  # bytes of the picture, for pages that show it
 CELLS = 56  # of a field along each side in the picture; each is the mean of the pixels in it
 
 
@@ -103,7 +106,7 @@ def small_fields(images: np.ndarray, runs: Path) -> dict[str, list[Field]]:
 
 
 def draw(rows: Mapping[str, Sequence[Field]], image: np.ndarray, path: str | Path) -> None:
-    """Write the panel: a group of fields for each row, in fewer colours, for its size as a file."""
+    """Write the panel: a group of fields for each row; a large PNG in 256 colours."""
     title = "How much each pixel moves the centre of a map"
     placed = {}
     for name, fields in rows.items():
@@ -114,9 +117,7 @@ def draw(rows: Mapping[str, Sequence[Field]], image: np.ndarray, path: str | Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = draw_receptive_fields(placed, title=title, image=image, columns=5)
     save_figure(figure, path, overwrite=True)
-    if path.suffix == ".png":
-        from PIL import Image
-
+    if path.suffix == ".png" and path.stat().st_size > LARGEST:
         with Image.open(path) as drawn:
             drawn.convert("RGB").quantize(256).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB")
