@@ -16,7 +16,7 @@ from evidence.context.networks import NETWORKS
 from evidence.context.tasks import LENGTHS, Examples, Task, contour
 from spectral_flax.kernels.cpu import compiler_options
 
-TESTED, AT_ONCE = 1024, 64
+TESTED, TESTED_OF_LENGTH, AT_ONCE = 1024, 512, 64
 LEARNING_RATE = 2e-2
 
 
@@ -89,7 +89,7 @@ class Learner:
         by_length = {}
         if task.examples is contour:
             for length in LENGTHS:
-                by_length[str(length)] = right(contour("test", TESTED // 2, draws, (length,)))
+                by_length[str(length)] = right(contour("test", TESTED_OF_LENGTH, draws, (length,)))
         accuracy = right(task.examples("test", TESTED, draws))
         return Result(self.name, task.name, seed, accuracy, by_length, loss, seconds)
 

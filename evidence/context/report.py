@@ -9,9 +9,9 @@ import numpy as np
 from flax import nnx
 from matplotlib import pyplot as plt
 
-from evidence.context.learning import TESTED
+from evidence.context.learning import TESTED, TESTED_OF_LENGTH
 from evidence.context.networks import NETWORKS
-from evidence.context.tasks import LENGTHS, LONG, TASKS
+from evidence.context.tasks import LENGTHS, LONG, TASKS, contour
 from spectral_flax.analysis.profile import profile
 
 TITLES = {
@@ -61,7 +61,8 @@ def summarise(results: Iterable[dict]) -> list[Row]:
                 continue
             found = np.array([_accuracy(r) for r in chosen])
             deviation = float(found.std(ddof=1)) if len(found) > 1 else 0.0
-            drawing = np.sqrt(task.bound * (1 - task.bound) / TESTED)
+            tested = TESTED_OF_LENGTH if task.examples is contour else TESTED
+            drawing = np.sqrt(task.bound * (1 - task.bound) / tested)
             by_length = {
                 length: float(np.mean([r["by_length"][length] for r in chosen]))
                 for length in chosen[0]["by_length"]
@@ -82,8 +83,7 @@ def summarise(results: Iterable[dict]) -> list[Row]:
 
 def _accuracy(result: dict) -> float:
     """Return the accuracy; of contours that of the long ones."""
-    by_length = result["by_length"]
-    return np.mean([by_length[str(n)] for n in LONG]) if by_length else result["accuracy"]
+    return result["by_length"].get(str(LONG), result["accuracy"])
 
 
 def costs(names: Iterable[str]) -> dict[str, tuple[float, float]]:

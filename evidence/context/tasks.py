@@ -34,7 +34,7 @@ FAR = REACH - 1  # no window sees two things that are so many pixels apart
 LEFT, RIGHT = FAR, SIZE - FAR - DIGIT
 KINDS = (0, 1, 7)
 LENGTHS = (20, 36, 52, 68)
-LONG = LENGTHS[2:]  # no window sees an end and the gap
+LONG = LENGTHS[-1]  # no window sees an end and the gap
 LANES = (FAR + 4, SIZE - FAR - 6)
 GAP, MARK = 6, 3
 

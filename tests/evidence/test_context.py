@@ -61,7 +61,7 @@ def test_contours_show_one_gap_and_two_marks_whatever_the_class(length):
         left, right = extent(lanes[broken.index(True)].any(0))
         gap = left + np.flatnonzero(~lanes[broken.index(True)].any(0)[left:right])
         between = np.abs(np.subtract.outer(marks, gap)).min() - 1
-        assert length not in tasks.LONG or between >= tasks.FAR
+        assert length != tasks.LONG or between >= tasks.FAR
         (_, top), (bottom, _) = (extent(lane.any(1)) for lane in lanes)
         assert bottom + half - top > tasks.FAR // 2
 
