@@ -5,10 +5,11 @@ Plain convolutions see a spot around themselves; dilation in the place of a stri
 finer map; deformable ones see a larger one, and the blocks of the talk the whole image. Above,
 ResNets-50 with random weights see a photograph: the centre of the map at the end of stage 3, where
 the blocks stand. Statistics are those of the image, and gates are open: most blocks add nothing at
-first, since a scale, gate or displacement starts at zero. Below, the small networks of
-`evidence.context` that learned to follow contours, of each that of three seeds which does it best:
-the centre of their last map, mean over 32 images. The table also has the first as they are
-initialised, and the second before training.
+first, since a scale, gate or displacement starts at zero; the gate of the Fourier block is 14, the
+side of the map, since its inverse transform divides by the number of positions. Below, the small
+networks of `evidence.context` that learned to follow contours, of each that of three seeds which
+does it best: the centre of their last map, mean over 32 images. The table also has the first as
+they are initialised, and the second before training.
 
 Run: pip install "spectral-flax[evidence]"
      python -m evidence.context     # for the trained networks
@@ -43,7 +44,7 @@ RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
     "dilated": ("resnet50", {"output_stride": 8}),
     "deformable": ("resnet50_dcn", {"deformable_at": {3: tuple(range(6))}}),
     "non-local": ("resnet50_nl", {}),
-    "spectral (FFT)": ("resnet50_srl_fft", {}),
+    "spectral (FFT)": ("resnet50_srl_fft", {"block_options": {"gate_init": 14.0}}),
     "orthogonal": ("resnet50_srl_lo", {}),
     "bilinear": ("resnet50_bat", {}),
     "FFC": ("ffc_resnet50", {}),
@@ -105,17 +106,18 @@ def small_fields(images: np.ndarray, runs: Path) -> dict[str, list[Field]]:
     return rows
 
 
-def draw(rows: Mapping[str, Sequence[Field]], image: np.ndarray, path: str | Path) -> None:
+def draw(
+    rows: Mapping[str, Sequence[Field]], images: Mapping[str, np.ndarray], path: str | Path
+) -> None:
     """Write the panel: a group of fields for each row; a large PNG in 256 colours."""
     title = "How much each pixel moves the centre of a map"
     placed = {}
     for name, fields in rows.items():
         near, far = [_coarse(f) for f in fields[:4]], [_coarse(f) for f in fields[4:]]
-        # In the first group the image stands in front.
-        placed[name] = [*near, None, *far] if not placed else [None, *near, None, *far]
+        placed[name] = [*near, None, *far]  # the image stands in front
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure = draw_receptive_fields(placed, title=title, image=image, columns=5)
+    figure = draw_receptive_fields(placed, title=title, image=images, columns=5)
     save_figure(figure, path, overwrite=True)
     if path.suffix == ".png" and path.stat().st_size > LARGEST:
         with Image.open(path) as drawn:
@@ -155,7 +157,8 @@ def main() -> None:
     for title in RANDOM:
         print(f"{title:16}", *(f"{name}: {found[title]:.1f} px" for name, found in radii.items()))
     print(write("panel", dict(size=given.size, layer=LAYER, half_energy_radius=radii)))
-    draw({name: rows[name] for name in (OPEN, TRAINED)}, pixels, given.output)
+    images = {OPEN: pixels, TRAINED: contours[:1].repeat(3, axis=-1)}
+    draw({name: rows[name] for name in images}, images, given.output)
 
 
 if __name__ == "__main__":

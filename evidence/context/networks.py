@@ -81,8 +81,8 @@ IMAGE_NETWORKS = {
     "cgnl": Network("CGNL", 12, "cgnl"),
     "rcca": Network("RCCA", 8, "rcca"),
     "glore": Network("GloRe", 11, "glore"),
-    "srl_fft": Network("SRL-FFT, as published", 14, "srl_fft"),
-    "srl_fft_gate": Network("SRL-FFT, gate from √HW", 14, "srl_fft", dict(gate_init=15.0)),
+    "srl_fft": Network("SRL-FFT, published", 14, "srl_fft"),
+    "srl_fft_gate": Network("SRL-FFT, gate √HW", 14, "srl_fft", dict(gate_init=15.0)),
     "srl_lo": Network("SRL-LO", 11, "srl_lo"),
     "bat": Network("BAT", 12, "bat"),
     "ffc": Network("FFC", 16, ffc=dict(lfu=False)),
@@ -101,7 +101,7 @@ def _video(title: str, width: int, block: str | None = None, **options: Any) -> 
 
 VIDEO_NETWORKS = {
     "i3d": _video("I3D", 16),
-    "i3d_nl": _video("NL", 7, "nl", **POOLED),
+    "i3d_nl": _video("NL", 10, "nl", **POOLED),
     "i3d_a2": _video("A²", 12, "a2"),
     "i3d_cgnl": _video("CGNL", 12, "cgnl"),
     "i3d_glore": _video("GloRe", 11, "glore"),

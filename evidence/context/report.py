@@ -136,7 +136,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     plt.switch_backend("agg")
     plt.rcParams.update({"font.size": 12, "svg.fonttype": "none"})
     figure, axes = plt.subplots(
-        2, 5, figsize=(13, 6.6), width_ratios=(1, 1, 1, 1, 1.3), height_ratios=(1, 3.8)
+        2, 5, figsize=(10.2, 6.8), width_ratios=(1, 1, 1, 1, 1.3), height_ratios=(1, 3.8)
     )
     names = [name for name, network in NETWORKS.items() if network.rank == 2]
     for column, task in enumerate(("digits", "same_different", "mirror", "contour")):
@@ -147,11 +147,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     _draw_lengths(axes[1, 4], axes[0, 4], rows)
     figure.suptitle(
         "Where the answer lies further apart than a window sees, local networks guess (red)",
-        fontsize=14,
+        fontsize=13,
     )
     figure.tight_layout(h_pad=0.3)
     for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=100)
+        figure.savefig(path.with_suffix(suffix), dpi=112)
     plt.close(figure)
 
 
@@ -181,7 +181,7 @@ def _draw_accuracies(ax, rows: Sequence[Row], names: Sequence[str]) -> None:
         if bound < 1:
             ax.axvspan(0.4, bound, color="#ececec", zorder=0)
     ax.set(xlim=(0.4, 1.04), ylim=(-len(names) + 0.4, 0.6), xlabel="accuracy")
-    ax.set_xticks((0.5, 0.75, 1.0))
+    ax.set_xticks((0.5, 1.0))
     ax.set_yticks(-np.arange(len(names)), ())
     ax.grid(axis="y", color="#dddddd", linewidth=0.6)
 
@@ -197,4 +197,4 @@ def _draw_lengths(ax, above, rows: Sequence[Row]) -> None:
     ax.set_yticks((0.5, 0.75, 1.0))
     ax.yaxis.tick_right()
     handles = ax.get_legend_handles_labels()
-    above.legend(*handles, loc="center", frameon=False, title="on the right, from above")
+    above.legend(*handles, loc="center", frameon=False, title="from above")

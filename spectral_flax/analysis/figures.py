@@ -131,22 +131,24 @@ def draw_receptive_fields(
     rows: Mapping[str, Sequence[Field | None]],
     *,
     title: str = "",
-    image: ArrayLike | None = None,
+    image: ArrayLike | Mapping[str, ArrayLike] | None = None,
     columns: int = 5,
 ) -> "Figure":
     """Draw fields in groups by title, each with the circle that holds half of it.
 
     Colours are the energy of the gradient in multiples of its mean over the image, by decades: 1
-    where every pixel counts as much. ``image`` is drawn in front of the first group.
+    where every pixel counts as much. ``image`` is drawn in front of the first group, or one in
+    front of each that is named.
     """
+    images = image if isinstance(image, Mapping) else dict.fromkeys([*rows][:1], image)
     norm = matplotlib().colors.LogNorm(10.0 ** (2 - _DECADES), 100, clip=True)
     scale = Scale(FIELD_LEGEND, norm)
     groups = []
     for name, fields in rows.items():
         panels = [None if field is None else _field_panel(field) for field in fields]
-        if image is not None and not groups:
+        if images.get(name) is not None:
             circle = dict(mark=panels[0].mark, radius=panels[0].radius) if len(panels) == 1 else {}
-            panels.insert(0, Panel("image\n", _pixels(image)[0], **circle))
+            panels.insert(0, Panel("image\n", _pixels(images[name])[0], **circle))
         lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
         groups.append(Group(lines, scale, name))
     return grid(groups, title)
