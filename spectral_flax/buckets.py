@@ -62,11 +62,15 @@ def address_fault(text: str) -> str | None:
 
 def bucket_path(text: str) -> "epath.Path":
     """Return the path of an address that has no fault."""
+    import aiohttp
     import fsspec
     from etils import epath
 
+    settings = fsspec.config.conf.setdefault("gcs", {})
     # Others write to the same bucket: TensorStore in this process, the other processes.
-    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    settings["use_listings_cache"] = False
+    # Without it a connection that was lost without a word is waited for for ever.
+    settings["requests_timeout"] = aiohttp.ClientTimeout(sock_connect=30, sock_read=60)
     log = logging.getLogger("gcsfs")
     log.addFilter(repeats)
     log.setLevel(logging.DEBUG)  # at which it tells of them
@@ -245,6 +249,8 @@ def answers(path: Any) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "there is no such object", str(path)) from error
+    except TimeoutError as error:
+        raise NoAnswerError(f"{path}: the bucket does not answer in time") from error
     except OSError as error:
         if str(error).startswith("Forbidden"):
             told = f"{path}: these credentials do not allow it; an account needs the role "

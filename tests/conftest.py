@@ -54,7 +54,6 @@ def bucket_server(tmp_path_factory):
     """A server of Google's protocol, which clients of this process find in their environment."""
     from evidence import bucket_server
 
-    pytest.importorskip("gcsfs", reason="gcsfs is not installed")
     found = bucket_server.binary()
     if isinstance(found, str):
         pytest.skip(found)
@@ -62,9 +61,10 @@ def bucket_server(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in bucket_server.environment(server.port).items():
             patch.setenv(name, value)
-        import fsspec
-
-        fsspec.config.set_conf_env(fsspec.config.conf)  # which it reads once
+        # They read it once, when they are imported: not before here.
+        fsspec = pytest.importorskip("fsspec")
+        fsspec.config.set_conf_env(fsspec.config.conf)
+        pytest.importorskip("gcsfs", reason="gcsfs is not installed")
         yield server
     server.stop()
 

@@ -77,8 +77,9 @@ class Shards:
         with self.lock:
             if shard not in self.readers:
                 path = cached(self.files[shard], self.about[shard], self.limit)
-                options = "readahead_buffer_size:0"
-                self.readers[shard] = ArrayRecordReader(str(path), options=options)
+                self.readers[shard] = ArrayRecordReader(
+                    str(path), options="readahead_buffer_size:0", file_reader_buffer_size=1 << 15
+                )
             return self.readers[shard]
 
 
