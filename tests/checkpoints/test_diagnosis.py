@@ -1,5 +1,7 @@
 """What the error says of a checkpoint of another model."""
 
+import ast
+import functools
 import re
 
 import numpy as np
@@ -14,8 +16,14 @@ from spectral_flax.checkpoints.names import tables_for
 SMALL = dict(width=32, num_classes=5)
 
 
+@functools.cache
+def small(name, options: str):
+    """A model in shapes; ``options`` are given as text, since many tests have the same."""
+    return sf.abstract_model(name, **(SMALL | ast.literal_eval(options)))
+
+
 def shapes_of(name, family=None, **options) -> dict:
-    model = sf.abstract_model(name, **(SMALL | options))
+    model = small(name, repr(options))
     table = dict(tables_for(model))[family or ("FFC" if "ffc" in name else "torchvision")]
     entries = torch_entries(model, table)
     return {n: s for e in entries for n, s in zip(e.names, e.shapes, strict=True)}

@@ -171,16 +171,9 @@ for name, rank, size, options in (("bat", 2, (28, 28), dict(groups=2)), ("nl", 3
 """
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        dict(XLA_FLAGS="--xla_backend_optimization_level=0"),
-        dict(JAX_DISABLE_MOST_OPTIMIZATIONS="1"),
-    ],
-    ids=str,
-)
-def test_gradients_of_maxima_are_finite_however_a_program_is_compiled(setting):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | setting
+def test_gradients_of_maxima_are_finite_in_a_program_that_is_not_optimised():
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # level 0 of XLA's
     subprocess.run([sys.executable, "-c", PROGRAM], env=environment, check=True, timeout=600)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import apply
 from flax import nnx
 from parity_checks import PRECISIONS, check_parity
 
@@ -56,11 +57,6 @@ def sharpened(block):
         if layer is not None:
             layer.kernel[...] = 50 * layer.kernel[...]
     return opened(block)
-
-
-def apply(module, x):
-    graphdef, state = nnx.split(module)
-    return jax.jit(lambda state, x: nnx.merge(graphdef, state, copy=True)(x))(state, x)
 
 
 def count(module):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import apply
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from parity_checks import PRECISIONS, check_parity
@@ -21,16 +22,6 @@ def normal(*shape, seed=0):
 def evaluated(module):
     mode = dict(use_running_average=True, deterministic=True)
     return nnx.view(module, raise_if_not_found=False, **mode)
-
-
-def apply(module, x, method=None):
-    graphdef, state = nnx.split(module)
-
-    def call(state, x):
-        merged = nnx.merge(graphdef, state, copy=True)
-        return (merged if method is None else getattr(merged, method))(x)
-
-    return jax.jit(call)(state, x)
 
 
 def count(module):
@@ -58,6 +49,8 @@ BLOCKS = [
     (video3d, (3, 7, 5)),
 ]
 every_block = pytest.mark.parametrize("make, size", BLOCKS)
+# A grid that divides the map and one that does not. test_blocks.py has these laws for all ranks.
+two_blocks = pytest.mark.parametrize("make, size", [(image, (6, 9)), (video3d, (3, 7, 5))])
 
 CASES = {
     "bat_2d": lambda **o: bat(32, dropout=0, rngs=nnx.Rngs(0), **o),
@@ -98,7 +91,7 @@ def test_parameters_are_as_many_as_published(build, parameters):
     assert count(blocks) == parameters
 
 
-@every_block
+@two_blocks
 def test_a_block_keeps_shape_and_dtype_and_every_parameter_gets_a_gradient(make, size):
     x = normal(2, *size, 16)
     graphdef, params, rest = nnx.split(make(dropout=0), nnx.Param, ...)
@@ -124,7 +117,7 @@ def test_any_size_from_the_grid_on_will_do(size):
     assert y.shape == x.shape and np.isfinite(y).all()
 
 
-@every_block
+@two_blocks
 def test_bfloat16_blocks_take_and_give_bfloat16_near_float32(make, size):
     x = normal(2, *size, 16)
     expected = np.asarray(apply(evaluated(make()), x))
@@ -135,7 +128,7 @@ def test_bfloat16_blocks_take_and_give_bfloat16_near_float32(make, size):
     assert {p.dtype for p in jax.tree.leaves(nnx.state(block, nnx.Param))} == {np.dtype("float32")}
 
 
-@every_block
+@two_blocks
 def test_a_batch_of_two_is_the_two_alone(make, size):
     x = normal(2, *size, 16)
     block = evaluated(make())
@@ -153,7 +146,7 @@ def test_frames_are_alone_without_temporal_groups_and_mixed_with_them():
         assert (change > 1e-4) == mixed
 
 
-@every_block
+@two_blocks
 def test_devices_never_gather_each_others_examples(make, size):
     graphdef, params, rest = nnx.split(make(), nnx.Param, ...)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -192,7 +185,7 @@ def test_with_identity_matrices_it_is_its_pointwise_convolutions(make, size):
 @every_block
 def test_matrices_are_stochastic_in_the_direction_that_is_summed(make, size):
     block = evaluated(make())
-    maps = apply(block, normal(2, *size, 16), "attention_maps")
+    maps = apply(block, normal(2, *size, 16), method="attention_maps")
     assert maps.p.shape[:-2] == maps.q.shape[:-2] == (2, *size[:-2], block.transform.groups)
     np.testing.assert_allclose(maps.p.sum(-1), 1, rtol=1e-5)
     np.testing.assert_allclose(maps.q.sum(-2), 1, rtol=1e-5)
@@ -208,7 +201,7 @@ def test_the_reprojection_of_one_position_is_the_attention_it_pays():
     block = evaluated(image())
     x = normal(2, 6, 9, 16)
     one = jnp.zeros((2, 2, 6, 9)).at[:, :, 4, 7].set(1)
-    maps = block.attention_maps(x, one)
+    maps = apply(block, x, one, method="attention_maps")
     # Position (4, 7) is place 0 of row block 2 and place 1 of column block 2 (blocks of 2 and 3).
     expected = np.zeros((2, 2, 6, 9))
     expected[:, :, 0::2, 1::3] = np.einsum("ngj,ngk->ngjk", maps.p[:, :, 2], maps.q[:, :, :, 2])
@@ -274,7 +267,7 @@ def test_options_that_make_no_sense_are_named(build, message):
 )
 def test_maps_that_a_block_was_not_built_for_are_errors(make, shape, message):
     with pytest.raises(ValueError, match=message):
-        make()(normal(*shape))
+        jax.eval_shape(lambda x: nnx.merge(*nnx.split(make()), copy=True)(x), normal(*shape))
 
 
 def test_an_activation_of_another_shape_is_an_error():

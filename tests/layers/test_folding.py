@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from applied import apply
 from flax import nnx
 
 import spectral_flax as sf
@@ -38,11 +38,6 @@ def perturbed(model):
     return model
 
 
-def outputs(model, x):
-    graphdef, state = nnx.split(model)
-    return jax.jit(lambda state, x: nnx.merge(graphdef, state, copy=True)(x))(state, x)
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_a_folded_model_computes_the_same_without_normalisation(name):
     options, shape = MODELS[name]
@@ -51,8 +46,8 @@ def test_a_folded_model_computes_the_same_without_normalisation(name):
     assert not any(isinstance(m, BatchNorm) for _, m in nnx.iter_modules(folded))
     x = jnp.asarray(np.random.default_rng(1).standard_normal(shape), jnp.float32)
     model.eval()
-    wanted = outputs(model, x)
-    np.testing.assert_allclose(outputs(folded, x), wanted, atol=2e-5 * float(jnp.abs(wanted).max()))
+    wanted = apply(model, x)
+    np.testing.assert_allclose(apply(folded, x), wanted, atol=2e-5 * float(jnp.abs(wanted).max()))
 
 
 def test_the_model_itself_stays_as_it_is():

@@ -21,12 +21,16 @@ NAMES = sf.list_models()
 
 
 def cases_of(name: str) -> set:
-    """What a name is a case of: its backbone, and its block with FFC or without and by input."""
+    """What a name is a case of: its backbone, its family with a block, its block with FFC or not.
+
+    A block computes the same in all images; test_pose.py and test_segmentation.py have each.
+    """
     ffc, rest = name.startswith("ffc_"), name.removeprefix("ffc_")
     block = next((b for b in sorted(BLOCKS, key=len)[::-1] if rest.endswith(f"_{b}")), None)
-    tasks = {"pose": "dense", "unet": "dense", "c2d": "videos", "i3d": "videos"}
-    task = tasks.get(rest.partition("_")[0], "images")
-    return {(ffc, rest.removesuffix(f"_{block}")), (ffc, block), (task, block)}
+    backbone = rest.removesuffix(f"_{block}")
+    family = backbone.partition("_")[0]
+    rank = 3 if family in ("c2d", "i3d", "tsm", "tsn") else 2
+    return {(ffc, backbone), (family, block is None), (ffc, block), (rank, block)}
 
 
 def chosen(cases_of=cases_of) -> list[str]:
@@ -44,7 +48,9 @@ def chosen(cases_of=cases_of) -> list[str]:
 
 
 CHOSEN = chosen()
-BACKBONES = chosen(lambda name: {case for case in cases_of(name) if case[1] not in BLOCKS})
+BACKBONES = chosen(
+    lambda name: {case for case in cases_of(name) if case[1] and case[1] not in {*BLOCKS, True}}
+)
 
 
 def marked(few: list[str]) -> list:

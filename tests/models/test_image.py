@@ -165,7 +165,7 @@ def test_impossible_options_are_named(name, options, error, message):
         sf.create_model(name, **(dict(width=8) | options))
 
 
-@pytest.mark.parametrize("name", ["resnet18_bat", "ffc_resnet18_nl", "resnet18_srl_lo"])
+@pytest.mark.parametrize("name", ["resnet18_bat", "ffc_resnet18_nl"])
 def test_no_activations_are_gathered_on_a_data_parallel_mesh(name, mesh):
     shallow = dict(depths=(1, 1), width=16, num_classes=5, input_size=(32, 32))
     shallow["blocks_at"] = {1: (0,)}

@@ -13,7 +13,7 @@ BAT = dict(blocks_at={2: (0,)}, block_options={"dropout": 0.2})
 POSE = dict(encoder_width=8, decoder_width=8, depths=(1, 1), deconvolutions=1)
 MODELS = {  # name: options, channels of the input, blocks
     "resnet18_bat": (SMALL | BAT, 3, 3),
-    "lama": (dict(width=8, blocks=2), 4, 2),
+    "lama": (dict(width=8, blocks=1), 4, 1),
     "unet_star_srl_fft": (dict(width=4, input_size=(32, 32)), 3, 10),
     "pose_resnet18_srl_fft": (POSE | dict(input_size=(32, 32)), 3, 4),
 }

@@ -49,11 +49,11 @@ def outcome(model, x, train=False):
         nnx.view(model, raise_if_not_found=False, **mode), nnx.Param, ...
     )
 
-    def loss(params):
+    def loss(params, rest):
         y = nnx.merge(graphdef, params, rest, copy=True)(x)
         return jnp.sum(y.astype(np.float32)), y
 
-    return jax.eval_shape(jax.grad(loss, has_aux=True) if train else loss, params)[1]
+    return jax.eval_shape(jax.grad(loss, has_aux=True) if train else loss, params, rest)[1]
 
 
 @functools.cache
@@ -88,7 +88,7 @@ def test_it_is_copied_and_pickled_with_all_its_values(name, again):
 @pytest.mark.parametrize("numerics", [dict(dtype=jnp.bfloat16), dict(param_dtype=jnp.bfloat16)])
 def test_in_bfloat16_it_needs_no_promotion_of_dtypes(name, numerics):
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        model = build(name, **numerics)
+        model = nnx.eval_shape(lambda: build(name, **numerics))
         y = outcome(model, jnp.zeros(shape(name), jnp.bfloat16), train=True)
     assert y.dtype == jnp.bfloat16
 

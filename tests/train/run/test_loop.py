@@ -106,9 +106,9 @@ def test_eight_devices_and_one_take_the_same_steps(toy):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+# test_step.py has an FFC-ResNet-18.
 NETWORKS = {
     "toy": {},
-    "ffc_resnet18": {"width": 32, "depths": (1, 1)},
     "ffc_resnext50_32x4d": {"depths": (1, 1)},
 }
 
