@@ -10,7 +10,12 @@ config = Config(
     model="lama",
     options=dict(blocks=6, width=12),
     task_options=dict(
-        l1_known=1.0,l1_missing=10.0,adversarial=0.0,feature_matching=0.0,discriminator_width=8,discriminator_layers=1
+        l1_known=1.0,
+        l1_missing=10.0,
+        adversarial=0.0,
+        feature_matching=0.0,
+        discriminator_width=8,
+        discriminator_layers=1,
     ),
     data=Data(name="image_folder", size=(64, 64)),
     batch_size=16,
