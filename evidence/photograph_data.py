@@ -70,8 +70,10 @@ HELD_OUT = tuple(photograph.name for photograph in PHOTOGRAPHS[1::3])
 def write(folder: Path) -> None:
     """Write ``train/``, tiles of photographs in two sizes, and ``test/``, a square of each other.
 
-    Grey photographs become RGB.
+    Grey photographs become RGB. Each tile is there a second time in other colours: so few
+    photographs have few colours, and a network would fill every hole with these.
     """
+    rng = np.random.default_rng(0)
     for photograph in PHOTOGRAPHS:
         pixels = photograph.read()
         if photograph.name in HELD_OUT:
@@ -81,7 +83,9 @@ def write(folder: Path) -> None:
             image = resized(pixels, min(side, *pixels.shape[:2]))
             for top, left in corners(image.height, image.width):
                 tile = image.crop((left, top, left + TILE, top + TILE))
-                _save(tile, folder / "train" / f"{photograph.name}_{side}_{top}_{left}.png")
+                path = folder / "train" / f"{photograph.name}_{side}_{top}_{left}.png"
+                _save(tile, path)
+                _save(recoloured(tile, rng), path.with_stem(f"{path.stem}_recoloured"))
 
 
 def resized(pixels: np.ndarray, side: int) -> Image.Image:
@@ -89,6 +93,15 @@ def resized(pixels: np.ndarray, side: int) -> Image.Image:
     image = Image.fromarray(pixels).convert("RGB")
     scale = side / min(image.size)
     return image.resize([round(n * scale) for n in image.size], Image.Resampling.LANCZOS)
+
+
+def recoloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return an image with its channels in any order, other contrasts, half of all as negatives."""
+    pixels = np.asarray(image)[..., rng.permutation(3)] / 255
+    pixels = pixels ** np.exp(rng.uniform(-0.7, 0.7))
+    if rng.random() < 0.5:
+        pixels = 1 - pixels
+    return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
 
 
 def middle(image: Image.Image) -> Image.Image:

@@ -51,6 +51,7 @@ HOLES = {
         max_area=0.5,
     ),
 }
+MARK = np.uint8((235, 50, 140))  # colour of holes in the picture
 PICTURED = "medium"  # width of the holes in the picture
 DRAWS = 8  # holes of each width in each photograph
 RADIUS = 8  # pixels around the hole that OpenCV reads: better here than the usual 3
@@ -233,9 +234,9 @@ def compare(seeds: Sequence[int], steps: int, workdir: Path) -> None:
     write("photographs", {"steps": steps, "runs": runs, "rows": rows})
     first = [i for i, case in enumerate(found) if case.holes == PICTURED][::DRAWS]
     shown = {"Navier-Stokes": None} | dict.fromkeys(GENERATORS, seeds[0])
-    white = [np.where(found[i].hole[..., None], np.uint8(255), found[i].image) for i in first]
+    marked = [np.where(found[i].hole[..., None], MARK, found[i].image) for i in first]
     columns = {method: [filled[method, seed][i] for i in first] for method, seed in shown.items()}
-    picture({"holes": white} | columns | {"original": [found[i].image for i in first]}, PICTURE)
+    picture({"holes": marked} | columns | {"original": [found[i].image for i in first]}, PICTURE)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ def folder(tmp_path, monkeypatch):
     }
     read = lambda self: np.full((150, 200), brightness[self.name], np.uint8)
     monkeypatch.setattr(photograph_data.Photograph, "read", read)
+    monkeypatch.setattr(photograph_data, "recoloured", lambda image, rng: image)
     photograph_data.write(tmp_path)
     return tmp_path
 
@@ -37,6 +38,16 @@ def test_tiles_cover_an_image_and_stay_inside(height, width):
         assert tile.shape == (photograph_data.TILE,) * 2
         tile[:] = True
     assert seen.all()
+
+
+def test_other_colours_keep_grey_grey_and_lose_no_structure():
+    rng = np.random.default_rng(0)
+    steps = np.arange(0, 256, 15, dtype=np.uint8)
+    image = Image.fromarray(np.stack([[steps] * 3] * 2).transpose(0, 2, 1))
+    made = [np.asarray(photograph_data.recoloured(image, rng)) for _ in range(8)]
+    assert all((pixels == pixels[..., :1]).all() for pixels in made)
+    signs = {tuple(np.unique(np.sign(np.diff(pixels[0, :, 0].astype(int))))) for pixels in made}
+    assert signs == {(1,), (-1,)}  # rising, or falling in a negative
 
 
 def test_every_photograph_gets_the_same_number_of_holes_of_each_width(folder):
