@@ -29,7 +29,7 @@ from evidence.dense_smoke import ROOT, Trial, train
 from spectral_flax.analysis.profile import Cost, profile
 from train.tasks.inpainting.masks import Boxes, Mixed, Strokes
 
-GENERATORS = {"plain": {"ratio": 0, "width": 10}, "Fourier": {}}
+GENERATORS = {"Fourier": {}, "plain": {"ratio": 0, "width": 10}}
 CLASSICAL = {"Telea": "INPAINT_TELEA", "Navier-Stokes": "INPAINT_NS"}
 TRIAL = Trial("photographs_lama", "psnr", ())
 PICTURE = ROOT / "docs/pictures/photographs.jpg"
