@@ -30,11 +30,13 @@ def start(workdir: Path, steps: int, arguments: list[str]) -> subprocess.Popen:
 
 def wait_for(process: subprocess.Popen, target: int) -> int:
     """Read the run's output until it has done ``target`` steps."""
+    told = ""
     for line in process.stdout:
+        told += line.decode()
         words = line.decode().split()
         if words[:1] == ["step"] and (step := int(words[1].split("/")[0])) >= target:
             return step
-    raise SystemExit(f"the run ended with {process.wait()} before step {target}")
+    raise SystemExit(f"the run ended with {process.wait()} before step {target}:\n{told}")
 
 
 def last_step(workdir: Path) -> int:

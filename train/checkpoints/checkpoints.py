@@ -101,12 +101,13 @@ class Checkpoints:
         with self._saving():
             if is_gone(self.directory):
                 raise FileNotFoundError(f"{self.directory} is gone")
-            if (self.directory / str(step)).exists():
+            there = self.directory / str(step)
+            if there.exists() and is_finished(there):  # else what a kill left, which Orbax removes
                 raise FileExistsError(f"there is one of step {step} already")
             args = ocp.args.Composite(record=record, **items)
             if not self.manager.save(step, args=args, force=force):
-                there = ", ".join(map(str, self.steps()))
-                raise ValueError(f"step {step} is not newer than those there are: {there}")
+                others = ", ".join(map(str, self.steps()))
+                raise ValueError(f"step {step} is not newer than those there are: {others}")
 
     def record(self, step: int) -> Record:
         """Read what the checkpoint of ``step`` says about itself.

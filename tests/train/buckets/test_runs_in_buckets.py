@@ -51,9 +51,11 @@ def test_a_run_stopped_in_a_bucket_ends_as_one_on_a_disk(toy, bucket, tmp_path, 
 
         patch.setattr(loop, "shard_batch", dying)
         loop.run(toy(**remote))
+    workdir, local = any_path(bucket[0]), tmp_path / "run"
+    # What a kill within the save of step 4 leaves.
+    buckets.write_bytes(workdir / "checkpoints" / "4" / "params" / "_METADATA", b"{")
     loop.run(toy(**remote))
 
-    workdir, local = any_path(bucket[0]), tmp_path / "run"
     assert entries(workdir) == entries(local)
     there = set(buckets.listed(workdir))
     assert {"curves.png", "samples.png", "config.json", "metrics.jsonl/000000.jsonl"} <= there
