@@ -34,7 +34,9 @@ SCHEME = "gs"
 PATIENCE = 300  # seconds for which a reader asks again
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)([^/]*)")
 _ELSEWHERE = {
-    "s3": "Orbax writes no checkpoints to s3:// addresses: mount the bucket, and give its folder"
+    "http": "download the file first",
+    "https": "download the file first",
+    "s3": "Orbax writes no checkpoints to s3:// addresses: mount the bucket, and give its folder",
 }
 _INSTALL = 'buckets need the package gcsfs: pip install "spectral-flax[cloud]"'
 _LOG_IN = (
