@@ -1,7 +1,7 @@
 """A narrow LaMa on photographs, in minutes of two cores: L1 in the holes alone, crops of 64.
 
-Published: nothing to compare with. Here: 16.5 dB inside of medium holes, less than OpenCV's 18.6; see
-docs/guides/dense.md. python -m evidence.photographs writes a FOLDER of freely licensed photographs.
+Published: nothing to compare with. Here: 16.5 dB inside of medium holes, less than OpenCV's 18.6;
+see docs/guides/dense.md. python -m evidence.photographs writes a FOLDER of free photographs.
 The folder holds train/ and test/ with images in any sub-folders. The discriminator is as small as
 it can be, since it has no part in the loss.
 Run: python -m train configs/photographs_lama.py --data.path FOLDER
