@@ -87,7 +87,7 @@ def test_fields_have_their_circle_and_its_radius():
     assert "holds half" in figure.axes[-1].get_xlabel()
 
 
-def test_paths_and_spectra_have_a_legend_for_each_kind(tmp_path):
+def test_paths_and_spectra_have_a_legend_for_each_kind():
     pair = Paths(uniform(1, 4, 4), uniform(1, 4, 4))
     figure = figures.draw_paths(uniform(1, 8, 8, 3), {"stage1": pair})
     assert titles(figure) == ["image", "stage1, local", "stage1, global"]
@@ -98,6 +98,10 @@ def test_paths_and_spectra_have_a_legend_for_each_kind(tmp_path):
     assert titles(figure) == ["stage1.0.conv2\nfourier_unit", "stage2.1", "stage2.1\nrows"]
     legends = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
     assert [text.split()[0] for text in legends] == ["gain", "threshold", "entries"]
+
+
+def test_files_are_as_wide_as_a_page(tmp_path):
+    figure = figures.draw_paths(uniform(1, 8, 8, 3), {"s": Paths(*uniform(2, 1, 2, 2))})
     for name, start in (("a.png", b"\x89PNG"), ("a.SVG", b"<?xml")):
         save_figure(figure, tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
