@@ -10,6 +10,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from applied import apply
 
 import spectral_flax as sf
 from train.config import Config, Data, Mesh, Optimizer
@@ -25,7 +26,7 @@ def test_models_load_and_compute_what_they_did(kind):
         x, expected = stored["x"], stored[kind]
     model = sf.load(FILES / f"{kind}.safetensors")
     model.eval()
-    y = model(x if kind == "video" else x[:, 0])
+    y = apply(model, x if kind == "video" else x[:, 0])
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 

@@ -66,10 +66,10 @@ def tables_covering(model: nnx.Module) -> list[Table]:
 
     Raises UncoveredError if none does.
     """
-    tables, uncovered = [], []
+    tables, uncovered, paths = [], [], _paths(model)
     for family, rules in tables_for(model):
         try:
-            entries = torch_entries(model, rules)
+            entries = _entries(model, paths, rules)
         except UncoveredError as error:  # the names of a sibling architecture
             uncovered.append(error)
         else:
@@ -90,9 +90,18 @@ def torch_entries(model: nnx.Module, rules: Sequence[Rule]) -> list[Entry]:
     Raises:
       UncoveredError: no rule covers an array.
     """
+    return _entries(model, _paths(model), rules)
+
+
+def _paths(model: nnx.Module) -> list[tuple]:
+    """Return where the arrays of ``model`` are; every table of names asks for the same."""
+    return [path for path, _ in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))]
+
+
+def _entries(model: nnx.Module, paths: Iterable[tuple], rules: Sequence[Rule]) -> list[Entry]:
     compiled = [(re.compile(rule.path), rule) for rule in rules]
     entries = []
-    for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
+    for path in paths:
         dotted = ".".join(map(str, path))
         module = _module_at(model, path[:-1])
         variable = getattr(module, path[-1])

@@ -27,10 +27,8 @@ MODELS = [
     ("resnet50", {}),
     ("resnext50_32x4d", dict(width=32)),
     ("ffc_resnet18", {}),
-    ("ffc_resnet50", dict(ratio=0.5, lfu=False)),
-    ("ffc_resnet50", dict(se=True)),
-    ("ffc_resnet50", dict(local_to_global=True, global_to_local=False)),
-    ("ffc_resnext50_32x4d", dict(width=64, ratio=0.5)),
+    ("ffc_resnet50", dict(lfu=False, se=True)),
+    ("ffc_resnext50_32x4d", dict(width=64, local_to_global=True, global_to_local=False)),
 ]
 
 

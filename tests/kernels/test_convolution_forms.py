@@ -55,12 +55,14 @@ def arrays(case):
 @pytest.mark.parametrize("case", CASES)
 def test_a_form_and_its_gradients_are_those_of_jax(case):
     form, three = arrays(case)
-    for result in range(3):
-        given = [a for i, a in enumerate(three) if i != result]
-        wanted = by_jax(form, result, *given)
-        ours = jax.jit(functools.partial(on_cpu, form, result))(*given)
-        scale = float(jnp.abs(wanted).max())
-        np.testing.assert_allclose(ours, wanted, atol=1e-5 * scale)
+
+    def results(compute, three):
+        given = lambda result: (a for i, a in enumerate(three) if i != result)
+        return [compute(form, result, *given(result)) for result in range(3)]
+
+    pairs = (jax.jit(functools.partial(results, f))(three) for f in (by_jax, on_cpu))
+    for wanted, ours in zip(*pairs, strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-5 * float(jnp.abs(wanted).max()))
 
 
 def test_minimal_filtering_is_for_the_default_precision_alone():

@@ -15,7 +15,7 @@ from spectral_flax.layers.attention import SqueezeExcite
 from spectral_flax.layers.blocks import block
 from spectral_flax.layers.norm import BatchNorm
 
-FEW = settings(max_examples=25, derandomize=True, deadline=None, database=None)
+FEW = settings(max_examples=15, derandomize=True, deadline=None, database=None)
 FEW = settings(FEW, phases=[Phase.explicit, Phase.generate])
 QUICK = dict(xla_backend_optimization_level=0, xla_llvm_disable_expensive_passes=True)
 FEATURES = 8

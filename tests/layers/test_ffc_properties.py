@@ -13,7 +13,7 @@ import spectral_flax as sf
 from spectral_flax.layers import FFC
 
 FEW = settings(
-    max_examples=25,
+    max_examples=15,
     derandomize=True,
     deadline=None,
     database=None,

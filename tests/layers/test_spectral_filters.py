@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity_checks
 import pytest
+from applied import apply
 from flax import nnx
 from jax.test_util import check_grads
 from parity_checks import PRECISIONS, check_parity
@@ -144,11 +145,11 @@ def test_gradients_are_those_of_finite_differences():
 def test_videos_and_short_types_are_taken(layer, dtype):
     model = layer(dtype=dtype, rngs=nnx.Rngs(0))
     x = jnp.asarray(random(2, 3, 5, 6, 8), jnp.float32)
-    y = model(x)
+    y = apply(model, x)
     assert y.shape == x.shape and y.dtype == dtype and np.isfinite(np.float32(y)).all()
-    one = jnp.concatenate([model(x[:1]), model(x[1:])])
+    one = jnp.concatenate([apply(model, x[:1]), apply(model, x[1:])])
     np.testing.assert_allclose(np.float32(y), np.float32(one), atol=1e-5)
-    other = nnx.view(model, implementation="matmul")(x)
+    other = apply(nnx.view(model, implementation="matmul"), x)
     np.testing.assert_allclose(
         np.float32(y), np.float32(other), atol=0.05 if dtype != np.float32 else 1e-5
     )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity_checks
 import pytest
+from applied import apply
 from flax import nnx
 from parity_checks import check_parity
 
@@ -44,7 +45,7 @@ def test_scales_of_either_sign_are_one_scale():
     other = sf.create_model("ccnet_resnet101", **SMALL, rngs=nnx.Rngs(1))
     sf.load_torch(other, {n: -a if n.endswith("bn1.weight") else a for n, a in state.items()})
     x = jax.random.normal(jax.random.key(0), (1, 40, 24, 3))
-    ours, theirs = (sf.evaluation_mode(m)(x) for m in (model, other))
+    ours, theirs = (apply(sf.evaluation_mode(m), x) for m in (model, other))
     assert ours.shape == (1, 40, 24, 3)
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
 

@@ -17,7 +17,7 @@ from train.tasks import open_data
 from .data.data_files import image_folder
 
 TINY = dict(batch_size=4, steps=2, ema_decay=0.5, mesh=Mesh(devices=1), eval_batch_size=50)
-POSE = dict(depths=(1, 1, 1, 1), encoder_width=8, decoder_width=8)
+POSE = dict(depths=(1, 1), deconvolutions=1, encoder_width=8, decoder_width=8)
 LAMA = dict(discriminator_width=4, discriminator_layers=1)
 RUNS = {
     "classification": Config(

@@ -30,7 +30,7 @@ def shared(parts):
 def config(**changes):
     defaults = dict(
         model="ffc_resnet18",
-        options={"width": 8, "depths": (1, 1), "stem": "small", "ratio": 0.5, "lfu": False},
+        options={"width": 8, "depths": (1,), "stem": "small", "ratio": 0.5, "lfu": False},
         steps=4,
         batch_size=16,
         optimizer=Optimizer(learning_rate=0.1, reference_batch=16),
