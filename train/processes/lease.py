@@ -98,7 +98,7 @@ def _renew(path: "buckets.Path", held: list[str], ended: threading.Event) -> Non
                 if generation is None:
                     who = _holder(now.data) if now else "nobody"
                     told = f"error: the lease {path} has been taken over by {who}; stopped at once"
-                    print(told, file=sys.stderr, flush=True)
+                    log(told, sys.stderr)
                     os._exit(LOST)
         except OSError as error:  # the bucket may answer again
             if not troubled:
