@@ -342,10 +342,9 @@ def _format(path: str | os.PathLike) -> str:
 
 def _seed_rngs(model: nnx.Module) -> None:
     """Give an abstract model's random number generators (of dropout) a state."""
-    state = nnx.to_flat_state(nnx.state(model, nnx.RngState))
     values = []
-    for index, (path, variable) in enumerate(state):
-        counts = isinstance(variable, nnx.RngCount)
+    for index, (path, variable) in enumerate(nnx.to_flat_state(nnx.state(model, nnx.RngState))):
         key = jax.random.fold_in(jax.random.key(0), index)
-        values.append((path, variable.replace(jnp.zeros((), jnp.uint32) if counts else key)))
+        value = jnp.zeros((), jnp.uint32) if isinstance(variable, nnx.RngCount) else key
+        values.append((path, variable.replace(value)))
     nnx.update(model, nnx.from_flat_state(values))
