@@ -92,7 +92,7 @@ def test_the_error_names_the_difference(ours, theirs, said):
 
 
 def test_the_hint_comes_first_and_every_fault_follows():
-    model = sf.create_model("resnet18", **SMALL)
+    model = sf.abstract_model("resnet18", **SMALL)
     state = sf.save_torch(sf.create_model("resnet34", **SMALL))
     with pytest.raises(CheckpointError) as caught:
         sf.load_torch(model, state)
@@ -102,9 +102,13 @@ def test_the_hint_comes_first_and_every_fault_follows():
     assert any("unexpected: layer1.2.conv1.weight" in line for line in rest)
 
 
-def generator_file(beside: bool, prefix: str) -> dict:
+@pytest.fixture(scope="module")
+def generator() -> dict:
+    return sf.save_torch(sf.create_model("lama", width=8, blocks=1))
+
+
+def generator_file(state: dict, beside: bool, prefix: str) -> dict:
     """Return a LaMa generator's state, alone or with what else a training file holds."""
-    state = sf.save_torch(sf.create_model("lama", width=8, blocks=1))
     others = ("discriminator.model0.0.weight", "loss_resnet_pl.impl.conv1.weight")
     extra = dict.fromkeys(others if beside else (), np.zeros((2, 2), np.float32))
     return {prefix + name: value for name, value in state.items()} | extra
@@ -114,8 +118,8 @@ def generator_file(beside: bool, prefix: str) -> dict:
     ("beside", "prefix"), [(False, ""), (False, "generator."), (True, "generator.")]
 )
 @pytest.mark.parametrize("ours", ["pose_resnet18", "unet"])
-def test_a_generator_in_place_of_another_model_is_named(ours, beside, prefix):
-    file = generator_file(beside, prefix)
+def test_a_generator_in_place_of_another_model_is_named(ours, beside, prefix, generator):
+    file = generator_file(generator, beside, prefix)
     with pytest.raises(CheckpointError, match="looks like a LaMa generator; this model is a "):
         sf.load_torch(sf.abstract_model(ours), file)
 

@@ -272,4 +272,6 @@ def test_maps_that_a_block_was_not_built_for_are_errors(make, shape, message):
 
 def test_an_activation_of_another_shape_is_an_error():
     with pytest.raises(ValueError, match=r"activation has shape .*; expected \(2, 2, 6, 6\)"):
-        evaluated(image()).attention_maps(normal(2, 6, 6, 16), jnp.zeros((2, 6, 6)))
+        apply(
+            evaluated(image()), normal(2, 6, 6, 16), jnp.zeros((2, 6, 6)), method="attention_maps"
+        )

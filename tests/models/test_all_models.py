@@ -62,6 +62,8 @@ def options_of(name: str) -> dict:
     known = MODELS[name].options
     options = dict(width=32, depths=(1, 1, 1, 1), ratio=0.5, num_classes=3, encoder_width=32)
     options |= dict(depth=3, blocks=2, pyramid_features=16, head_features=16)
+    if not any(dilated in name for dilated in ("dcn", "ccnet", "deeplab")):  # in the fourth stage
+        options["depths"] = (1, 1, 1)
     return {k: v for k, v in options.items() if k in known}
 
 

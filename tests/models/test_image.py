@@ -34,7 +34,7 @@ def parameters(name, **options) -> int:
         ("tv_resnet18", "resnet18"),
         full("tv_resnext101_32x8d", "resnext101_32x8d"),
         full("nl_resnet50", "resnet50_nl"),
-        ("bat_resnet50", "resnet50_bat"),
+        full("bat_resnet50", "resnet50_bat"),  # test_video.py has its network for videos
         ("timm_bat_resnext26ts", "bat_resnext26ts"),
         full("cgnl_net_resnet50_cgnl", "resnet50_cgnl"),
     ],

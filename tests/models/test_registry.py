@@ -103,11 +103,12 @@ def test_an_abstract_model_holds_no_arrays():
 
 
 def test_pure_functions_equal_the_module():
-    init, apply = sf.init_apply("ffc_resnet18", ratio=0.5, **SMALL)
+    options = SMALL | dict(ratio=0.5, depths=(1,))
+    init, apply = sf.init_apply("ffc_resnet18", **options)
     key, x = jax.random.key(3), jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
     variables = init(key)
     assert set(variables) == {"params", "batch_stats"}
-    model = sf.create_model("ffc_resnet18", rngs=nnx.Rngs(key), ratio=0.5, **SMALL)
+    model = sf.create_model("ffc_resnet18", rngs=nnx.Rngs(key), **options)
     graphdef, state = nnx.split(model)
 
     @jax.jit

@@ -1,6 +1,9 @@
 """Runs as sources of weights: which of their checkpoints and parameters, and what is refused."""
 
+import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +13,30 @@ from spectral_flax.checkpoints.records import record_from_json, record_to_json
 from spectral_flax.checkpoints.weights import variables
 from spectral_flax.cli import main
 from spectral_flax.models.record import ModelRecord, Preprocessing
+from spectral_flax.models.registry import MODELS
+from train.command.line import load
+from train.config import Mesh
 from train.run.loop import run
+
+TOY_CONFIG = Path(__file__).parents[1] / "toy_config.py"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nobody changes, with averaged parameters and its best checkpoint."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    options = dict(steps=8, save_every=4, eval_every=4, log_every=4, ema_decay=0.5, best="accuracy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODELS, "toy", None)
+        config = dataclasses.replace(load(TOY_CONFIG), **options, mesh=Mesh(devices=1))
+        run(dataclasses.replace(config, workdir=str(workdir)))
+    return workdir
 
 
 @pytest.fixture
-def trained(toy):
-    """The work directory of a run with averaged parameters and its best checkpoint."""
-    config = toy(steps=8, save_every=4, eval_every=4, ema_decay=0.5, best="accuracy", log_every=4)
-    run(config)
-    return config.workdir
+def trained(finished, toy, tmp_path):
+    """The work directory of a copy of that run."""
+    return str(shutil.copytree(finished, tmp_path / "run"))
 
 
 def refused(source, told, **options):
