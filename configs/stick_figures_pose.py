@@ -5,7 +5,7 @@ from behind, so that the head alone tells left from right. The encoder is one st
 which by itself sees some 20 pixels far, a quarter of a figure; the block stands between its two
 residual blocks. Unlike published blocks it has no gate, one group and the unitary transform, which
 lets it speak up within so few steps. Published: nothing to compare with.
-Here, seeds 0 to 2: AP 62.2 (57.9 to 64.5); without the block 49.3 (48.6 to 50.0).
+Here, seeds 0 to 2: AP 56.0 (55.5 to 56.5); without the block 49.8 (49.1 to 50.4).
 Run: python -m train configs/stick_figures_pose.py
 Without the block: --model pose_resnet18 --options.blocks-at None --options.block-options None
 """

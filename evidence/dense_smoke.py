@@ -40,10 +40,9 @@ TRIALS = {
         {
             "srl_fft": (),
             "plain": ("--model", "pose_resnet18", *PLAIN),
-            "nl": _block("nl"),
-            "srl_lo": _block("srl_lo"),
-            "bat": _block("bat"),
-        },
+            "srl_fft as published": _block("srl_fft"),
+        }
+        | {name: _block(name) for name in ("srl_lo", "bat", "nl", "a2", "cgnl", "rcca", "glore")},
     ),
     "segmentation": Trial(
         "ellipses_unet_star", "mean_iou", {"srl_fft": (), "plain": ("--model", "unet_star")}
@@ -75,12 +74,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file of all figures")
     args = parser.parse_args()
     rows = []
-    print(f"{'task':13} {'network':8} {'figure':9} {'mean':>7} {'least':>7} {'most':>7} {'s':>5}")
+    print(f"{'task':13} {'network':20} {'figure':9} {'mean':>7} {'least':>7} {'most':>7} {'s':>5}")
     for name in args.tasks:
         trial = TRIALS[name]
         for network, changes in trial.networks.items():
             runs = [
-                train(trial, changes, seed, args.workdir.resolve() / f"{name}_{network}_{seed}")
+                train(
+                    trial,
+                    changes,
+                    seed,
+                    args.workdir.resolve() / f"{name}_{network.replace(' ', '_')}_{seed}",
+                )
                 for seed in args.seeds
             ]
             found = [run[trial.figure] for run in runs]
@@ -90,7 +94,7 @@ def main() -> None:
             ]
             seconds = sum(run["seconds"] for run in runs) / len(runs)
             print(
-                f"{name:13} {network:8} {trial.figure:9} {sum(found) / len(found):7.3f} "
+                f"{name:13} {network:20} {trial.figure:9} {sum(found) / len(found):7.3f} "
                 f"{min(found):7.3f} {max(found):7.3f} {seconds:5.0f}",
                 flush=True,
             )
