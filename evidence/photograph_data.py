@@ -1,114 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Freely licensed photographs that Python packages carry, as folders to train and to test on.
+"""Photographs of scikit-image cut in two: the left half to train on, the right one to test on."""
 
-None is downloaded. Every third in the order of names is held out whole, from the second on.
-"""
-
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+PHOTOGRAPHS = ("brick", "chelsea")
+"""Names in ``skimage.data``, both CC0: Bricks25 of CC0Textures; a cat, by Stefan van der Walt."""
 SIDE = 256
-"""Short side of the test photographs, of which the middle square is kept."""
-SIDES, TILE, STRIDE = (256, 384), 128, 96
-"""Short sides of the training photographs, the tiles they are cut into and their distance."""
+"""Short side to which photographs are resized."""
+TILE, STRIDE = 96, 32
+"""Sides of the tiles that the left half is cut into, and the most that two are apart."""
 
 
-def _skimage(name: str) -> np.ndarray:
+def write(folder: Path, name: str) -> None:
+    """Write ``train/``, tiles of the left half of a photograph, and ``test/``, the right half."""
     from skimage import data
 
-    return getattr(data, name)()
+    image = resized(getattr(data, name)())
+    left, right = halves(image)
+    _save(right, folder / "test" / f"{name}.png")
+    for top, start in corners(left.height, left.width):
+        tile = left.crop((start, top, start + TILE, top + TILE))
+        _save(tile, folder / "train" / f"{name}_{top}_{start}.png")
 
 
-def _sklearn(name: str) -> np.ndarray:
-    from sklearn.datasets import load_sample_image
-
-    return load_sample_image(f"{name}.jpg")
-
-
-def _matplotlib(name: str) -> np.ndarray:
-    from matplotlib.cbook import get_sample_data
-
-    with Image.open(get_sample_data(f"{name}.jpg")) as image:
-        return np.asarray(image)
-
-
-@dataclasses.dataclass(frozen=True)
-class Photograph:
-    """A photograph, the function that reads it by name, who took it and its licence."""
-
-    name: str
-    function: Callable[[str], np.ndarray]
-    source: str
-    licence: str
-
-    def read(self) -> np.ndarray:
-        """Return the pixels, ``uint8 [H, W]`` or ``[H, W, 3]``."""
-        return self.function(self.name)
-
-
-PHOTOGRAPHS = (
-    Photograph("astronaut", _skimage, "NASA", "public domain"),
-    Photograph("brick", _skimage, "CC0Textures, Bricks25", "CC0"),
-    Photograph("camera", _skimage, "Lav Varshney", "CC0"),
-    Photograph("chelsea", _skimage, "Stefan van der Walt", "CC0"),
-    Photograph("china", _sklearn, "danielbuechele, Flickr", "CC BY 2.0"),
-    Photograph("coffee", _skimage, "Rachel Michetti", "CC0"),
-    Photograph("coins", _skimage, "Brooklyn Museum", "no known copyright restrictions"),
-    Photograph("flower", _sklearn, "vultilion, Flickr", "CC BY 2.0"),
-    Photograph("grace_hopper", _matplotlib, "United States Navy", "public domain"),
-    Photograph("grass", _skimage, "linolafett, DeviantArt", "CC0"),
-    Photograph("gravel", _skimage, "CC0Textures, Gravel04", "CC0"),
-    Photograph("rocket", _skimage, "SpaceX", "public domain"),
-)
-HELD_OUT = tuple(photograph.name for photograph in PHOTOGRAPHS[1::3])
-
-
-def write(folder: Path) -> None:
-    """Write ``train/``, tiles of photographs in two sizes, and ``test/``, a square of each other.
-
-    Grey photographs become RGB. Each tile is there a second time in other colours: so few
-    photographs have few colours, and a network would fill every hole with these.
-    """
-    rng = np.random.default_rng(0)
-    for photograph in PHOTOGRAPHS:
-        pixels = photograph.read()
-        if photograph.name in HELD_OUT:
-            _save(middle(resized(pixels, SIDE)), folder / "test" / f"{photograph.name}.png")
-            continue
-        for side in SIDES:
-            image = resized(pixels, min(side, *pixels.shape[:2]))
-            for top, left in corners(image.height, image.width):
-                tile = image.crop((left, top, left + TILE, top + TILE))
-                path = folder / "train" / f"{photograph.name}_{side}_{top}_{left}.png"
-                _save(tile, path)
-                _save(recoloured(tile, rng), path.with_stem(f"{path.stem}_recoloured"))
-
-
-def resized(pixels: np.ndarray, side: int) -> Image.Image:
-    """Return the RGB image whose short side is ``side``."""
+def resized(pixels: np.ndarray) -> Image.Image:
+    """Return the RGB image whose short side is ``SIDE``."""
     image = Image.fromarray(pixels).convert("RGB")
-    scale = side / min(image.size)
+    scale = SIDE / min(image.size)
     return image.resize([round(n * scale) for n in image.size], Image.Resampling.LANCZOS)
 
 
-def recoloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return an image with its channels in any order, other contrasts, half of all as negatives."""
-    pixels = np.asarray(image)[..., rng.permutation(3)] / 255
-    pixels = pixels ** np.exp(rng.uniform(-0.7, 0.7))
-    if rng.random() < 0.5:
-        pixels = 1 - pixels
-    return Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
-
-
-def middle(image: Image.Image) -> Image.Image:
-    """Return the largest square in the middle."""
-    side = min(image.size)
-    left, top = ((n - side) // 2 for n in image.size)
-    return image.crop((left, top, left + side, top + side))
+def halves(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """Return the left and the right half, which share no column."""
+    middle = image.width // 2
+    return (
+        image.crop((0, 0, middle, image.height)),
+        image.crop((middle, 0, image.width, image.height)),
+    )
 
 
 def corners(height: int, width: int) -> list[tuple[int, int]]:

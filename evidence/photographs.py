@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Holes in photographs: a Fourier generator, a plain one of equal cost, and OpenCV's inpainting.
 
-Both generators are trained by ``python -m train configs/photographs_lama.py`` on photographs that
-Python packages carry, and fill holes of three widths in photographs that they have never seen. The
-plain one has no spectral transforms and the width that makes its multiply-adds equal. Each run is
-in a directory of its own under --workdir; one that is done is not run again. Prints Markdown
-tables, mean +- deviation over the seeds, and writes docs/pictures/photographs.jpg.
+Each generator is trained on the left half of a photograph, by ``python -m train
+configs/photographs_lama.py``, and fills holes of three widths in the right half. The plain one has
+no spectral transforms and the width that makes its multiply-adds equal. Each run is in a directory
+of its own under --workdir; one that is done is not run again. Prints Markdown tables, mean +-
+deviation over the seeds, and writes docs/pictures/photographs.jpg.
 
 Run: pip install -e ".[train,images,evidence]"
      python -m evidence.photographs [--seeds 0 1 2] [--steps N]
@@ -53,14 +53,15 @@ HOLES = {
 }
 MARK = np.uint8((235, 50, 140))  # colour of holes in the picture
 PICTURED = "medium"  # width of the holes in the picture
-DRAWS = 8  # holes of each width in each photograph
+DRAWS = 16  # holes of each width in each photograph
 RADIUS = 8  # pixels around the hole that OpenCV reads: better here than the usual 3
 METRICS = ("psnr in", "ssim in", "l1 in", "psnr", "ssim", "l1")
+SHOWN = METRICS[:3]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A held-out photograph, ``uint8 [H, W, 3]``, and a hole in it, ``bool [H, W]``."""
+    """A half that is tested on, ``uint8 [H, W, 3]``, and a hole in it, ``bool [H, W]``."""
 
     photograph: str
     holes: str
@@ -68,17 +69,15 @@ class Case:
     hole: np.ndarray
 
 
-def cases(folder: Path) -> list[Case]:
-    """Return ``DRAWS`` holes of each width in each photograph of ``folder``."""
-    found = []
-    for i, path in enumerate(sorted(folder.glob("*.png"))):
-        with Image.open(path) as file:
-            image = np.asarray(file)
-        for j, (name, masks) in enumerate(HOLES.items()):
-            for k in range(DRAWS):
-                hole = masks(*image.shape[:2], np.random.default_rng([i, j, k]))
-                found.append(Case(path.stem, name, image, hole))
-    return found
+def cases(path: Path) -> list[Case]:
+    """Return ``DRAWS`` holes of each width in the image at ``path``."""
+    with Image.open(path) as file:
+        image = np.asarray(file)
+    return [
+        Case(path.stem, name, image, masks(*image.shape[:2], np.random.default_rng([i, k])))
+        for i, (name, masks) in enumerate(HOLES.items())
+        for k in range(DRAWS)
+    ]
 
 
 def classical(method: str, case: Case) -> np.ndarray:
@@ -155,22 +154,23 @@ def filled_by(model, found: Sequence[Case]) -> list[np.ndarray]:
     return results
 
 
-def table(rows: Iterable[dict], group: str, columns: Sequence[str]) -> str:
-    """Return a Markdown table of means +- deviations by ``group`` and method.
+def table(rows: Iterable[dict], columns: Sequence[str]) -> str:
+    """Return a Markdown table of means +- deviations by photograph, width of holes and method.
 
     Values are averaged over the cases of a seed, then over the seeds; one seed has no deviation.
     """
-    lines = [f"| {group} | method | {' | '.join(columns)} |"]
-    lines += ["| --- | --- |" + " ---: |" * len(columns)]
-    grouped: dict[tuple[str, str], dict[int | None, list[dict]]] = {}
+    lines = [f"| photograph | holes | method | {' | '.join(columns)} |"]
+    lines += ["| --- | --- | --- |" + " ---: |" * len(columns)]
+    grouped: dict[tuple[str, ...], dict[int | None, list[dict]]] = {}
     for row in rows:
-        grouped.setdefault((row[group], row["method"]), {}).setdefault(row["seed"], []).append(row)
-    for (name, method), seeds in sorted(grouped.items(), key=lambda item: item[0][0]):
+        key = row["photograph"], row["holes"], row["method"]
+        grouped.setdefault(key, {}).setdefault(row["seed"], []).append(row)
+    for key, seeds in sorted(grouped.items(), key=lambda item: item[0][:2]):
         cells = []
         for column in columns:
             values = [np.mean([row[column] for row in some]) for some in seeds.values()]
             cells.append(_spread(values, 2 if "psnr" in column else 3))
-        lines.append(f"| {name} | {method} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join((*key, *cells))} |")
     return "\n".join(lines)
 
 
@@ -179,64 +179,69 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def picture(columns: dict[str, Sequence[np.ndarray]], path: Path) -> None:
-    """Write titled columns of images, ``uint8 [H, W, 3]``, as a JPEG of 300 KiB at most."""
-    height, width = next(iter(columns.values()))[0].shape[:2]
-    rows, gap, head = len(next(iter(columns.values()))), 8, 48
-    size = (len(columns) * (width + gap) - gap, head + rows * (height + gap) - gap)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=38)
-    for i, (title, images) in enumerate(columns.items()):
-        left = i * (width + gap)
-        draw.text((left + width // 2, head // 2), title, "black", font, anchor="mm")
-        for j, image in enumerate(images):
-            sheet.paste(Image.fromarray(image), (left, head + j * (height + gap)))
+def picture(rows: Sequence[dict[str, np.ndarray]], path: Path) -> None:
+    """Write rows of titled images, ``uint8 [H, W, 3]``, as a JPEG of 300 KiB at most.
+
+    Each image is twice its size. Images of a row are of one size, with their titles above them.
+    """
+    gap, head = 12, 44
+    sizes = [(2 * i.shape[1], 2 * i.shape[0]) for row in rows for i in list(row.values())[:1]]
+    width = max(len(row) * (w + gap) - gap for row, (w, _) in zip(rows, sizes, strict=True))
+    height = sum(head + h + gap for _, h in sizes) - gap
+    sheet = Image.new("RGB", (width, height), "white")
+    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=34), 0
+    for row, (w, h) in zip(rows, sizes, strict=True):
+        for i, (title, image) in enumerate(row.items()):
+            left = i * (w + gap)
+            draw.text((left + w // 2, top + head // 2), title, "black", font, anchor="mm")
+            shown = Image.fromarray(image).resize((w, h), Image.Resampling.BICUBIC)
+            sheet.paste(shown, (left, top + head))
+        top += head + h + gap
     path.parent.mkdir(parents=True, exist_ok=True)
-    for quality in range(95, 40, -5):
+    for quality in range(90, 40, -5):
         sheet.save(path, quality=quality, optimize=True)
         if path.stat().st_size <= 300 * 1024:
             return
     raise ValueError(f"{path} has {path.stat().st_size} bytes; expected 300 KiB at most")
 
 
-def compare(seeds: Sequence[int], steps: int, workdir: Path) -> None:
-    """Train the generators, fill the holes by all methods, print the tables, draw the picture."""
-    folder = workdir / "photographs"
-    photograph_data.write(folder)
-    found = cases(folder / "test")
-    costs = {title: cost(changes) for title, changes in GENERATORS.items()}
-    check_equal(costs.values())
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What came out for one photograph: figures, seconds of the runs, a row of the picture."""
+
+    rows: list[dict]
+    runs: list[dict]
+    pictures: dict[str, np.ndarray]
+
+
+def compare(photograph: str, seeds: Sequence[int], steps: int, workdir: Path) -> Comparison:
+    """Train the generators on half of a photograph and fill holes in the other by all methods."""
+    folder = workdir / photograph
+    photograph_data.write(folder, photograph)
+    found = cases(folder / "test" / f"{photograph}.png")
     filled = {
         (title, None): [classical(method, case) for case in found]
         for title, method in CLASSICAL.items()
     }
-    print("| generator | parameters | multiply-adds | CPU s a step | clock s a step |")
-    print("| --- | ---: | ---: | ---: | ---: |")
     runs = []
     for title, changes in GENERATORS.items():
         for seed in seeds:
-            run = workdir / f"{title}_{steps}_{seed}"
+            run = workdir / f"{photograph}_{title}_{steps}_{seed}"
             spent = trained(changes, seed, steps, folder, run)
-            runs.append({"method": title, "seed": seed} | spent)
+            runs.append({"photograph": photograph, "method": title, "seed": seed} | spent)
             filled[title, seed] = filled_by(sf.load(run), found)
-        mine = [run for run in runs if run["method"] == title]
-        cpu, clock = (np.mean([run[k] for run in mine]) / steps for k in ("cpu", "clock"))
-        sizes = (costs[title].parameters / 1e6, costs[title].multiply_adds / 1e6)
-        print("| {} | {:.2f} M | {:.1f} M | {:.2f} | {:.2f} |".format(title, *sizes, cpu, clock))
     rows = [
-        {"method": method, "seed": seed, "photograph": case.photograph, "holes": case.holes}
+        {"method": method, "seed": seed, "photograph": photograph, "holes": case.holes}
         | figures(result, case)
         for (method, seed), results in filled.items()
         for result, case in zip(results, found, strict=True)
     ]
-    for group, columns in (("holes", METRICS), ("photograph", METRICS[:3])):
-        print("\n" + table(rows, group, columns))
-    write("photographs", {"steps": steps, "runs": runs, "rows": rows})
-    first = [i for i, case in enumerate(found) if case.holes == PICTURED][::DRAWS]
-    shown = {"Navier-Stokes": None} | dict.fromkeys(GENERATORS, seeds[0])
-    marked = [np.where(found[i].hole[..., None], MARK, found[i].image) for i in first]
-    columns = {method: [filled[method, seed][i] for i in first] for method, seed in shown.items()}
-    picture({"holes": marked} | columns | {"original": [found[i].image for i in first]}, PICTURE)
+    first = next(i for i, case in enumerate(found) if case.holes == PICTURED)
+    case = found[first]
+    shown = {"Telea": None} | dict.fromkeys(GENERATORS, seeds[0])
+    pictures = {"holes": np.where(case.hole[..., None], MARK, case.image)}
+    pictures |= {method: filled[method, seed][first] for method, seed in shown.items()}
+    return Comparison(rows, runs, pictures | {"original": case.image})
 
 
 def main() -> None:
@@ -245,7 +250,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=config.steps)
     parser.add_argument("--workdir", type=Path, default=Path("runs/photographs"))
     given = parser.parse_args()
-    compare(given.seeds, given.steps, given.workdir.resolve())
+    costs = {title: cost(changes) for title, changes in GENERATORS.items()}
+    check_equal(costs.values())
+    print("| generator | parameters | multiply-adds |\n| --- | ---: | ---: |")
+    for title, found in costs.items():
+        sizes = found.parameters / 1e6, found.multiply_adds / 1e6
+        print("| {} | {:.2f} M | {:.1f} M |".format(title, *sizes))
+    compared = [
+        compare(photograph, given.seeds, given.steps, given.workdir.resolve())
+        for photograph in photograph_data.PHOTOGRAPHS
+    ]
+    rows = [row for comparison in compared for row in comparison.rows]
+    runs = [run for comparison in compared for run in comparison.runs]
+    print("\n" + table(rows, SHOWN))
+    seconds = [run["cpu"] for run in runs]
+    print(f"\n{np.mean(seconds):.0f} s of the processor for a run, of {given.steps} steps")
+    write("photographs", {"steps": given.steps, "runs": runs, "rows": rows})
+    picture([c.pictures for c in compared], PICTURE)
 
 
 if __name__ == "__main__":
