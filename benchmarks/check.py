@@ -3,17 +3,19 @@
 
 Each ratio is how many times faster the library's form is than the plain one beside it: convolutions
 and kernel gradients against those of JAX, the transform that "auto" chose against the other, a
-model with normalisations folded against itself, and an FFC network against the plain one. Seconds
-are never compared. On a CPU the ratios are those of CPU seconds, which other work moves little.
-Fails when a ratio falls below the stored one by more than its slack; where none is stored for the
-platform, the ratios are shown and nothing fails. `--store` writes those of this run.
+model with normalisations folded against itself, and an FFC network against the plain one. Each
+form is alone in its process, and the processes take turns. Seconds are never compared. On a CPU
+the ratios are those of CPU seconds, which other work moves little. Fails when a ratio falls below
+the stored one by more than its slack; where none is stored for the platform, the ratios are shown
+and nothing fails. `--store` writes those of this run.
 
-Run: python -m benchmarks.check [--repeats 7] [--store]
+Run: python -m benchmarks.check [--only NAME …] [--turns 2] [--store]
 """
 
 import argparse
 import functools
 import json
+import statistics
 from pathlib import Path
 
 import jax
@@ -21,8 +23,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 import spectral_flax as sf
-from benchmarks import contestants, harness
+from benchmarks import harness
 from benchmarks.convolutions import array, compiled, forms
+from benchmarks.turns import Contestant, Effort, Prepared, take_turns
 from spectral_flax.functional import fourier
 from spectral_flax.kernels.convolution_forms import KERNEL, Y
 
@@ -45,10 +48,24 @@ def transform(side):
     )
 
 
+def network(model, x, training):
+    """Return the call of a network, or of its gradients."""
+    mode = dict(use_running_average=not training, deterministic=not training)
+    model = nnx.view(model, raise_if_not_found=False, **mode)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def forward(params, x):
+        merged = nnx.merge(graphdef, params, rest, copy=True)
+        y = merged(x)
+        return jnp.square(y).mean(), nnx.state(merged, nnx.BatchStat)
+
+    return compiled(jax.grad(forward, has_aux=True) if training else forward, params, x)
+
+
 def folded():
     model = sf.create_model("resnet50", depths=(1, 1), width=32, rngs=nnx.Rngs(0))
     x = array((4, 96, 96, 3))
-    return tuple(contestants.ours(m, x, False)[0] for m in (model, sf.fold_batch_norm(model)))
+    return tuple(network(m, x, False) for m in (model, sf.fold_batch_norm(model)))
 
 
 def global_step():
@@ -56,7 +73,7 @@ def global_step():
     options = dict(depths=(1, 1, 1), width=32, rngs=nnx.Rngs(0))
     plain = sf.create_model("resnet50", **options)
     ffc = sf.create_model("ffc_resnet50", ratio=0.25, lfu=True, **options)
-    return tuple(contestants.ours(m, array((4, 96, 96, 3)), True)[0] for m in (plain, ffc))
+    return tuple(network(m, array((4, 96, 96, 3)), True) for m in (plain, ffc))
 
 
 CHECKS = {
@@ -73,23 +90,48 @@ CHECKS = {
 }
 
 
+def form(name: str, ours: bool) -> Prepared:
+    """Prepare the library's form of a check, or the plain one."""
+    call = CHECKS[name]()[ours]
+
+    def run(calls):
+        for _ in range(calls):
+            call()
+
+    return Prepared(run)
+
+
+def measured(name: str, effort: Effort, kind: str) -> float:
+    """Return the plain form's time over that of the library's form."""
+    pair = {
+        ours: Contestant(name, "benchmarks.check:form", {"name": name, "ours": ours})
+        for ours in (False, True)
+    }
+    results = take_turns(pair, effort)
+    for mine in results.values():
+        if "failed" in mine[-1]:
+            raise SystemExit(f"{name}: {mine[-1]['failed']}")
+    plain, ours = (
+        statistics.median(statistics.median(turn[kind]) for turn in mine)
+        for mine in results.values()
+    )
+    return plain / ours
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="3 repeats")
-    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--only", nargs="+", choices=CHECKS, default=list(CHECKS))
+    parser.add_argument("--turns", type=int, default=2, help="processes of each form")
     parser.add_argument("--store", action="store_true", help="store the ratios of this run")
     given = parser.parse_args()
-    repeats = given.repeats or (3 if given.quick else 7)
     stored = json.loads(EXPECTED.read_text()) if EXPECTED.exists() else {}
     platform = jax.default_backend()
     expected = stored.get(platform, {}).get("ratios", {})
-    kind = "cpu" if platform == "cpu" else "wall"
+    kind = "cpu" if platform == "cpu" else "seconds"
     found, slow = {}, []
     print(f"{'':36}{'found':>7}{'stored':>8}  (ratios of {kind} times)")
-    for name, make in CHECKS.items():
-        plain, ours = make()
-        times = harness.take_turns({"plain": plain, "ours": ours}, repeats)
-        found[name] = harness.ratio(times["plain"][kind], times["ours"][kind])["median"]
+    for name in given.only:
+        found[name] = measured(name, Effort(given.turns), kind)
         wanted = expected.get(name)
         print(
             f"{name:36}{found[name]:7.2f}{'' if wanted is None else f'{wanted:8.2f}'}", flush=True
@@ -99,7 +141,7 @@ def main():
     about = harness.about()
     harness.save("check", {"about": about, "ratios": found})
     if given.store:
-        rounded = {name: round(value, 2) for name, value in found.items()}
+        rounded = expected | {name: round(value, 2) for name, value in found.items()}
         stored[platform] = {"about": about, "ratios": rounded}
         EXPECTED.write_text(json.dumps(stored, indent=1) + "\n")
     elif slow:

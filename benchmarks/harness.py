@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times of contestants that take turns, and what a result says about where it was taken."""
+"""Forms of one library that take turns in a process, and where a result was taken."""
 
 import datetime
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.results import RESULTS, write
+from benchmarks.results import write
 
 
 def take_turns(calls: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict:
@@ -63,25 +63,3 @@ def save(name: str, result: dict) -> Path:
     path = write(name, result)
     print(f"\n{result['about']}\nwritten to {path}")
     return path
-
-
-def draw_ratios(name: str, title: str, rows: list[dict]) -> None:
-    """Draw ``rows`` of "label" and "ratio" as bars with their quartiles."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 0.8 + 0.28 * len(rows)), layout="constrained")
-    middle = [row["ratio"]["median"] for row in rows]
-    low, high = zip(*(row["ratio"]["quartiles"] for row in rows), strict=True)
-    spread = [
-        [m - a for m, a in zip(middle, low, strict=True)],
-        [b - m for m, b in zip(middle, high, strict=True)],
-    ]
-    axes.barh([row["label"] for row in rows], middle, xerr=spread, color="C0", ecolor="C7")
-    axes.axvline(1, color="k", linewidth=0.8)
-    axes.invert_yaxis()
-    axes.set(title=title, xlabel="ratio of times, median and quartiles of all turns")
-    figure.savefig(RESULTS / f"{name}.png", dpi=150)
-    plt.close(figure)

@@ -68,7 +68,6 @@ def main():
                     )
                     rows.append(row)
     harness.save("transforms", {"about": harness.about(), "rows": rows})
-    harness.draw_ratios("transforms", "time by FFT / by matrices", rows)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,12 @@ from torch import nn
 
 def packed(z: torch.Tensor) -> torch.Tensor:
     """Complex ``[N, C, H, W']`` to real ``[N, 2C, H, W']``, real and imaginary part in turn."""
-    n, c, h, w = z.shape
-    return torch.stack((z.real, z.imag), 2).reshape(n, 2 * c, h, w)
+    return torch.view_as_real(z).permute(0, 1, 4, 2, 3).flatten(1, 2)
 
 
 def unpacked(s: torch.Tensor) -> torch.Tensor:
-    n, c, h, w = s.shape
-    parts = s.reshape(n, c // 2, 2, h, w).float()  # there is no complex number of 16 bits
-    return torch.complex(parts[:, :, 0].contiguous(), parts[:, :, 1].contiguous())
+    parts = s.unflatten(1, (-1, 2)).float()  # there is no complex number of 16 bits
+    return torch.view_as_complex(parts.permute(0, 1, 3, 4, 2).contiguous())
 
 
 class FourierUnit(nn.Module):
