@@ -5,7 +5,7 @@ Suites: plain forms (a convolution, a batch normalisation, a transform: where th
 before anything of ours begins), operators, and models. A peer's numbers are compared with the
 published ones before anything is timed. Each side's settings take a short turn each; the fastest
 is named and takes the turns that count. Prints Markdown tables and writes
-benchmarks/results/compare_SUITE.json.
+benchmarks/results/compare_SUITE_PRECISION.json.
 
 Run: pip install -e ".[bench]"
      python -m benchmarks.compare plain operators models
@@ -87,7 +87,7 @@ def lines(found: dict) -> Iterator[str]:
             ),
             "{ratio:.2f} ({least:.2f} to {most:.2f})".format(**against) if against else "",
             f"{mine['bytes'] / 2**20:.0f}" if "bytes" in mine else "",
-            " ".join(f"{k} {v:.1f}" for k, v in mine["facts"].items()),
+            " ".join(f"{k} {v:.1f}" for k, v in mine["facts"].items() if k != "device"),
         ]
         busy = ", machine busy" if max(mine["others"], ours.get("others", 0)) > BUSY else ""
         yield f"{start} | {' | '.join(cells)}{busy} |"
@@ -113,7 +113,10 @@ def main() -> None:
     parser.add_argument("--work", nargs="+", choices=["inference", "gradients", "training"])
     parser.add_argument("--sides", nargs="+", default=["ours", "PyTorch", "jaxnn"])
     parser.add_argument("--compiled", action="store_true", help="try torch.compile as well")
-    parser.add_argument("--amp", action="store_true", help="bfloat16, PyTorch by autocast")
+    parser.add_argument(
+        "--precision", choices=["float32", "tf32", "bfloat16"], default="float32",
+        help="of products: tf32 on GPUs; bfloat16, PyTorch by autocast",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, help="in place of that of each shape")
     parser.add_argument("--quick", action="store_true", help="one turn of small shapes: a trial")
     parser.add_argument("--turns", type=int, default=3, help="processes of each side")
@@ -135,12 +138,14 @@ def main() -> None:
             for shape in case.quick if given.quick else case.shapes:
                 for work in (w for w in case.works if w in (given.work or case.works)):
                     shape = (given.batch or shape[0], *shape[1:])
-                    what = dict(suite=suite, name=name, shape=shape, work=work, amp=given.amp)
+                    what = dict(suite=suite, name=name, shape=shape, work=work)
+                    what["precision"] = given.precision
                     rows.append(row(what, given.sides, effort, given.compiled, suite == "models"))
                     print("\n".join(lines(rows[-1])), flush=True)
         print("\n".join(["", *means(rows)]))
-        about = harness.about() | {"load": round(load, 2)}
-        harness.save(f"compare_{suite}", {"about": about, "rows": rows})
+        devices = [s["facts"]["device"] for r in rows for s in r["sides"].values() if "facts" in s]
+        about = harness.about(devices[0] if devices else "none") | {"load": round(load, 2)}
+        harness.save(f"compare_{suite}_{given.precision}", {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":

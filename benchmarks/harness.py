@@ -40,21 +40,23 @@ def ratio(numerator: list[float], denominator: list[float]) -> dict:
     return {"median": middle, "quartiles": [low, high]}
 
 
-def about(**versions: str) -> dict:
-    """Return the machine, the versions and the date."""
+def about(device: str | None = None) -> dict:
+    """Return the machine, the versions and the date; ``device`` in place of JAX's own, if given.
+
+    A process that starts others must give it: JAX would take the accelerator away from them.
+    """
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((s.split(":")[1].strip() for s in lines if s.startswith("model name")), cpu)
     return {
         "date": datetime.date.today().isoformat(),
-        "device": jax.devices()[0].device_kind,
+        "device": device or jax.devices()[0].device_kind,
         "cpu": cpu,
         "cores": os.cpu_count(),
         "load_1min": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        **versions,
     }
 
 

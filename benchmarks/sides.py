@@ -16,6 +16,7 @@ from benchmarks.cases import SUITES
 from benchmarks.turns import KEPT, Contestant, Prepared
 
 RATE, MOMENTUM = 0.01, 0.9  # of SGD
+PRODUCTS = {"float32": "highest", "tf32": "tensorfloat32"}  # JAX's names
 
 
 def pixels(shape: Sequence[int]) -> np.ndarray:
@@ -23,7 +24,7 @@ def pixels(shape: Sequence[int]) -> np.ndarray:
 
 
 def contestants(given: dict, compiled: bool) -> dict[str, list[Contestant]]:
-    """Return the settings of each side for ``given``: suite, name, shape, work and amp."""
+    """Return the settings of each side for ``given``: suite, name, shape, work and precision."""
     case = SUITES[given["suite"]][given["name"]]
     layouts = ("channels last", "contiguous")
     eager = itertools.product(("eager", "compiled") if compiled else ("eager",), layouts)
@@ -42,41 +43,50 @@ def contestants(given: dict, compiled: bool) -> dict[str, list[Contestant]]:
     }
 
 
-def ours(suite: str, name: str, shape: Sequence[int], work: str, amp: bool) -> Prepared:
+def ours(suite: str, name: str, shape: Sequence[int], work: str, precision: str) -> Prepared:
     """Prepare a module of this library, jitted as the trainer does."""
     from spectral_flax.kernels.cpu import compiler_options, keep_freed_memory
 
     keep_freed_memory()
-    import jax.numpy as jnp
     from flax import nnx
 
-    dtype = jnp.bfloat16 if amp else None
+    dtype = _dtype(precision)
     module = SUITES[suite][name].ours(tuple(shape), dtype=dtype, rngs=nnx.Rngs(0))
     evaluating = work == "inference"
     mode = dict(use_running_average=evaluating, deterministic=evaluating)
     module = nnx.view(module, raise_if_not_found=False, **mode)
-    return _jitted(module, shape, work, amp, compiler_options())
+    return _jitted(module, shape, work, dtype, compiler_options())
 
 
-def jaxnn(suite: str, name: str, shape: Sequence[int], work: str, amp: bool) -> Prepared:
+def jaxnn(suite: str, name: str, shape: Sequence[int], work: str, precision: str) -> Prepared:
     """Prepare JaxNN's model of that name, jitted as it comes."""
-    import jax.numpy as jnp
     import jaxnn as peer
 
-    dtype = dict(dtype=jnp.bfloat16) if amp else {}
-    module = peer.create_model(name, pretrained=False, **dtype)
+    dtype = _dtype(precision)
+    module = peer.create_model(name, pretrained=False, **({"dtype": dtype} if dtype else {}))
     (module.eval if work == "inference" else module.train)()
-    return _jitted(module, shape, work, amp, {})
+    return _jitted(module, shape, work, dtype, {})
 
 
-def _jitted(module, shape, work, amp, options) -> Prepared:
+def _dtype(precision: str):
+    """Return the type to compute in, None for parameters' own, and set that of products."""
+    import jax
+    import jax.numpy as jnp
+
+    # A CPU has one float32; there "highest" would rule out forms that round a little more.
+    if jax.default_backend() != "cpu" and precision != "bfloat16":
+        jax.config.update("jax_default_matmul_precision", PRODUCTS[precision])
+    return jnp.bfloat16 if precision == "bfloat16" else None
+
+
+def _jitted(module, shape, work, dtype, options) -> Prepared:
     import jax
     import jax.numpy as jnp
     import optax
     from flax import nnx
 
     network, params, rest = nnx.split(module, nnx.Param, ...)
-    x = jnp.asarray(pixels(shape), jnp.bfloat16 if amp else None)
+    x = jnp.asarray(pixels(shape), dtype)
     labels, sgd = jnp.arange(shape[0]), optax.sgd(RATE, momentum=MOMENTUM)
 
     def forward(params, rest, x):
@@ -113,6 +123,7 @@ def _jitted(module, shape, work, amp, options) -> Prepared:
     traced = time.perf_counter()
     compiled = lowered.compile()
     facts = {"tracing": traced - begun, "compiling": time.perf_counter() - traced}
+    facts["device"] = jax.devices()[0].device_kind
     kept = [state]
 
     def run(calls):
@@ -124,15 +135,21 @@ def _jitted(module, shape, work, amp, options) -> Prepared:
 
 
 def pytorch(
-    suite: str, name: str, shape: Sequence[int], work: str, amp: bool, layout: str, compiled: bool
+    suite: str,
+    name: str,
+    shape: Sequence[int],
+    work: str,
+    precision: str,
+    layout: str,
+    compiled: bool,
 ) -> Prepared:
     """Prepare the published form in PyTorch."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Its best settings on a GPU, and the products of float32 that JAX makes there.
-    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cudnn.benchmark = True
+    amp = precision == "bfloat16"
     kinds = {4: torch.channels_last, 5: torch.channels_last_3d}
     kind = kinds[len(shape)] if layout == "channels last" else torch.contiguous_format
     module = SUITES[suite][name].peer(tuple(shape)).to(device).to(memory_format=kind)
@@ -171,4 +188,5 @@ def pytorch(
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return Prepared(run, {})
+    facts = {"device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
+    return Prepared(run, facts)

@@ -89,6 +89,8 @@ def test_the_table_names_the_setting_the_ratio_and_a_busy_machine():
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_side_of_every_case_has_settings_of_its_own(suite):
     for name, case in SUITES[suite].items():
-        given = dict(suite=suite, name=name, shape=case.quick[0], work=case.works[0], amp=False)
+        given = dict(
+            suite=suite, name=name, shape=case.quick[0], work=case.works[0], precision="float32"
+        )
         found = sides.contestants(given, compiled=True)
         assert len({c.name for c in found["PyTorch"]}) == 8 and len(found["ours"]) == 1
