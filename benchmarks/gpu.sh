@@ -36,12 +36,12 @@ if ((${#quick[@]})); then
   precisions=(float32) tests=(tests/functional/test_fourier.py)
   models=(resnet50 --work inference) operators=(fourier_unit) profiled=(fourier_unit)
 fi
-step device 60 "$python" -c "import jax; print(jax.devices(), jax.__version__)"
-step laws 360 env JAX_DEFAULT_MATMUL_PRECISION=highest JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
+step device 30 "$python" -c "import jax; print(jax.devices(), jax.__version__)"
+step laws 300 env JAX_DEFAULT_MATMUL_PRECISION=highest JAX_DISABLE_MOST_OPTIMIZATIONS=0 \
   "$python" -m pytest -n 4 "${tests[@]}" -k "published or parity or unitary or Parseval or gradient"
 for precision in "${precisions[@]}"; do
-  compare "$precision" 240 models --only "${models[@]}"
-  compare "$precision" 90 operators --only "${operators[@]}"
+  compare "$precision" 210 models --only "${models[@]}"
+  compare "$precision" 80 operators --only "${operators[@]}"
 done
 step transforms 120 "$python" -m benchmarks.transforms --batch 32 --channels 64 "${quick[@]}"
 step attention 60 "$python" -m benchmarks.fused_attention "${quick[@]}"
