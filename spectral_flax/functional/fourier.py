@@ -21,6 +21,7 @@ from jax.typing import DTypeLike
 from spectral_flax.arrays import as_floating, wide
 from spectral_flax.functional.padding import repeat_last
 from spectral_flax.kernels.batch_parallel import batch_parallel
+from spectral_flax.kernels.pencils import Names, exchange
 from spectral_flax.kernels.platforms import ByPlatform
 
 Norm = Literal["ortho", "backward", "forward"]
@@ -48,6 +49,12 @@ class RealFFT:
       dtype: computation dtype of the matmul form. None: float32, or float64 for float64 input;
         the FFT has no other.
       precision: of the matrix products; None is "highest", which an FFT's accuracy needs.
+      axis_name: inside ``shard_map``, the mesh axis that splits the rows H of maps, all devices
+        having as many. The columns of spectra are split then: ``ceil((W//2 + 1) / devices)`` each,
+        those that no frequency is left for being zeros. Under ``jit`` the sharding of the arrays
+        says the same, and nothing is needed here.
+
+    Rows on a mesh axis, T and W whole: `kernels.pencils`, one all-to-all each way.
 
     Raises:
       TypeError: an input is not a real floating array.
@@ -62,6 +69,7 @@ class RealFFT:
     implementation: Implementation = "auto"
     dtype: DTypeLike | None = None
     precision: lax.PrecisionLike = None
+    axis_name: Names | None = None
     multiplier = 2
 
     def __post_init__(self):
@@ -76,9 +84,11 @@ class RealFFT:
     def forward(self, x: jax.Array) -> jax.Array:
         """Return the half spectrum, ``[..., *sizes, C] -> [..., *grid, 2C]``."""
         x = as_floating(x=x)
-        sizes = _spatial(x, self.rank, "x")
+        *others, height, width = _spatial(x, self.rank, "x")
         self._check_groups("channels of x", x.shape[-1])
-        return self._apply(x, sizes, _ForwardFFT(self, sizes), _ForwardMatmul(self, sizes))
+        sizes = (*others, height * self._devices(), width)
+        split = x.ndim - 3, x.ndim - 2
+        return self._apply(x, split, _ForwardFFT(self, sizes), _ForwardMatmul(self, sizes))
 
     def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
         """Return the map, ``[..., *grid, 2C] -> [..., *sizes, C]``.
@@ -87,30 +97,38 @@ class RealFFT:
         """
         s = as_floating(s=s)
         grid = _spatial(s, self.rank, "s")
-        width = sizes[-1]
-        if not isinstance(width, int | np.integer) or width < 1 or grid[-1] != width // 2 + 1:
+        width, devices = sizes[-1], self._devices()
+        integer = isinstance(width, int | np.integer)
+        if not integer or width < 1 or grid[-1] != -(-(width // 2 + 1) // devices):
+            over = f", over {devices} devices," if devices > 1 else ""
             raise ValueError(
-                f"s has {grid[-1]} frequencies along the width; expected width//2 + 1 for "
+                f"s has {grid[-1]} frequencies along the width; expected width//2 + 1{over} for "
                 f"width={width!r}"
             )
         self._check_groups("half the channels of s", s.shape[-1] / 2)
-        sizes = (*grid[:-1], width)
-        return self._apply(s, sizes, _InverseFFT(self, sizes), _InverseMatmul(self, sizes))
+        sizes, split = (*grid[:-1], width), (s.ndim - 2, s.ndim - 3)
+        return self._apply(s, split, _InverseFFT(self, sizes), _InverseMatmul(self, sizes))
 
-    def _apply(self, x, sizes, fft, matmul):
+    def _devices(self):
+        return 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+
+    def _apply(self, x, split, fft, matmul):
         # There is no FFT of 16 bits.
         needs_matmul = self.dtype is not None and np.dtype(self.dtype) != wide(x.dtype)
         if self.implementation == "fft" and needs_matmul:
             raise ValueError(
                 f"dtype={self.dtype} needs implementation='matmul'; an FFT computes in float32"
             )
-        auto = self.implementation == "auto"
+        auto, chosen = self.implementation == "auto", fft
         if self.implementation == "matmul" or (auto and self.dtype is not None):
-            return matmul(x)
-        if auto and choose_implementation(sizes, "cpu") == "matmul":
-            fft = ByPlatform(fft, cpu=matmul)
+            chosen = matmul
+        elif auto and choose_implementation(fft.sizes, "cpu") == "matmul":
+            chosen = ByPlatform(fft, cpu=matmul)
+        if self.axis_name is not None:
+            return chosen.across(self.axis_name)(x)
         axis = 0 if x.ndim > self.rank + 1 else None
-        return batch_parallel(fft, x, batch=(axis,), out=axis)
+        there, back = split
+        return batch_parallel(chosen, x, batch=(axis,), out=axis, split=(there,), split_out=back)
 
     def _check_groups(self, what, channels):
         integer = isinstance(self.groups, int | np.integer)
@@ -126,12 +144,13 @@ def rfft2(
     implementation: Implementation = "auto",
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
+    axis_name: Names | None = None,
 ) -> jax.Array:
     """Half spectrum over H and W: ``[..., H, W, C] -> [..., H, W//2 + 1, 2C]``.
 
     Options and errors as in `RealFFT`.
     """
-    return RealFFT(2, groups, norm, implementation, dtype, precision).forward(x)
+    return RealFFT(2, groups, norm, implementation, dtype, precision, axis_name).forward(x)
 
 
 def irfft2(
@@ -143,9 +162,10 @@ def irfft2(
     implementation: Implementation = "auto",
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
+    axis_name: Names | None = None,
 ) -> jax.Array:
     """Inverse of `rfft2`: ``[..., H, width//2 + 1, 2C] -> [..., H, width, C]``."""
-    transform = RealFFT(2, groups, norm, implementation, dtype, precision)
+    transform = RealFFT(2, groups, norm, implementation, dtype, precision, axis_name)
     return transform.inverse(s, (width,))
 
 
@@ -157,12 +177,13 @@ def rfft3(
     implementation: Implementation = "auto",
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
+    axis_name: Names | None = None,
 ) -> jax.Array:
     """Half spectrum over T, H and W: ``[..., T, H, W, C] -> [..., T, H, W//2 + 1, 2C]``.
 
     Options and errors as in `RealFFT`.
     """
-    return RealFFT(3, groups, norm, implementation, dtype, precision).forward(x)
+    return RealFFT(3, groups, norm, implementation, dtype, precision, axis_name).forward(x)
 
 
 def irfft3(
@@ -174,9 +195,10 @@ def irfft3(
     implementation: Implementation = "auto",
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
+    axis_name: Names | None = None,
 ) -> jax.Array:
     """Inverse of `rfft3`: ``[..., T, H, width//2 + 1, 2C] -> [..., T, H, width, C]``."""
-    transform = RealFFT(3, groups, norm, implementation, dtype, precision)
+    transform = RealFFT(3, groups, norm, implementation, dtype, precision, axis_name)
     return transform.inverse(s, (width,))
 
 
@@ -240,27 +262,58 @@ class _Half:
     transform: RealFFT
     sizes: tuple[int, ...]
 
+    @property
+    def _channels(self):
+        """Where an FFT over the last axes has them."""
+        return -len(self.sizes) - 1
+
+    def _other_axes(self, z, kind):
+        """Transform all axes but the last."""
+        z = lax.fft(jnp.moveaxis(z, -1, self._channels), kind, self.sizes[:-1])
+        return jnp.moveaxis(z, self._channels, -1)
+
 
 class _ForwardFFT(_Half):
     def __call__(self, x: jax.Array) -> jax.Array:
-        groups = self.transform.groups
-        channels = -len(self.sizes) - 1
-        z = jnp.moveaxis(x, -1, channels).astype(wide(x.dtype))
-        z = lax.fft(z, "rfft", self.sizes) * _forward_scale(self.transform.norm, self.sizes)
-        z = jnp.moveaxis(z, channels, -1)
-        z = z.reshape(*z.shape[:-1], groups, 1, z.shape[-1] // groups)
+        z = jnp.moveaxis(x, -1, self._channels).astype(wide(x.dtype))
+        return self._packed(lax.fft(z, "rfft", self.sizes), x.dtype)
+
+    def across(self, names: Names):
+        def local(x):
+            z = jnp.moveaxis(x, -1, self._channels).astype(wide(x.dtype))
+            z = lax.fft(z, "rfft", self.sizes[-1:])
+            z = exchange(z, names, split=-1, join=-2, size=self.sizes[-2])
+            return self._packed(self._other_axes(z, "fft"), x.dtype)
+
+        return local
+
+    def _packed(self, z, dtype):
+        z = jnp.moveaxis(z * _forward_scale(self.transform.norm, self.sizes), self._channels, -1)
+        z = z.reshape(*z.shape[:-1], self.transform.groups, 1, -1)
         s = jnp.concatenate([z.real, z.imag], axis=-2)
-        return lax.collapse(s, s.ndim - 3).astype(x.dtype)
+        return lax.collapse(s, s.ndim - 3).astype(dtype)
 
 
 class _InverseFFT(_Half):
     def __call__(self, s: jax.Array) -> jax.Array:
-        channels = -len(self.sizes) - 1
+        return self._map(lax.fft(self._unpacked(s), "irfft", self.sizes), s.dtype)
+
+    def across(self, names: Names):
+        def local(s):
+            z = self._other_axes(self._unpacked(s), "ifft")
+            z = exchange(z, names, split=-2, join=-1, size=self.sizes[-1] // 2 + 1)
+            return self._map(lax.fft(z, "irfft", self.sizes[-1:]), s.dtype)
+
+        return local
+
+    def _unpacked(self, s):
         r = _complex_channels(s, self.transform.groups).astype(wide(s.dtype))
         z = lax.collapse(lax.complex(r[..., 0, :], r[..., 1, :]), s.ndim - 1)
-        z = jnp.moveaxis(z, -1, channels)
-        x = lax.fft(z, "irfft", self.sizes) * _inverse_scale(self.transform.norm, self.sizes)
-        return jnp.moveaxis(x, channels, -1).astype(s.dtype)
+        return jnp.moveaxis(z, -1, self._channels)
+
+    def _map(self, x, dtype):
+        x = x * _inverse_scale(self.transform.norm, self.sizes)
+        return jnp.moveaxis(x, self._channels, -1).astype(dtype)
 
 
 class _Matmul(_Half):
@@ -287,21 +340,37 @@ class _Matmul(_Half):
 
 class _ForwardMatmul(_Matmul):
     def __call__(self, x: jax.Array) -> jax.Array:
+        return self._computed(x, lambda y: y)
+
+    def across(self, names: Names):
+        height = self.sizes[-2]
+        columns = lambda y: exchange(y, names, split=-4, join=-5, size=height)
+        return functools.partial(self._computed, columns=columns)
+
+    def _computed(self, x, columns):
         groups = self.transform.groups
         scale = _forward_scale(self.transform.norm, self.sizes)
         last, others = _forward_tables(self.sizes, scale)
         y = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-        y = self._product("...wgc,rwk->...kgrc", y, last, x.dtype)
+        y = columns(self._product("...wgc,rwk->...kgrc", y, last, x.dtype))
         y = self._other_axes(y, others, x.dtype)
         return lax.collapse(y, y.ndim - 3).astype(x.dtype)
 
 
 class _InverseMatmul(_Matmul):
     def __call__(self, s: jax.Array) -> jax.Array:
+        return self._computed(s, lambda y: y)
+
+    def across(self, names: Names):
+        frequencies = self.sizes[-1] // 2 + 1
+        rows = lambda y: exchange(y, names, split=-5, join=-4, size=frequencies)
+        return functools.partial(self._computed, rows=rows)
+
+    def _computed(self, s, rows):
         scale = _inverse_scale(self.transform.norm, self.sizes)
         last, others = _inverse_tables(self.sizes, scale / math.prod(self.sizes))
         y = _complex_channels(s, self.transform.groups)
-        y = self._other_axes(y, others, s.dtype)
+        y = rows(self._other_axes(y, others, s.dtype))
         y = self._product("...kgrc,rkw->...wgc", y, last, s.dtype)
         return lax.collapse(y, y.ndim - 2).astype(s.dtype)
 
