@@ -1,0 +1,28 @@
+"""Layers on maps whose rows lie on a mesh axis: those of one device, and no map gathered."""
+
+import pytest
+from flax import nnx
+from rows_over_devices import check_layer
+
+from spectral_flax.layers import FFC, bat, srl_fft, srl_lo
+
+EVEN, UNEVEN = (4, 8, 12, 16), (2, 7, 10, 16)
+
+
+@pytest.mark.parametrize("shape", [EVEN, UNEVEN], ids=str)
+def test_fast_fourier_convolution(shape):
+    check_layer(FFC(16, 16, ratio_in=0.5, ratio_out=1.0, strides=2, rngs=nnx.Rngs(0)), *shape)
+
+
+def test_spectral_residual_block_moves_a_map_twice():
+    layer = srl_fft(16, groups=2, gate_init=0.5, rngs=nnx.Rngs(0))
+    assert check_layer(layer, *UNEVEN)["all-to-all"].count == 4
+
+
+def test_learned_orthogonal_block_moves_a_map_twice():
+    layer = srl_lo(16, size=(8, 12), rngs=nnx.Rngs(0))
+    assert check_layer(layer, *EVEN)["all-to-all"].count == 4
+
+
+def test_bilinear_attention():
+    check_layer(bat(16, grid=3, dropout=0.0, rngs=nnx.Rngs(0)), *UNEVEN)

@@ -1,0 +1,73 @@
+"""Comparison of a function of maps on one device and with the rows of the maps over several."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from spectral_flax.analysis.collectives import Collective, collectives
+
+
+@functools.cache
+def mesh() -> jax.sharding.Mesh:
+    return jax.make_mesh((2, 4), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+
+
+def draw(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def on_rows(x):
+    """Split the batch over the axis ``data`` and the rows over ``space``, evenly or not."""
+    spec = P("data", *[None] * (x.ndim - 4), "space")
+    return lax.with_sharding_constraint(x, NamedSharding(mesh(), spec))
+
+
+def filled(x):
+    """Add rows of zeros up to a multiple of the devices, which a program's result must have."""
+    rows = x.ndim - 3
+    return jnp.pad(x, [(0, -x.shape[rows] % 4 if axis == rows else 0) for axis in range(x.ndim)])
+
+
+def check_equal_to_one_device(function, x, *args, tolerance=2e-5) -> dict[str, Collective]:
+    """Compare value and gradients; return the collectives of the program that computes both."""
+
+    def loss(x, *args):
+        arrays = jax.tree.leaves(function(x, *args))
+        return sum(jnp.square(jnp.sin(a + 1)).sum() for a in arrays)
+
+    gradient = jax.value_and_grad(loss, tuple(range(1 + len(args))))
+
+    def split(x, *args):
+        value, (of_x, *others) = gradient(on_rows(x), *args)
+        return value, (on_rows(filled(of_x)), *others)
+
+    program = jax.jit(split).lower(x, *args).compile()
+    value, grads = program(x, *args)
+    expected, (of_x, *others) = jax.jit(gradient)(x, *args)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+    def close(ours, alone):
+        np.testing.assert_allclose(ours, alone, atol=tolerance * max(np.abs(alone).max(), 1e-3))
+
+    jax.tree.map(close, grads, (filled(of_x), *others))
+    found = collectives(program.as_text())
+    assert "all-gather" not in found
+    return found
+
+
+def check_layer(layer: nnx.Module, *shape: int, **options) -> dict[str, Collective]:
+    """Compare a layer in training: result, statistics and gradients of map and parameters."""
+    layer.train()
+    graph, params, rest = nnx.split(layer, nnx.Param, ...)
+
+    def function(x, params):
+        merged = nnx.merge(graph, params, rest, copy=True)
+        return merged(x), nnx.state(merged, nnx.BatchStat)
+
+    return check_equal_to_one_device(function, draw(*shape), params, **options)
