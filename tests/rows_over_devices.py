@@ -69,6 +69,8 @@ def check_layer(layer: nnx.Module, *shape: int, **options) -> dict[str, Collecti
     """Compare a layer in training: result, statistics and gradients of map and parameters."""
     layer.train()
     graph, params, rest = nnx.split(layer, nnx.Param, ...)
+    # What starts at zero would hide all that comes before it.
+    params = jax.tree.map(lambda a: jnp.where(jnp.any(a != 0), a, 0.3), params)
 
     def function(x, params):
         merged = nnx.merge(graph, params, rest, copy=True)

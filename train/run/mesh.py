@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.config import Config, Mesh
 from train.errors import UserError
+from train.task import Task
 from train.tasks import task_options
 
 BATCH_AXES = ("data", "fsdp")
@@ -86,6 +87,13 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any, min_size: int = Mesh.fsd
         return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
 
     return jax.tree.map(sharding, state)
+
+
+def check_rows(mesh: jax.sharding.Mesh, task: Task, batch_size: int) -> None:
+    """Refuse images that have fewer rows than devices share them."""
+    devices, shape = mesh.shape["space"], task.batch_shape(batch_size)["image"].shape
+    if shape[-3] < devices:
+        raise UserError(f"--mesh.space is {devices}; the images have {shape[-3]} rows")
 
 
 def check_batches(mesh: jax.sharding.Mesh, config: Config) -> None:
