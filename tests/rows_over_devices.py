@@ -34,38 +34,38 @@ def filled(x):
     return jnp.pad(x, [(0, -x.shape[rows] % 4 if axis == rows else 0) for axis in range(x.ndim)])
 
 
-def check_equal_to_one_device(function, x, *args, tolerance=2e-5) -> dict[str, Collective]:
-    """Compare value and gradients; return the collectives of the program that computes both."""
+def check_equal_to_one_device(function, *args) -> dict[str, Collective]:
+    """Compare value and gradients in float64; return the collectives of the program of both."""
 
     def loss(x, *args):
         arrays = jax.tree.leaves(function(x, *args))
         return sum(jnp.square(jnp.sin(a + 1)).sum() for a in arrays)
 
-    gradient = jax.value_and_grad(loss, tuple(range(1 + len(args))))
+    gradient = jax.value_and_grad(loss, tuple(range(len(args))))
 
     def split(x, *args):
         value, (of_x, *others) = gradient(on_rows(x), *args)
         return value, (on_rows(filled(of_x)), *others)
 
-    program = jax.jit(split).lower(x, *args).compile()
-    value, grads = program(x, *args)
-    expected, (of_x, *others) = jax.jit(gradient)(x, *args)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-
-    alone = (filled(of_x), *others)
-    largest = max(float(np.abs(a).max()) for a in jax.tree.leaves(alone))
-
-    def close(ours, alone):  # that of a bias before a normalisation is rounding alone
-        scale = max(np.abs(alone).max(), 0.01 * largest)
-        np.testing.assert_allclose(ours, alone, atol=tolerance * scale)
-
-    jax.tree.map(close, grads, alone)
+    with jax.enable_x64(True):
+        args = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), args)
+        program = jax.jit(split).lower(*args).compile()
+        value, grads = program(*args)
+        expected, (of_x, *others) = jax.jit(gradient)(*args)
+        alone = (filled(of_x), *others)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        largest = max(float(np.abs(a).max()) for a in jax.tree.leaves(alone))
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-10 * largest),
+            grads,
+            alone,
+        )
     found = collectives(program.as_text())
     assert "all-gather" not in found
     return found
 
 
-def check_layer(layer: nnx.Module, *shape: int, **options) -> dict[str, Collective]:
+def check_layer(layer: nnx.Module, *shape: int) -> dict[str, Collective]:
     """Compare a layer in training: result, statistics and gradients of map and parameters."""
     layer.train()
     graph, params, rest = nnx.split(layer, nnx.Param, ...)
@@ -73,7 +73,8 @@ def check_layer(layer: nnx.Module, *shape: int, **options) -> dict[str, Collecti
     params = jax.tree.map(lambda a: jnp.where(jnp.any(a != 0), a, 0.3), params)
 
     def function(x, params):
-        merged = nnx.merge(graph, params, rest, copy=True)
+        as_wide = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), rest)
+        merged = nnx.merge(graph, params, as_wide, copy=True)
         return merged(x), nnx.state(merged, nnx.BatchStat)
 
-    return check_equal_to_one_device(function, draw(*shape), params, **options)
+    return check_equal_to_one_device(function, draw(*shape), params)

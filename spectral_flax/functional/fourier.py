@@ -25,7 +25,7 @@ from spectral_flax.functional.fourier_forms import (
 )
 from spectral_flax.functional.padding import repeat_last
 from spectral_flax.kernels.batch_parallel import batch_parallel
-from spectral_flax.kernels.pencils import Names
+from spectral_flax.kernels.pencils import Names, by_columns, by_rows
 from spectral_flax.kernels.platforms import ByPlatform
 
 Norm = Literal["ortho", "backward", "forward"]
@@ -219,8 +219,11 @@ def split_quarters(x: jax.Array) -> jax.Array:
     x = repeat_last(x, height + height % 2, axis=-3)
     x = repeat_last(x, width + width % 2, axis=-2)
     h, w = x.shape[-3] // 2, x.shape[-2] // 2
-    quarters = [x[..., i : i + h, j : j + w, :] for j in (0, w) for i in (0, h)]
-    return jnp.concatenate(quarters, axis=-1)
+    # Each cut where devices have the whole side: XLA would send the rows from device to device.
+    halves = by_columns(jnp.concatenate([x[..., :w, :], x[..., w:, :]], axis=-1))
+    halves = jnp.split(halves, 2, axis=-1)
+    quarters = [half[..., i : i + h, :, :] for half in halves for i in (0, h)]
+    return by_rows(jnp.concatenate(quarters, axis=-1))
 
 
 def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:

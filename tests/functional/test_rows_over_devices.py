@@ -29,7 +29,7 @@ def test_a_transform_pair_moves_a_map_twice(shape, implementation):
     )
     *others, height, width, features = shape
     rows, columns = (-(-n // 4) for n in (height, width // 2 + 1))
-    local = np.prod(others) // 2 * 4 * rows * columns * features * 8  # bytes of complex numbers
+    local = np.prod(others) // 2 * 4 * rows * columns * features * 16  # bytes of complex numbers
     assert found["all-to-all"] == (4, 4 * local)  # there and back, and both for the gradient
 
 
