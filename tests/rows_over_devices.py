@@ -72,9 +72,11 @@ def check_layer(layer: nnx.Module, *shape: int) -> dict[str, Collective]:
     # What starts at zero would hide all that comes before it.
     params = jax.tree.map(lambda a: jnp.where(jnp.any(a != 0), a, 0.3), params)
 
+    def as_wide(a):
+        return a.astype(jnp.float64) if jnp.issubdtype(a.dtype, jnp.floating) else a
+
     def function(x, params):
-        as_wide = jax.tree.map(lambda a: jnp.asarray(a, x.dtype), rest)
-        merged = nnx.merge(graph, params, as_wide, copy=True)
+        merged = nnx.merge(graph, params, jax.tree.map(as_wide, rest), copy=True)
         return merged(x), nnx.state(merged, nnx.BatchStat)
 
     return check_equal_to_one_device(function, draw(*shape), params)
