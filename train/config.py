@@ -141,7 +141,7 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """The devices that share the work. Each gets a part of the batch."""
+    """The devices that share the work. Each gets a part of the batch, or of its images."""
 
     devices: Count | None = None
     """Number of devices to use; None: all of them, of all processes."""
@@ -149,6 +149,8 @@ class Mesh:
     """Number of devices that share one copy of parameters and optimiser state; 1: one each."""
     fsdp_min_size: Natural = 2**14
     """Arrays of fewer elements than this are not shared."""
+    space: Count = 1
+    """Number of devices that share each image, by its rows; 1: each has whole images."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -235,7 +237,7 @@ class Config:
     schedule: Schedule = Schedule()
     """How the learning rate changes."""
     mesh: Mesh = Mesh()
-    """The devices that share the work. Each gets a part of the batch."""
+    """The devices that share the work. Each gets a part of the batch, or of its images."""
     processes: Processes = Processes()
     """The processes of a run over several hosts, or several of one host."""
     pretrained: Pretrained = Pretrained()

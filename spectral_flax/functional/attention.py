@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from spectral_flax.arrays import as_fitting, common, wide, with_range
+from spectral_flax.kernels.pencils import by_columns, by_rows
 
 # Scores of one example held at a time: as many as fit caches and still fill matrix units.
 _SCORES = 1 << 20
@@ -207,8 +208,8 @@ def criss_cross_attention(
     """
     q, k, v = as_fitting("...hwd ...hwd ...hwc", q=q, k=k, v=v)
     column, row, total = _criss_cross_exponentials(q, k, precision)
-    y = _sum_products("...hwg,...gwc->...hwc", column.astype(v.dtype), v, precision)
-    y = y + _sum_products("...hwv,...hvc->...hwc", row.astype(v.dtype), v, precision)
+    y = _sum_products("...hwg,...gwc->...hwc", column.astype(v.dtype), by_columns(v), precision)
+    y = by_rows(y) + _sum_products("...hwv,...hvc->...hwc", row.astype(v.dtype), v, precision)
     return (y / total).astype(v.dtype)
 
 
@@ -222,22 +223,27 @@ def criss_cross_weights(
     """
     q, k = as_fitting("...hwd ...hwd", q=q, k=k)
     column, row, total = _criss_cross_exponentials(q, k, precision)
-    return column / total, row / total
+    return column / by_columns(total), row / total
 
 
 def _criss_cross_exponentials(q, k, precision):
-    """Return weights of column and row before they are divided by their sum, and the sum."""
+    """Return weights of column and row before they are divided by their sum, and the sum.
+
+    Where devices share a map by its rows, they share those of the column by columns.
+    """
     if 0 in q.shape[-3:-1]:
         raise ValueError(f"q has shape {q.shape}; expected no empty spatial axis")
     height = q.shape[-3]
-    column = _sum_products("...hwd,...gwd->...hwg", q, k, precision)
+    products = [by_columns(a) for a in (q, k)]
+    column = _sum_products("...hwd,...gwd->...hwg", *products, precision)
     row = _sum_products("...hwd,...hvd->...hwv", q, k, precision)
     # The pixel itself is counted in its row only.
     itself = np.eye(height, dtype=bool).reshape((1,) * (q.ndim - 3) + (height, 1, height))
     column = jnp.where(itself, -jnp.inf, column)
-    peak = jnp.maximum(column.max(-1, keepdims=True), row.max(-1, keepdims=True))
-    column, row = (jnp.exp(scores - lax.stop_gradient(peak)) for scores in (column, row))
-    return column, row, column.sum(-1, keepdims=True) + row.sum(-1, keepdims=True)
+    highest = [lax.stop_gradient(scores).max(-1, keepdims=True) for scores in (column, row)]
+    peak = jnp.maximum(by_rows(highest[0]), highest[1])
+    column, row = jnp.exp(column - by_columns(peak)), jnp.exp(row - peak)
+    return column, row, by_rows(column.sum(-1, keepdims=True)) + row.sum(-1, keepdims=True)
 
 
 def gather_nodes(

@@ -7,7 +7,9 @@ formed; the axis is viewed as [n, t] and only n is contracted. Where an axis is 
 grid its last block is completed by repeating the border, and the addition is cut off afterwards.
 """
 
+import dataclasses
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -16,6 +18,8 @@ from jax import lax
 
 from spectral_flax.arrays import as_fitting, as_floating, wide
 from spectral_flax.functional.padding import repeat_last
+from spectral_flax.kernels.batch_parallel import batch_parallel
+from spectral_flax.kernels.pencils import Names, exchange
 
 Normalization = Literal["sigmoid", "softmax"]
 
@@ -110,11 +114,45 @@ def bilinear_product(
     CVPR 2020.
     """
     x, p, q = as_fitting("...hwc ...gnn ...gmm", x=x, p=p, q=q)
-    *batch, height, width, features = x.shape
+    height, width, features = x.shape[-3:]
     groups, n, m = p.shape[-3], p.shape[-1], q.shape[-1]
     _check_product(features, groups, (height, n), (width, m))
     t, u = -(-height // n), -(-width // m)
     x = repeat_last(repeat_last(x, n * t, -3), m * u, -2)
+    axis, rows = 0 if x.ndim > 3 else None, x.ndim - 3
+    options = dict(batch=(axis,) * 3, out=axis, split=(rows, None, None), split_out=rows)
+    y = batch_parallel(_BlockProduct(n * t, precision), x, p, q, **options)
+    return y[..., :height, :width, :]
+
+
+@dataclasses.dataclass(frozen=True)
+class _BlockProduct:
+    """The product of both matrices with a map that has whole blocks, ``height`` rows."""
+
+    height: int
+    precision: lax.PrecisionLike
+
+    def __call__(self, x: jax.Array, p: jax.Array, q: jax.Array) -> jax.Array:
+        return _block_product(x, p, q, self.precision)
+
+    def across(self, names: Names) -> Callable[..., jax.Array]:
+        def local(x, p, q):  # a part of the channels of each group meets all blocks
+            groups = p.shape[-3]
+            x = x.reshape(*x.shape[:-1], groups, -1)
+            features = x.shape[-1]
+            x = exchange(x, names, split=-1, join=-4, size=self.height)
+            y = self(lax.collapse(x, x.ndim - 2), p, q)
+            y = y.reshape(*y.shape[:-1], groups, -1)
+            y = exchange(y, names, split=-4, join=-1, size=features)
+            return lax.collapse(y, y.ndim - 2)
+
+        return local
+
+
+def _block_product(x, p, q, precision):
+    *batch, height, width, features = x.shape
+    groups, n, m = p.shape[-3], p.shape[-1], q.shape[-1]
+    t, u = height // n, width // m
     y = x.reshape(*batch, n, t, m, u, groups, features // groups)
     lead = range(len(batch))
     to_groups = [*lead, *(len(batch) + i for i in (4, 0, 2, 1, 3, 5))]  # G n m t u c
@@ -131,8 +169,7 @@ def bilinear_product(
         y = jnp.matmul(q[..., None, :, :], y.reshape(shape), precision=precision)
     y = y.reshape(*batch, groups, n, m, t, u, features // groups)
     to_map = [*lead, *(len(batch) + i for i in (1, 3, 2, 4, 0, 5))]
-    y = y.transpose(to_map).reshape(*batch, n * t, m * u, features)
-    return y[..., :height, :width, :]
+    return y.transpose(to_map).reshape(x.shape)
 
 
 def temporal_product(

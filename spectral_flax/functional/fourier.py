@@ -8,8 +8,6 @@ the last axis only, so its zero and Nyquist frequencies enter by their Hermitian
 """
 
 import dataclasses
-import functools
-import math
 from typing import Literal, get_args
 
 import jax
@@ -19,8 +17,15 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating, wide
+from spectral_flax.functional.fourier_forms import (
+    ForwardFFT,
+    ForwardMatmul,
+    InverseFFT,
+    InverseMatmul,
+)
 from spectral_flax.functional.padding import repeat_last
 from spectral_flax.kernels.batch_parallel import batch_parallel
+from spectral_flax.kernels.pencils import Names, by_columns, by_rows
 from spectral_flax.kernels.platforms import ByPlatform
 
 Norm = Literal["ortho", "backward", "forward"]
@@ -48,6 +53,12 @@ class RealFFT:
       dtype: computation dtype of the matmul form. None: float32, or float64 for float64 input;
         the FFT has no other.
       precision: of the matrix products; None is "highest", which an FFT's accuracy needs.
+      axis_name: inside ``shard_map``, the mesh axis that splits the rows H of maps, all devices
+        having as many. The columns of spectra are split then: ``ceil((W//2 + 1) / devices)`` each,
+        those that no frequency is left for being zeros. Under ``jit`` the sharding of the arrays
+        says the same, and nothing is needed here.
+
+    Rows on a mesh axis, T and W whole: `kernels.pencils`, one all-to-all each way.
 
     Raises:
       TypeError: an input is not a real floating array.
@@ -62,6 +73,7 @@ class RealFFT:
     implementation: Implementation = "auto"
     dtype: DTypeLike | None = None
     precision: lax.PrecisionLike = None
+    axis_name: Names | None = None
     multiplier = 2
 
     def __post_init__(self):
@@ -76,9 +88,11 @@ class RealFFT:
     def forward(self, x: jax.Array) -> jax.Array:
         """Return the half spectrum, ``[..., *sizes, C] -> [..., *grid, 2C]``."""
         x = as_floating(x=x)
-        sizes = _spatial(x, self.rank, "x")
+        *others, height, width = _spatial(x, self.rank, "x")
         self._check_groups("channels of x", x.shape[-1])
-        return self._apply(x, sizes, _ForwardFFT(self, sizes), _ForwardMatmul(self, sizes))
+        sizes = (*others, height * self._devices(), width)
+        split = x.ndim - 3, x.ndim - 2
+        return self._apply(x, split, ForwardFFT(self, sizes), ForwardMatmul(self, sizes))
 
     def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
         """Return the map, ``[..., *grid, 2C] -> [..., *sizes, C]``.
@@ -87,30 +101,38 @@ class RealFFT:
         """
         s = as_floating(s=s)
         grid = _spatial(s, self.rank, "s")
-        width = sizes[-1]
-        if not isinstance(width, int | np.integer) or width < 1 or grid[-1] != width // 2 + 1:
+        width, devices = sizes[-1], self._devices()
+        integer = isinstance(width, int | np.integer)
+        if not integer or width < 1 or grid[-1] != -(-(width // 2 + 1) // devices):
+            over = f", over {devices} devices," if devices > 1 else ""
             raise ValueError(
-                f"s has {grid[-1]} frequencies along the width; expected width//2 + 1 for "
+                f"s has {grid[-1]} frequencies along the width; expected width//2 + 1{over} for "
                 f"width={width!r}"
             )
         self._check_groups("half the channels of s", s.shape[-1] / 2)
-        sizes = (*grid[:-1], width)
-        return self._apply(s, sizes, _InverseFFT(self, sizes), _InverseMatmul(self, sizes))
+        sizes, split = (*grid[:-1], width), (s.ndim - 2, s.ndim - 3)
+        return self._apply(s, split, InverseFFT(self, sizes), InverseMatmul(self, sizes))
 
-    def _apply(self, x, sizes, fft, matmul):
+    def _devices(self):
+        return 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+
+    def _apply(self, x, split, fft, matmul):
         # There is no FFT of 16 bits.
         needs_matmul = self.dtype is not None and np.dtype(self.dtype) != wide(x.dtype)
         if self.implementation == "fft" and needs_matmul:
             raise ValueError(
                 f"dtype={self.dtype} needs implementation='matmul'; an FFT computes in float32"
             )
-        auto = self.implementation == "auto"
+        auto, chosen = self.implementation == "auto", fft
         if self.implementation == "matmul" or (auto and self.dtype is not None):
-            return matmul(x)
-        if auto and choose_implementation(sizes, "cpu") == "matmul":
-            fft = ByPlatform(fft, cpu=matmul)
+            chosen = matmul
+        elif auto and choose_implementation(fft.sizes, "cpu") == "matmul":
+            chosen = ByPlatform(fft, cpu=matmul)
+        if self.axis_name is not None:
+            return chosen.across(self.axis_name)(x)
         axis = 0 if x.ndim > self.rank + 1 else None
-        return batch_parallel(fft, x, batch=(axis,), out=axis)
+        there, back = split
+        return batch_parallel(chosen, x, batch=(axis,), out=axis, split=(there,), split_out=back)
 
     def _check_groups(self, what, channels):
         integer = isinstance(self.groups, int | np.integer)
@@ -126,12 +148,13 @@ def rfft2(
     implementation: Implementation = "auto",
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
+    axis_name: Names | None = None,
 ) -> jax.Array:
     """Half spectrum over H and W: ``[..., H, W, C] -> [..., H, W//2 + 1, 2C]``.
 
     Options and errors as in `RealFFT`.
     """
-    return RealFFT(2, groups, norm, implementation, dtype, precision).forward(x)
+    return RealFFT(2, groups, norm, implementation, dtype, precision, axis_name).forward(x)
 
 
 def irfft2(
@@ -143,9 +166,10 @@ def irfft2(
     implementation: Implementation = "auto",
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
+    axis_name: Names | None = None,
 ) -> jax.Array:
     """Inverse of `rfft2`: ``[..., H, width//2 + 1, 2C] -> [..., H, width, C]``."""
-    transform = RealFFT(2, groups, norm, implementation, dtype, precision)
+    transform = RealFFT(2, groups, norm, implementation, dtype, precision, axis_name)
     return transform.inverse(s, (width,))
 
 
@@ -157,12 +181,13 @@ def rfft3(
     implementation: Implementation = "auto",
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
+    axis_name: Names | None = None,
 ) -> jax.Array:
     """Half spectrum over T, H and W: ``[..., T, H, W, C] -> [..., T, H, W//2 + 1, 2C]``.
 
     Options and errors as in `RealFFT`.
     """
-    return RealFFT(3, groups, norm, implementation, dtype, precision).forward(x)
+    return RealFFT(3, groups, norm, implementation, dtype, precision, axis_name).forward(x)
 
 
 def irfft3(
@@ -174,9 +199,10 @@ def irfft3(
     implementation: Implementation = "auto",
     dtype: DTypeLike | None = None,
     precision: lax.PrecisionLike = None,
+    axis_name: Names | None = None,
 ) -> jax.Array:
     """Inverse of `rfft3`: ``[..., T, H, width//2 + 1, 2C] -> [..., T, H, width, C]``."""
-    transform = RealFFT(3, groups, norm, implementation, dtype, precision)
+    transform = RealFFT(3, groups, norm, implementation, dtype, precision, axis_name)
     return transform.inverse(s, (width,))
 
 
@@ -193,8 +219,11 @@ def split_quarters(x: jax.Array) -> jax.Array:
     x = repeat_last(x, height + height % 2, axis=-3)
     x = repeat_last(x, width + width % 2, axis=-2)
     h, w = x.shape[-3] // 2, x.shape[-2] // 2
-    quarters = [x[..., i : i + h, j : j + w, :] for j in (0, w) for i in (0, h)]
-    return jnp.concatenate(quarters, axis=-1)
+    # Each cut where devices have the whole side: XLA would send the rows from device to device.
+    halves = by_columns(jnp.concatenate([x[..., :w, :], x[..., w:, :]], axis=-1))
+    halves = jnp.split(halves, 2, axis=-1)
+    quarters = [half[..., i : i + h, :, :] for half in halves for i in (0, h)]
+    return by_rows(jnp.concatenate(quarters, axis=-1))
 
 
 def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
@@ -231,119 +260,3 @@ def _spatial(x, rank, name) -> tuple[int, ...]:
     if 0 in sizes:
         raise ValueError(f"{name} has shape {x.shape}; expected no empty spatial axis")
     return sizes
-
-
-@dataclasses.dataclass(frozen=True)
-class _Half:
-    """One direction and implementation of a transform at one size, hashable."""
-
-    transform: RealFFT
-    sizes: tuple[int, ...]
-
-
-class _ForwardFFT(_Half):
-    def __call__(self, x: jax.Array) -> jax.Array:
-        groups = self.transform.groups
-        channels = -len(self.sizes) - 1
-        z = jnp.moveaxis(x, -1, channels).astype(wide(x.dtype))
-        z = lax.fft(z, "rfft", self.sizes) * _forward_scale(self.transform.norm, self.sizes)
-        z = jnp.moveaxis(z, channels, -1)
-        z = z.reshape(*z.shape[:-1], groups, 1, z.shape[-1] // groups)
-        s = jnp.concatenate([z.real, z.imag], axis=-2)
-        return lax.collapse(s, s.ndim - 3).astype(x.dtype)
-
-
-class _InverseFFT(_Half):
-    def __call__(self, s: jax.Array) -> jax.Array:
-        channels = -len(self.sizes) - 1
-        r = _complex_channels(s, self.transform.groups).astype(wide(s.dtype))
-        z = lax.collapse(lax.complex(r[..., 0, :], r[..., 1, :]), s.ndim - 1)
-        z = jnp.moveaxis(z, -1, channels)
-        x = lax.fft(z, "irfft", self.sizes) * _inverse_scale(self.transform.norm, self.sizes)
-        return jnp.moveaxis(x, channels, -1).astype(s.dtype)
-
-
-class _Matmul(_Half):
-    def _product(self, subscripts, x, table, input_dtype):
-        """Contract with a table in the computation dtype, accumulating in float32 or wider."""
-        dtype = np.dtype(self.transform.dtype or wide(input_dtype))
-        y = jnp.einsum(
-            subscripts,
-            x.astype(dtype),
-            jnp.asarray(table, dtype),
-            precision=self.transform.precision or "highest",
-            preferred_element_type=wide(dtype),
-        )
-        return y.astype(dtype)
-
-    def _other_axes(self, y, tables, input_dtype):
-        letters = "thw"[-len(tables) - 1 : -1]
-        for letter, table in zip(letters, tables, strict=True):
-            tail = letters[letters.index(letter) + 1 :]
-            spec = f"...{letter}{tail}kgrc,r{letter}su->...u{tail}kgsc"
-            y = self._product(spec, y, table, input_dtype)
-        return y
-
-
-class _ForwardMatmul(_Matmul):
-    def __call__(self, x: jax.Array) -> jax.Array:
-        groups = self.transform.groups
-        scale = _forward_scale(self.transform.norm, self.sizes)
-        last, others = _forward_tables(self.sizes, scale)
-        y = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
-        y = self._product("...wgc,rwk->...kgrc", y, last, x.dtype)
-        y = self._other_axes(y, others, x.dtype)
-        return lax.collapse(y, y.ndim - 3).astype(x.dtype)
-
-
-class _InverseMatmul(_Matmul):
-    def __call__(self, s: jax.Array) -> jax.Array:
-        scale = _inverse_scale(self.transform.norm, self.sizes)
-        last, others = _inverse_tables(self.sizes, scale / math.prod(self.sizes))
-        y = _complex_channels(s, self.transform.groups)
-        y = self._other_axes(y, others, s.dtype)
-        y = self._product("...kgrc,rkw->...wgc", y, last, s.dtype)
-        return lax.collapse(y, y.ndim - 2).astype(s.dtype)
-
-
-def _forward_scale(norm, sizes):
-    count = math.prod(sizes)
-    return {"ortho": 1 / math.sqrt(count), "backward": 1, "forward": 1 / count}[norm]
-
-
-def _inverse_scale(norm, sizes):
-    count = math.prod(sizes)  # lax divides by it
-    return {"ortho": math.sqrt(count), "backward": 1, "forward": count}[norm]
-
-
-@functools.lru_cache(maxsize=256)
-def _angles(n: int, frequencies: int) -> np.ndarray:
-    # Whole turns are taken off in integers, where they are exact.
-    return 2 * np.pi / n * (np.outer(np.arange(n), np.arange(frequencies)) % n)
-
-
-def _complex_table(n: int, sign: int) -> np.ndarray:
-    """Table ``[re/im in, n, re/im out, n]`` of the multiplication by exp(±i angle)."""
-    cos, sin = np.cos(_angles(n, n)), sign * np.sin(_angles(n, n))
-    return np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)])
-
-
-@functools.lru_cache(maxsize=64)
-def _forward_tables(sizes: tuple[int, ...], scale: float):
-    angles = _angles(sizes[-1], sizes[-1] // 2 + 1)
-    last = scale * np.stack([np.cos(angles), -np.sin(angles)])
-    return last, [_complex_table(n, -1) for n in sizes[:-1]]
-
-
-@functools.lru_cache(maxsize=64)
-def _inverse_tables(sizes: tuple[int, ...], scale: float):
-    width = sizes[-1]
-    angles = _angles(width, width // 2 + 1).T
-    twice = np.where((np.arange(width // 2 + 1) * 2) % width == 0, 1.0, 2.0)[:, None] * scale
-    return twice * np.stack([np.cos(angles), -np.sin(angles)]), [
-        _complex_table(n, 1) for n in sizes[:-1]
-    ]
-
-
-def _complex_channels(s, groups):
-    return s.reshape(*s.shape[:-1], groups, 2, s.shape[-1] // (2 * groups))

@@ -19,6 +19,7 @@ from jax import lax
 
 from spectral_flax.arrays import as_floating, wide
 from spectral_flax.functional.fourier import check_rank
+from spectral_flax.kernels.pencils import by_columns, by_rows
 
 _LETTERS = "thw"
 
@@ -76,7 +77,7 @@ class Orthogonal:
 
     def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
         *left, q = self.matrices
-        return _multiply(s, (*(p.T for p in left), q), self.precision)
+        return _multiply_back(s, (*(p.T for p in left), q), self.precision)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ class _FixedMatrices:
 
     def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
         matrices = [self._matrix(n).T for n in _sizes(s, self.rank)]
-        return _multiply(s, matrices, self.precision)
+        return _multiply_back(s, matrices, self.precision)
 
 
 class Cosine(_FixedMatrices):
@@ -151,18 +152,34 @@ def _multiply(x, matrices, precision):
 
     In the dtype of ``x``, accumulated in float32 at least; ``precision`` None is the highest.
     """
+    x = _fitting(x, matrices)
+    x = by_columns(_along("w", x, matrices[-1:], precision))
+    return _along(_LETTERS[-len(matrices) : -1], x, matrices[:-1], precision)
+
+
+def _multiply_back(x, matrices, precision):
+    """Multiply in the other order, the width last."""
+    x = _fitting(x, matrices)
+    x = by_rows(_along(_LETTERS[-len(matrices) : -1], x, matrices[:-1], precision))
+    return _along("w", x, matrices[-1:], precision)
+
+
+def _fitting(x, matrices):
     x = as_floating(x=x)
-    rank = len(matrices)
-    sizes = _sizes(x, rank)
+    sizes = _sizes(x, len(matrices))
     expected = tuple(m.shape[1] for m in matrices)
     if sizes != expected:
         raise ValueError(
             f"the map is {' x '.join(map(str, sizes))}; this transform was built for "
             f"{' x '.join(map(str, expected))}"
         )
+    return x
+
+
+def _along(letters, x, matrices, precision):
     dtype = x.dtype
-    axes = _LETTERS[-rank:]
-    for letter, matrix in zip(axes, matrices, strict=True):
+    for letter, matrix in zip(letters, matrices, strict=True):
+        axes = _LETTERS[_LETTERS.index(letter) :]
         x = jnp.einsum(
             f"o{letter},...{axes}c->...{axes.replace(letter, 'o')}c",
             jnp.asarray(matrix, dtype),

@@ -4,7 +4,8 @@
 XLA's partitioner does not split an FFT (jax 0.10) or a grouped convolution over the batch: it
 gathers the whole batch on every device. `batch_parallel` states what it cannot infer, namely
 that an operation treats each example by itself, so that nothing but a sum of kernel gradients
-ever crosses devices. It needs no mesh in context and works with any mesh axes.
+ever crosses devices. Where a map's rows are split too, it states how an operation computes on
+them: `kernels.pencils`. It needs no mesh in context and works with any mesh axes.
 """
 
 import contextlib
@@ -30,6 +31,8 @@ def batch_parallel(
     *args: jax.Array,
     batch: Sequence[int | None] = (0,),
     out: int | None = 0,
+    split: Sequence[int | None] | None = None,
+    split_out: int | None = None,
 ) -> jax.Array:
     """Return ``fun(*args)``, computed by each device on its own part of the batch.
 
@@ -37,7 +40,11 @@ def batch_parallel(
     to itself across calls (a module-level function or a frozen dataclass with ``__call__``), since
     it becomes a static part of the program. ``batch`` names the batch axis of each argument
     (None: the argument is shared by all examples) and ``out`` that of the result (None: the
-    result is summed over the batch). Axes other than the batch are replicated if they were split.
+    result is summed over the batch). ``split`` and ``split_out`` name one more axis of each
+    argument and of the result that may be split over devices, evenly or not; ``fun`` then has a
+    method ``across(names)``, which returns what a device computes from its parts, exchanges along
+    these mesh axes included. Other axes are replicated if they were split.
+
     Differentiable any number of times, forward and backward; works under jit, vmap, checkpoint,
     shard_map and export. What JAX is configured to do at the call, as by
     ``jax.default_matmul_precision``, holds for the gradients and for every device too. ``fun`` may
@@ -45,6 +52,7 @@ def batch_parallel(
     """
     if len(args) != len(batch):
         raise ValueError(f"batch has {len(batch)} entries for {len(args)} arguments: {batch}")
+    split = (None,) * len(args) if split is None else tuple(split)
     if jax.sharding.get_abstract_mesh().manual_axes:
         return fun(*args)  # inside shard_map each device already sees its own examples only
     explicit = _explicit_batch_sharding(args, batch)
@@ -52,13 +60,12 @@ def batch_parallel(
         mesh, names = explicit
         if names is None:
             return fun(*args)
-        local = functools.partial(_local, fun, None if out is not None else names)
-        specs = tuple(_spec(jnp.ndim(a), axis, names) for a, axis in zip(args, batch, strict=True))
-        ndim = jax.eval_shape(fun, *(_shape_of(a) for a in args)).ndim
-        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=_spec(ndim, out, names))(
-            *args
-        )
-    return _bind(_Multilinear(_as_configured(fun), tuple(batch), out), *args)
+        local = functools.partial(_local, fun, [] if out is not None else [names])
+        pairs = zip(args, batch, strict=True)
+        specs = tuple(_spec(jnp.ndim(a), (axis, names)) for a, axis in pairs)
+        result = _spec(jax.eval_shape(fun, *map(_shape_of, args)).ndim, (out, names))
+        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=result)(*args)
+    return _bind(_Multilinear(_as_configured(fun), tuple(batch), out, split, split_out), *args)
 
 
 # Options that change the operations of a traced function, or whether it can be traced.
@@ -101,11 +108,13 @@ class _Configured:
 
 @dataclasses.dataclass(frozen=True)
 class _Multilinear:
-    """A function linear in each argument, with the batch axis of arguments and result."""
+    """A function linear in each argument, with the axes that may be split over devices."""
 
     fun: Callable[..., jax.Array]
     batch: tuple[int | None, ...]
     out: int | None
+    split: tuple[int | None, ...]
+    split_out: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +125,13 @@ class _Transposed:
     index: int
     shape: tuple[int, ...]
     dtype: Any
+    names: Any = None  # of the mesh axes that split the operation's second axis
 
     def __call__(self, cotangent: jax.Array, *others: jax.Array) -> jax.Array:
         shape, axis = list(self.shape), self.op.batch[self.index]
+        split = self.op.split[self.index]
+        if split is not None and self.names is not None:
+            shape[split] = -(-shape[split] // lax.axis_size(self.names))
         if axis is not None:  # on a device the batch is smaller than it was when traced
             axes = (self.op.out, *_without(self.op.batch, self.index))
             arrays = (cotangent, *others)
@@ -151,13 +164,17 @@ def _shape_of(x) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
 
 
-def _spec(ndim: int, axis: int | None, names) -> PartitionSpec:
-    return PartitionSpec(*(names if i == axis else None for i in range(ndim)))
+def _spec(ndim: int, *axes: tuple[int | None, Any]) -> PartitionSpec:
+    names = dict(axes)
+    return PartitionSpec(*(names.get(i) for i in range(ndim)))
 
 
-def _local(fun, names, *args):
+def _local(fun, summed, *args):
+    """Compute on a device's parts, summed over the mesh axes that split what the result has not."""
     y = fun(*args)
-    return lax.psum(y, names) if names else y
+    for names in summed:
+        y = y if names is None else lax.psum(y, names)
+    return y
 
 
 def _explicit_batch_sharding(args, batch):
@@ -175,41 +192,46 @@ def _explicit_batch_sharding(args, batch):
 
 @functools.cache
 def _partitioned(op: _Multilinear):
-    """Return the operation with its partitioning rule: the batch, and nothing else, is split."""
-    call = custom_partitioning(op.fun)
+    """Return the operation with its partitioning rule: no other axes are split."""
+    call = custom_partitioning(jax.jit(op.fun))  # which holds the constants; there may be none here
 
-    def batch_names(shapes):
-        for shape, axis in zip(shapes, op.batch, strict=True):
+    def names_of(shapes, axes):
+        for shape, axis in zip(shapes, axes, strict=True):
             spec = getattr(shape.sharding, "spec", ())
-            if axis is not None and axis < len(spec):
+            if axis is not None and axis < len(spec) and spec[axis] is not None:
                 return spec[axis]
         return None
 
-    def sharding(mesh, shapes, shape, axis, names):
+    def sharding(mesh, shapes, shape, *axes):
         if mesh.empty:  # nothing in the program names a mesh, so nothing is split by axis names
             given = shapes[0].sharding
             return type(given).get_replicated(sorted(given.device_set, key=lambda d: d.id))
-        return NamedSharding(mesh, _spec(len(shape.shape), axis, names))
+        return NamedSharding(mesh, _spec(len(shape.shape), *axes))
 
     def infer(mesh, shapes, result):
-        return sharding(mesh, shapes, result, op.out, batch_names(shapes))
+        batch, split = names_of(shapes, op.batch), names_of(shapes, op.split)
+        return sharding(mesh, shapes, result, (op.out, batch), (op.split_out, split))
 
     def partition(mesh, shapes, result):
-        names = batch_names(shapes)
-        operands = zip(shapes, op.batch, strict=True)
-        arguments = tuple(sharding(mesh, shapes, s, axis, names) for s, axis in operands)
-        local = functools.partial(_local, op.fun, names if op.out is None else None)
-        return mesh, local, sharding(mesh, shapes, result, op.out, names), arguments
+        batch, split = names_of(shapes, op.batch), names_of(shapes, op.split)
+        arguments = tuple(
+            sharding(mesh, shapes, shape, (axis, batch), (other, split))
+            for shape, axis, other in zip(shapes, op.batch, op.split, strict=True)
+        )
+        summed = [(op.out, batch), (op.split_out, split)]
+        fun = op.fun if split is None else _across(split, op.fun)
+        local = functools.partial(_local, fun, [names for axis, names in summed if axis is None])
+        return mesh, local, infer(mesh, shapes, result), arguments
 
     def rule(mesh, operands, results):
         count = itertools.count()
 
-        def factors(value, axis):
-            names = (f"d{next(count)}" for _ in value.shape)
-            return " ".join("b" if i == axis else name for i, name in enumerate(names))
+        def factors(value, batch, split):
+            of = {batch: "b", split: "s"}  # equal names, and so are the devices that split them
+            return " ".join(of.get(i, f"d{next(count)}") for i in range(len(value.shape)))
 
-        left = ", ".join(factors(v, axis) for v, axis in zip(operands, op.batch, strict=True))
-        return f"{left} -> {factors(results[0], op.out)}"
+        left = ", ".join(map(factors, operands, op.batch, op.split))
+        return f"{left} -> {factors(results[0], op.out, op.split_out)}"
 
     call.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=rule)
     return jax.jit(call)  # for its cache of traces, whose key is all that may change them
@@ -225,13 +247,21 @@ def _bind(op: _Multilinear, *args):
 
 def _on(platform, fun):
     """Return a function, or an operation, with what it is on one platform in place of all."""
-    if isinstance(fun, ByPlatform):
-        return getattr(fun, platform)
+    return _replaced(fun, lambda f: getattr(f, platform) if isinstance(f, ByPlatform) else f)
+
+
+def _across(names, fun):
+    """Return a function with what it is on parts of arrays that these mesh axes split."""
+    return _replaced(fun, lambda f: f.across(names), names=names)
+
+
+def _replaced(fun, change, **transposed):
+    """Return a function, or an operation, whose innermost function is changed."""
     if isinstance(fun, _Transposed):
-        return dataclasses.replace(fun, op=_on(platform, fun.op))
+        return dataclasses.replace(fun, op=_replaced(fun.op, change, **transposed), **transposed)
     if isinstance(fun, _Multilinear | _Configured | _Vmapped):
-        return dataclasses.replace(fun, fun=_on(platform, fun.fun))
-    return fun
+        return dataclasses.replace(fun, fun=_replaced(fun.fun, change, **transposed))
+    return change(fun)
 
 
 batch_parallel_p = jax.extend.core.Primitive("batch_parallel")
@@ -253,7 +283,7 @@ def _lower(*args, op, jaxpr):
 
 
 def _lower_on_cpu(*args, op, jaxpr):
-    return _on("cpu", op.fun)(*args)
+    return _partitioned(_on("cpu", op))(*args)
 
 
 def _jvp(primals, tangents, *, op, jaxpr):
@@ -276,6 +306,8 @@ def _transpose(cotangent, *args, op, jaxpr):
         _Transposed(op, index, aval.shape, aval.dtype),
         (op.out, *_without(op.batch, index)),
         op.batch[index],
+        (op.split_out, *_without(op.split, index)),
+        op.split[index],
     )
     result[index] = _bind(transposed, cotangent, *_without(args, index))
     return result
@@ -284,10 +316,15 @@ def _transpose(cotangent, *args, op, jaxpr):
 def _vmap(args, dims, *, op, jaxpr):
     axes = tuple(None if d is None else 0 for d in dims)
     args = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(args, dims, strict=True)]
-    shifted = zip(op.batch, axes, strict=True)
-    batch = tuple(None if b is None else b + (axis is not None) for b, axis in shifted)
-    out = None if op.out is None else op.out + 1
-    return _bind(_Multilinear(_Vmapped(op.fun, axes), batch, out), *args), 0
+    shifts = [axis is not None for axis in axes]
+    batch, split = (tuple(map(_shifted, of, shifts)) for of in (op.batch, op.split))
+    out, split_out = (_shifted(axis, True) for axis in (op.out, op.split_out))
+    op = _Multilinear(_Vmapped(op.fun, axes), batch, out, split, split_out)
+    return _bind(op, *args), 0
+
+
+def _shifted(axis: int | None, shift: bool) -> int | None:
+    return None if axis is None else axis + shift
 
 
 for _primitive in (batch_parallel_p, by_platform_p):
@@ -297,6 +334,5 @@ for _primitive in (batch_parallel_p, by_platform_p):
     ad.primitive_jvps[_primitive] = _jvp
     ad.primitive_transposes[_primitive] = _transpose
     batching.primitive_batchers[_primitive] = _vmap
-# XLA splits these operations without help.
 _on_cpu = mlir.lower_fun(_lower_on_cpu, multiple_results=False)
 mlir.register_lowering(by_platform_p, _on_cpu, platform="cpu")

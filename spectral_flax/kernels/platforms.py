@@ -24,6 +24,10 @@ class ByPlatform:
     def __call__(self, *args: jax.Array) -> jax.Array:
         return lax.platform_dependent(*args, default=self.default, cpu=self.cpu)
 
+    def across(self, names: str | tuple[str, ...]) -> "ByPlatform":
+        """Return what both are on parts of arrays that mesh axes split: see `batch_parallel`."""
+        return ByPlatform(self.default.across(names), self.cpu.across(names))
+
 
 def _held_on(*platforms: str) -> Callable[[jax.Array], jax.Array]:
     """Return the identity, which programs for these platforms hold in memory: see `held_on_cpu`.

@@ -17,6 +17,7 @@ from jax import lax
 from spectral_flax.arrays import as_floating, common, with_range
 from spectral_flax.functional import fourier
 from spectral_flax.functional.fourier import RealFFT
+from spectral_flax.functional.padding import reflect
 from spectral_flax.functional.pooling import average_pool
 from spectral_flax.layers.conv import Size, as_tuple, conv, fused_convolution
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
@@ -229,8 +230,7 @@ class FFC(nnx.Module):
         if self.global_to_global is not None:
             global_input = self._fitted(global_input, counts)
         if self.pad is not None:
-            margins = [(0, 0), *((p, p) for p in self.pad), (0, 0)]
-            x = jnp.pad(x, margins, mode="reflect")
+            x = reflect(x, self.pad)
         if self.fuse_outputs:
             y = fused_convolution((self.to_local, self.local_to_global), x)
             if self.global_to_global is None:
@@ -258,9 +258,10 @@ class FFC(nnx.Module):
         """
         counts = [counts[0] + (self.temporal_kernel + 1) % 2, *counts[1:]]
         margins = [max(0, w.padding - (w.extent - 1) // 2) for w in self.windows]
-        if any(margins):
-            mode = "constant" if self.pad is None else "reflect"
-            x = jnp.pad(x, [(0, 0), *((m, m) for m in margins), (0, 0)], mode=mode)
+        if any(margins) and self.pad is not None:
+            x = reflect(x, margins)
+        elif any(margins):
+            x = jnp.pad(x, [(0, 0), *((m, m) for m in margins), (0, 0)])
         cuts = []
         for n, count, w in zip(x.shape[1:-1], counts, self.windows, strict=True):
             start = max(0, (w.extent - w.stride - 2 * w.padding) // 2)

@@ -68,11 +68,17 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
             (f"data.{name.replace('_', '-')}", value, value[0] <= value[1], "least, greatest")
             for name, value in ranges
         ),
-        (
-            "parallel",
-            config.parallel,
-            config.parallel == "pjit" or config.mesh.fsdp == 1,
-            "pjit: parameters are shared (--mesh.fsdp) in the global view only",
+        *(
+            (
+                "parallel",
+                config.parallel,
+                config.parallel == "pjit" or number == 1,
+                f"pjit: {what} are shared (--mesh.{name}) in the global view only",
+            )
+            for name, number, what in (
+                ("fsdp", config.mesh.fsdp, "parameters"),
+                ("space", config.mesh.space, "images"),
+            )
         ),
         (
             "pretrained.inflate",

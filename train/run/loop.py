@@ -38,7 +38,14 @@ from train.report.image_grid import write_image_grid
 from train.report.report import Report
 from train.run.agreement import agree_on_command, open_agreed_data
 from train.run.evaluate import evaluate
-from train.run.mesh import check_batches, make_mesh, shard_batch, state_sharding, to_host
+from train.run.mesh import (
+    check_batches,
+    check_rows,
+    make_mesh,
+    shard_batch,
+    state_sharding,
+    to_host,
+)
 from train.run.optimizers import make_optimizer, make_schedule, peak_learning_rate
 from train.run.record import Run
 from train.run.step import make_eval_step, make_train_step
@@ -127,6 +134,7 @@ def begun(
 
     One that goes on has ``class_names=None``, and reads no pretrained weights.
     """
+    check_rows(mesh, task, config.batch_size)
     model = make_model(config, task)
     if class_names is not None:
         load_pretrained(config.pretrained, model, task, class_names)

@@ -5,17 +5,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train.config import Config, Mesh
 from train.errors import UserError
+from train.task import Task
 from train.tasks import task_options
 
 BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(mesh: Mesh) -> jax.sharding.Mesh:
-    """Arrange the devices along the axes ``data`` and ``fsdp``; both share the batch.
+    """Arrange the devices along ``data`` and ``fsdp``, which share the batch, and ``space``.
+
+    Along ``space``, neighbours of one process, devices share the rows of images.
 
     Raises:
       UserError: there are fewer devices, or they do not form such a grid.
@@ -29,15 +33,36 @@ def make_mesh(mesh: Mesh) -> jax.sharding.Mesh:
             f"--mesh.devices is {count}; {jax.process_count()} processes use all of their "
             f"{len(devices)} devices"
         )
-    if count % mesh.fsdp:
-        raise UserError(f"--mesh.fsdp is {mesh.fsdp}; expected a divisor of the {count} devices")
-    grid = np.asarray(devices[:count]).reshape(count // mesh.fsdp, mesh.fsdp)
-    return jax.sharding.Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+    own = min(count, jax.local_device_count())
+    if own % mesh.space:
+        of = " of a process" if jax.process_count() > 1 else ""
+        raise UserError(
+            f"--mesh.space is {mesh.space}; expected a divisor of the {own} devices{of}"
+        )
+    if count % (mesh.fsdp * mesh.space):
+        given = f" with --mesh.space {mesh.space}" if mesh.space > 1 else ""
+        raise UserError(
+            f"--mesh.fsdp is {mesh.fsdp}; expected a divisor of the {count} devices{given}"
+        )
+    grid = np.asarray(devices[:count]).reshape(-1, mesh.fsdp, mesh.space)
+    return jax.sharding.Mesh(grid, (*BATCH_AXES, "space"), axis_types=(AxisType.Auto,) * 3)
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """Return the sharding that splits the first axis over all devices."""
+    """Return the sharding that splits the first axis over all devices that share no image."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def split_rows(mesh: jax.sharding.Mesh, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Split the rows of a batch's images over the axis ``space``, evenly or not.
+
+    For use in a compiled function: all that is computed from the images is split likewise.
+    """
+    if mesh.shape["space"] == 1:
+        return batch
+    image = batch["image"]  # [N, H, W, C] or [N, T, H, W, C]
+    spec = PartitionSpec(BATCH_AXES, *[None] * (image.ndim - 4), "space")
+    return batch | {"image": lax.with_sharding_constraint(image, NamedSharding(mesh, spec))}
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -64,21 +89,30 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any, min_size: int = Mesh.fsd
     return jax.tree.map(sharding, state)
 
 
+def check_rows(mesh: jax.sharding.Mesh, task: Task, batch_size: int) -> None:
+    """Refuse images that have fewer rows than devices share them."""
+    devices, shape = mesh.shape["space"], task.batch_shape(batch_size)["image"].shape
+    if shape[-3] < devices:
+        raise UserError(f"--mesh.space is {devices}; the images have {shape[-3]} rows")
+
+
 def check_batches(mesh: jax.sharding.Mesh, config: Config) -> None:
     """Refuse batches that the devices, or the parts of a step, do not divide."""
     pairs = task_options(config).examples_together
+    shares = mesh.size // mesh.shape["space"]
+    sharing = "devices" if shares == mesh.size else f"groups of {mesh.shape['space']} devices"
     for name, size, parts, examples in (
         ("batch-size", config.batch_size, config.accumulate, pairs),
         ("eval-batch-size", config.eval_batch_size, 1, 1),
     ):
-        unit = mesh.size * parts * examples
+        unit = shares * parts * examples
         if size % unit:
             below = size - size % unit
             near = " or ".join(str(size) for size in (below, below + unit) if size)
             steps = f" times the {parts} parts of --accumulate" if parts > 1 else ""
             steps += " times 2, for pairs to mix" if examples > 1 else ""
             raise UserError(
-                f"--{name} is {size}; expected a multiple of the {mesh.size} devices{steps}, "
+                f"--{name} is {size}; expected a multiple of the {shares} {sharing}{steps}, "
                 f"such as {near}"
             )
 

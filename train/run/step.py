@@ -16,7 +16,7 @@ from spectral_flax.layers.modes import evaluation_mode
 from train.checkpoints.state import Leaves, Network, TrainState
 from train.config import Config
 from train.run.adversarial import alternating_gradients
-from train.run.mesh import BATCH_AXES, batch_sharding, replicated, state_sharding
+from train.run.mesh import BATCH_AXES, batch_sharding, replicated, split_rows, state_sharding
 from train.run.record import Run
 from train.task import Batch, Scalars, Task
 
@@ -46,6 +46,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         # Shared parameters are gathered here, all of them, lest XLA gather activations instead.
         params = lax.with_sharding_constraint(state.params, whole)
+        batch = split_rows(mesh, batch)
         compute = gradient
         if task.players:
             update = lambda grads: tx.update(grads, state.opt_state, state.params)[0]
@@ -185,6 +186,7 @@ def make_eval_step(
 
     def eval_step(params: Leaves, model_state: Leaves, batch: Batch) -> Scalars:
         params = lax.with_sharding_constraint(params, replicated(mesh))
+        batch = split_rows(mesh, batch)
         return task.metric_sums(evaluation_mode(network.merge(params, model_state)), batch)
 
     options = compiler_options(mesh.devices.flat[0].platform)

@@ -181,6 +181,13 @@ def test_a_non_finite_loss_stops_and_names_its_step(toy, tmp_path):
         ({"eval_batch_size": 9, "mesh": Mesh()}, "eval-batch-size is 9"),
         ({"mesh": Mesh(devices=99)}, "devices is 99; there are 8"),
         ({"mesh": Mesh(devices=8, fsdp=3)}, "fsdp is 3; expected a divisor of the 8 devices"),
+        ({"mesh": Mesh(devices=8, space=3)}, "space is 3; expected a divisor of the 8 devices"),
+        ({"mesh": Mesh(devices=8, fsdp=4, space=4)}, "fsdp is 4; .*with --mesh.space 4"),
+        ({"mesh": Mesh(space=2), "parallel": "pmap"}, "pjit: images are shared"),
+        (
+            {"batch_size": 6, "mesh": Mesh(devices=8, space=2)},
+            "6; expected a multiple of the 4 groups of 2 devices, such as 4 or 8",
+        ),
         ({"accumulate": 5}, "batch-size is 32; .*times the 5 parts of --accumulate"),
         (
             {"task_options": {"mixup": 0.2}, "batch_size": 31},

@@ -102,6 +102,7 @@ SAME = {
     "per device, one": dict(mesh=ONE, parallel="pmap"),
     "shared by two": dict(mesh=shared(2)),
     "shared by eight": dict(mesh=shared(8)),
+    "images shared by four": dict(mesh=Mesh(devices=8, space=4)),
     "rematerialised": dict(mesh=ONE, remat=True),
 }
 

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps larger than a device: networks with the rows of their maps over several devices.
+
+A forward pass and a training step (gradients of all parameters, batch statistics) are compiled for
+eight simulated devices, from shapes alone, with one image for each group of devices that shares
+it. Listed are the collectives with their number and bytes on a device, the largest all-gather, and
+the temporary memory of a device against that of one device with one image. With ``--run`` the
+training step is run too: the largest difference of a gradient to one device, relative to the
+largest value of that gradient. Convolutions are JAX's, as on GPUs and TPUs.
+
+Run: python -m evidence.rows_over_devices [NAME ...] [--sizes 512 1024] [--meshes 1x8 2x4] [--run]
+"""
+
+import argparse
+import importlib
+import os
+import re
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import spectral_flax as sf
+from benchmarks.results import write
+from spectral_flax.analysis.collectives import collectives
+
+NAMES = ("ffc_resnet50", "resnet50_bat", "resnet50_nl", "lama", "unet_srl_fft")
+WHOLE = PartitionSpec()
+
+
+def steps(name: str) -> dict:
+    """Return the forward pass and the training step of a network, and its initial variables."""
+    init, apply = sf.init_apply(name)
+
+    def forward(variables, images):
+        return apply(variables, images)[0]
+
+    def training(variables, images):
+        def loss(params):
+            given = variables | {"params": params}
+            output, new = apply(given, images, train=True, rng=jax.random.key(0))
+            return jnp.square(output).mean(), new["batch_stats"]
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    return {"init": init, "forward": forward, "training": training}
+
+
+def on_rows(function, mesh):
+    """Return the function of images that arrive with their rows over the devices."""
+    rows = NamedSharding(mesh, PartitionSpec("data", "space"))
+    whole = NamedSharding(mesh, WHOLE)
+    compute = lambda variables, images: function(
+        variables, jax.lax.with_sharding_constraint(images, rows)
+    )
+    return jax.jit(compute, in_shardings=(whole, NamedSharding(mesh, PartitionSpec("data"))))
+
+
+def compiled(function, variables, images):
+    return function.lower(variables, images).compile()
+
+
+def report(program, alone) -> dict:
+    """Return what a program moves and keeps, beside what it keeps on one device."""
+    text = program.as_text()
+    gathers = [collectives(line) for line in text.splitlines() if re.search("all-gather", line)]
+    temporary = [p.memory_analysis().temp_size_in_bytes for p in (program, alone)]
+    return {
+        "collectives": collectives(text),
+        "largest all-gather": max((g["all-gather"].bytes for g in gathers if g), default=0),
+        "temporary": temporary[0],
+        "temporary on one device": temporary[1],
+    }
+
+
+def difference(ours, alone) -> float:
+    """Return the largest difference of two trees, relative to the largest value of an array."""
+
+    def relative(a, b):
+        return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-12))
+
+    return max(jax.tree.leaves(jax.tree.map(relative, *jax.device_get((ours, alone)))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--sizes", nargs="*", type=int, default=[512, 1024])
+    parser.add_argument("--meshes", nargs="*", default=["1x8", "2x4"], help="data x space")
+    parser.add_argument("--parts", nargs="*", default=["forward", "training"])
+    parser.add_argument("--run", action="store_true")
+    given = parser.parse_args()
+    module = importlib.import_module("spectral_flax.kernels.convolution")
+    module._has_forms = lambda *_: False
+    rows = {}
+    for name, size, shape in (
+        (name, size, shape)
+        for name in given.names
+        for size in given.sizes
+        for shape in given.meshes
+    ):
+        functions = steps(name)
+        variables = jax.eval_shape(functions["init"], jax.random.key(0))
+        channels = 4 if name.startswith("lama") else 3
+        data, space = map(int, shape.split("x"))
+        mesh = jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+        for part in given.parts:
+            images = jax.ShapeDtypeStruct((data, size, size, channels), jnp.float32)
+            one = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+            program = compiled(on_rows(functions[part], mesh), variables, images)
+            alone = compiled(jax.jit(functions[part]), variables, one)
+            row = report(program, alone)
+            if given.run:
+                values = (
+                    functions["init"](jax.random.key(0)),
+                    jnp.asarray(
+                        np.random.default_rng(0).standard_normal(images.shape), jnp.float32
+                    ),
+                )
+                alone = jax.jit(functions[part])(*values)
+                row["difference"] = difference(on_rows(functions[part], mesh)(*values), alone)
+            rows[f"{name} {size} {shape} {part}"] = row
+            print_row(f"{name} at {size}, {shape}, {part}", row)
+    write("rows_over_devices", rows)
+
+
+def print_row(title: str, row: dict) -> None:
+    share = row["temporary"] / row["temporary on one device"]
+    print(f"{title}: temporary memory {row['temporary']:,} bytes, {share:.3f} of one device's")
+    for kind, (count, total) in row["collectives"].items():
+        largest = f", largest {row['largest all-gather']:,}" if kind == "all-gather" else ""
+        print(f"  {kind:20} {count:5} {total:15,} bytes{largest}")
+    if "difference" in row:
+        print(f"  largest relative difference {row['difference']:.1e}")
+    print(end="", flush=True)
+
+
+if __name__ == "__main__":
+    main()

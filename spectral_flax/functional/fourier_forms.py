@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The computations of a real Fourier transform: by FFT or by products, on whole or split maps.
+
+Each is a function of arrays whose options make it hashable. ``across(names)`` returns what it is
+where mesh axes split the rows of maps and the columns of spectra: see `kernels.pencils`.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from spectral_flax.arrays import wide
+from spectral_flax.kernels.pencils import Names, exchange
+
+if TYPE_CHECKING:
+    from spectral_flax.functional.fourier import RealFFT
+
+
+@dataclasses.dataclass(frozen=True)
+class _Half:
+    """One direction and implementation of a transform at one size, hashable."""
+
+    transform: "RealFFT"
+    sizes: tuple[int, ...]
+
+    @property
+    def _channels(self):
+        """Where an FFT over the last axes has them."""
+        return -len(self.sizes) - 1
+
+    def _other_axes(self, z, kind):
+        """Transform all axes but the last."""
+        z = lax.fft(jnp.moveaxis(z, -1, self._channels), kind, self.sizes[:-1])
+        return jnp.moveaxis(z, self._channels, -1)
+
+
+class ForwardFFT(_Half):
+    """Half spectra of maps, by FFT."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        z = jnp.moveaxis(x, -1, self._channels).astype(wide(x.dtype))
+        return self._packed(lax.fft(z, "rfft", self.sizes), x.dtype)
+
+    def across(self, names: Names):
+        def local(x):
+            z = jnp.moveaxis(x, -1, self._channels).astype(wide(x.dtype))
+            z = lax.fft(z, "rfft", self.sizes[-1:])
+            z = exchange(z, names, split=-1, join=-2, size=self.sizes[-2])
+            return self._packed(self._other_axes(z, "fft"), x.dtype)
+
+        return local
+
+    def _packed(self, z, dtype):
+        z = jnp.moveaxis(z * _forward_scale(self.transform.norm, self.sizes), self._channels, -1)
+        z = z.reshape(*z.shape[:-1], self.transform.groups, 1, -1)
+        s = jnp.concatenate([z.real, z.imag], axis=-2)
+        return lax.collapse(s, s.ndim - 3).astype(dtype)
+
+
+class InverseFFT(_Half):
+    """Maps of half spectra, by FFT."""
+
+    def __call__(self, s: jax.Array) -> jax.Array:
+        return self._map(lax.fft(self._unpacked(s), "irfft", self.sizes), s.dtype)
+
+    def across(self, names: Names):
+        def local(s):
+            z = self._other_axes(self._unpacked(s), "ifft")
+            z = exchange(z, names, split=-2, join=-1, size=self.sizes[-1] // 2 + 1)
+            return self._map(lax.fft(z, "irfft", self.sizes[-1:]), s.dtype)
+
+        return local
+
+    def _unpacked(self, s):
+        r = _complex_channels(s, self.transform.groups).astype(wide(s.dtype))
+        z = lax.collapse(lax.complex(r[..., 0, :], r[..., 1, :]), s.ndim - 1)
+        return jnp.moveaxis(z, -1, self._channels)
+
+    def _map(self, x, dtype):
+        x = x * _inverse_scale(self.transform.norm, self.sizes)
+        return jnp.moveaxis(x, self._channels, -1).astype(dtype)
+
+
+class _Matmul(_Half):
+    def _product(self, subscripts, x, table, input_dtype):
+        """Contract with a table in the computation dtype, accumulating in float32 or wider."""
+        dtype = np.dtype(self.transform.dtype or wide(input_dtype))
+        y = jnp.einsum(
+            subscripts,
+            x.astype(dtype),
+            jnp.asarray(table, dtype),
+            precision=self.transform.precision or "highest",
+            preferred_element_type=wide(dtype),
+        )
+        return y.astype(dtype)
+
+    def _other_axes(self, y, tables, input_dtype):
+        letters = "thw"[-len(tables) - 1 : -1]
+        for letter, table in zip(letters, tables, strict=True):
+            tail = letters[letters.index(letter) + 1 :]
+            spec = f"...{letter}{tail}kgrc,r{letter}su->...u{tail}kgsc"
+            y = self._product(spec, y, table, input_dtype)
+        return y
+
+
+class ForwardMatmul(_Matmul):
+    """Half spectra of maps, by products with cosine and sine matrices."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self._computed(x, lambda y: y)
+
+    def across(self, names: Names):
+        height = self.sizes[-2]
+        columns = lambda y: exchange(y, names, split=-4, join=-5, size=height)
+        return functools.partial(self._computed, columns=columns)
+
+    def _computed(self, x, columns):
+        groups = self.transform.groups
+        scale = _forward_scale(self.transform.norm, self.sizes)
+        last, others = _forward_tables(self.sizes, scale)
+        y = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+        y = columns(self._product("...wgc,rwk->...kgrc", y, last, x.dtype))
+        y = self._other_axes(y, others, x.dtype)
+        return lax.collapse(y, y.ndim - 3).astype(x.dtype)
+
+
+class InverseMatmul(_Matmul):
+    """Maps of half spectra, by products with cosine and sine matrices."""
+
+    def __call__(self, s: jax.Array) -> jax.Array:
+        return self._computed(s, lambda y: y)
+
+    def across(self, names: Names):
+        frequencies = self.sizes[-1] // 2 + 1
+        rows = lambda y: exchange(y, names, split=-5, join=-4, size=frequencies)
+        return functools.partial(self._computed, rows=rows)
+
+    def _computed(self, s, rows):
+        scale = _inverse_scale(self.transform.norm, self.sizes)
+        last, others = _inverse_tables(self.sizes, scale / math.prod(self.sizes))
+        y = _complex_channels(s, self.transform.groups)
+        y = rows(self._other_axes(y, others, s.dtype))
+        y = self._product("...kgrc,rkw->...wgc", y, last, s.dtype)
+        return lax.collapse(y, y.ndim - 2).astype(s.dtype)
+
+
+def _forward_scale(norm, sizes):
+    count = math.prod(sizes)
+    return {"ortho": 1 / math.sqrt(count), "backward": 1, "forward": 1 / count}[norm]
+
+
+def _inverse_scale(norm, sizes):
+    count = math.prod(sizes)  # lax divides by it
+    return {"ortho": math.sqrt(count), "backward": 1, "forward": count}[norm]
+
+
+@functools.lru_cache(maxsize=256)
+def _angles(n: int, frequencies: int) -> np.ndarray:
+    # Whole turns are taken off in integers, where they are exact.
+    return 2 * np.pi / n * (np.outer(np.arange(n), np.arange(frequencies)) % n)
+
+
+def _complex_table(n: int, sign: int) -> np.ndarray:
+    """Table ``[re/im in, n, re/im out, n]`` of the multiplication by exp(±i angle)."""
+    cos, sin = np.cos(_angles(n, n)), sign * np.sin(_angles(n, n))
+    return np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)])
+
+
+@functools.lru_cache(maxsize=64)
+def _forward_tables(sizes: tuple[int, ...], scale: float):
+    angles = _angles(sizes[-1], sizes[-1] // 2 + 1)
+    last = scale * np.stack([np.cos(angles), -np.sin(angles)])
+    return last, [_complex_table(n, -1) for n in sizes[:-1]]
+
+
+@functools.lru_cache(maxsize=64)
+def _inverse_tables(sizes: tuple[int, ...], scale: float):
+    width = sizes[-1]
+    angles = _angles(width, width // 2 + 1).T
+    twice = np.where((np.arange(width // 2 + 1) * 2) % width == 0, 1.0, 2.0)[:, None] * scale
+    return twice * np.stack([np.cos(angles), -np.sin(angles)]), [
+        _complex_table(n, 1) for n in sizes[:-1]
+    ]
+
+
+def _complex_channels(s, groups):
+    return s.reshape(*s.shape[:-1], groups, 2, s.shape[-1] // (2 * groups))

@@ -1,0 +1,63 @@
+"""Functions of maps whose rows lie on a mesh axis: those of one device, and no map gathered."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+from rows_over_devices import check_equal_to_one_device, draw, mesh
+
+from spectral_flax.functional import irfft2, irfft3, orthogonal_matrix, pairs, rfft2, rfft3
+
+
+def through_spectrum(x, axis_name=None, implementation="fft"):
+    options = dict(axis_name=axis_name, implementation=implementation)
+    forward, inverse = (rfft2, irfft2) if x.ndim == 4 else (rfft3, irfft3)
+    return inverse(jnp.tanh(forward(x, 2, **options)), x.shape[-2], 2, **options)
+
+
+SIZES = [(4, 8, 12, 4), (2, 7, 9, 4), (2, 3, 6, 5, 4)]
+
+
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize("implementation", ["fft", "matmul"])
+def test_a_transform_pair_moves_a_map_twice(shape, implementation):
+    found = check_equal_to_one_device(
+        partial(through_spectrum, implementation=implementation), draw(*shape)
+    )
+    *others, height, width, features = shape
+    rows, columns = (-(-n // 4) for n in (height, width // 2 + 1))
+    local = np.prod(others) // 2 * 4 * rows * columns * features * 16  # bytes of complex numbers
+    assert found["all-to-all"] == (4, 4 * local)  # there and back, and both for the gradient
+
+
+@pytest.mark.parametrize("implementation", ["auto", "fft"])
+def test_inside_shard_map_the_axis_is_named(implementation):
+    x = draw(2, 8, 12, 4)
+    function = partial(through_spectrum, implementation=implementation)
+    part = jax.shard_map(
+        partial(function, axis_name="space"),
+        mesh=mesh(),
+        in_specs=P("data", "space"),
+        out_specs=P("data", "space"),
+    )
+    np.testing.assert_allclose(jax.jit(part)(x), function(x), atol=1e-6)
+
+
+def through_pair(pair, x):
+    return pair.inverse(jnp.tanh(pair.forward(x)), x.shape[1:3])
+
+
+def test_products_with_learned_matrices_move_a_map_twice():
+    def function(x, p, q):
+        return through_pair(pairs.Orthogonal(tuple(map(orthogonal_matrix, (p, q)))), x)
+
+    found = check_equal_to_one_device(function, draw(2, 7, 9, 4), draw(7, 7), draw(9, 9))
+    assert found["all-to-all"].count == 4
+
+
+def test_products_with_fixed_matrices_move_a_map_twice():
+    found = check_equal_to_one_device(partial(through_pair, pairs.Cosine(3)), draw(2, 3, 8, 6, 4))
+    assert found["all-to-all"].count == 4

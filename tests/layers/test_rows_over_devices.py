@@ -1,0 +1,60 @@
+"""Layers on maps whose rows lie on a mesh axis: those of one device, and no map gathered."""
+
+import importlib
+
+import pytest
+from flax import nnx
+from rows_over_devices import check_layer
+
+from spectral_flax.layers import (
+    FFC,
+    CompactNonLocal,
+    DoubleAttention,
+    GraphReasoning,
+    RecurrentCrissCross,
+    bat,
+    srl_fft,
+    srl_lo,
+)
+
+EVEN, UNEVEN = (4, 8, 12, 16), (2, 7, 10, 16)
+FEW = (2, 4, 6, 16)  # fewer rows than devices after strides of 2
+
+
+@pytest.fixture(autouse=True)
+def convolutions_of_accelerators(monkeypatch):
+    """The forms that the CPU gets gather the gradients of maps of a row a device."""
+    module = importlib.import_module("spectral_flax.kernels.convolution")
+    monkeypatch.setattr(module, "_has_forms", lambda *_: False)
+
+
+@pytest.mark.parametrize("shape", [EVEN, UNEVEN, FEW], ids=str)
+def test_fast_fourier_convolution(shape):
+    check_layer(FFC(16, 16, ratio_in=0.5, ratio_out=1.0, strides=2, rngs=nnx.Rngs(0)), *shape)
+
+
+def test_spectral_residual_block_moves_a_map_twice():
+    layer = srl_fft(16, groups=2, gate_init=0.5, rngs=nnx.Rngs(0))
+    assert check_layer(layer, *UNEVEN)["all-to-all"].count == 4
+
+
+def test_learned_orthogonal_block_moves_a_map_twice():
+    layer = srl_lo(16, size=(8, 12), rngs=nnx.Rngs(0))
+    assert check_layer(layer, *EVEN)["all-to-all"].count == 4
+
+
+def test_bilinear_attention():
+    check_layer(bat(16, grid=3, dropout=0.0, rngs=nnx.Rngs(0)), *UNEVEN)
+
+
+ATTENTION = {
+    "A2": lambda rngs: DoubleAttention(16, rngs=rngs),
+    "CGNL": lambda rngs: CompactNonLocal(16, rngs=rngs),
+    "GloRe": lambda rngs: GraphReasoning(16, rngs=rngs),
+    "RCCA": lambda rngs: RecurrentCrissCross(16, rngs=rngs),
+}
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_that_needs_no_pairs_of_positions(name):
+    check_layer(ATTENTION[name](nnx.Rngs(0)), *EVEN)
