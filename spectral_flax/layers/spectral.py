@@ -91,7 +91,7 @@ class SpectralResidual(nnx.Module):
         width = pair.multiplier * features
         sums = for_sums(numerics)  # over the map, which a spectrum holds
         options = types_of(sums)
-        convolution = dict(rank=rank, groups=groups, use_bias=use_bias, **sums)
+        convolution = dict(rank=rank, feature_group_count=groups, use_bias=use_bias, **sums)
         window = (temporal_kernel, 1, 1)[-rank:]
         inner = width
         if bottleneck is not None:
