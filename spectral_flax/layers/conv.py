@@ -167,6 +167,6 @@ def fused_convolution(convs: Sequence[nnx.Conv], x: jax.Array) -> jax.Array:
     return y if bias is None else y + per_channel(bias, y)
 
 
-def per_channel(a, x):
+def per_channel(a: jax.Array, x: jax.Array) -> jax.Array:
     """Give a vector over the channels of ``x`` the rank of ``x``."""
     return a.reshape((1,) * (x.ndim - 1) + a.shape)

@@ -65,7 +65,7 @@ class FourierUnit(nnx.Module):
         self.dtype = numerics.get("dtype")
         self.transform = RealFFT(2, groups, norm, implementation)
 
-    def set_view(self, implementation: fourier.Implementation | None = None):
+    def set_view(self, implementation: fourier.Implementation | None = None) -> None:
         if implementation is not None:
             self.transform = dataclasses.replace(self.transform, implementation=implementation)
 
@@ -233,7 +233,7 @@ class FFC(nnx.Module):
             if size and not any(sources):
                 raise ValueError(f"the {name} output has no input: {given}")
 
-    def set_view(self, fuse_outputs: bool | None = None):
+    def set_view(self, fuse_outputs: bool | None = None) -> None:
         if fuse_outputs is not None:
             self.fuse_outputs = self.fuse_outputs and fuse_outputs
 

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,9 @@ class BatchNorm(nnx.Module):
         self.use_running_average = use_running_average
         self.dtype = dtype
 
-    def set_view(self, use_running_average: bool | None = None, axis_name: str | None = None):
+    def set_view(
+        self, use_running_average: bool | None = None, axis_name: str | None = None
+    ) -> None:
         if use_running_average is not None:
             self.use_running_average = use_running_average
         if axis_name is not None:
@@ -125,7 +128,7 @@ class ConvNormAct(nnx.Module):
         epsilon: float = 1e-5,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
-        **options,
+        **options: Any,
     ):
         common = dict(strides=strides, dtype=dtype, rngs=rngs)
         self.conv = layer(in_features, out_features, kernel_size, **common, **options)
@@ -154,7 +157,7 @@ class NormActConv(nnx.Module):
         *,
         epsilon: float = 1e-5,
         dtype: DTypeLike | None = None,
-        **options,
+        **options: Any,
     ):
         param_dtype = options.get("param_dtype", jnp.float32)
         norm = dict(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype)

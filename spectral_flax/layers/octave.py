@@ -6,7 +6,7 @@ Octave Convolution", ICCV 2019.
 """
 
 from collections.abc import Callable
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 from flax import nnx
@@ -141,7 +141,7 @@ class OctaveConvNormAct(nnx.Module):
         *,
         activation: Callable[[jax.Array], jax.Array] | None = relu,
         epsilon: float = 1e-5,
-        **options,
+        **options: Any,
     ):
         self.conv = OctaveConv(in_features, out_features, kernel_size, strides, **options)
         types = dict(epsilon=epsilon, **types_of(options))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transposed convolutions with PyTorch's placement."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -69,7 +71,7 @@ class TransposedConvNormAct(nnx.Module):
         *,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        **options,
+        **options: Any,
     ):
         types = dict(dtype=dtype, param_dtype=param_dtype)
         channels = in_features, out_features

@@ -99,7 +99,7 @@ class Residual:
     drop_path: float = 0.0
     temporal_shift: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path={self.drop_path} lies outside [0, 1)")
         if not 0 <= self.ratio <= 1:
