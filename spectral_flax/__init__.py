@@ -2,6 +2,7 @@
 """Networks that see the whole image at once, in JAX and Flax NNX."""
 
 from spectral_flax import functional, kernels, layers
+from spectral_flax.bridges import LinenModel, get_variables, init_apply, set_variables, to_linen
 from spectral_flax.checkpoints.inflate import inflate
 from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_torch
 from spectral_flax.checkpoints.public.table import list_models
@@ -19,7 +20,6 @@ from spectral_flax.models import (
     Preprocessing,
     abstract_model,
     card,
-    init_apply,
     model_options,
     register_model,
 )
@@ -29,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Card",
     "CheckpointError",
+    "LinenModel",
     "ModelRecord",
     "Preprocessing",
     "abstract_model",
@@ -37,6 +38,7 @@ __all__ = [
     "evaluation_mode",
     "fold_batch_norm",
     "functional",
+    "get_variables",
     "inflate",
     "init_apply",
     "inpaint",
@@ -54,4 +56,6 @@ __all__ = [
     "register_model",
     "save",
     "save_torch",
+    "set_variables",
+    "to_linen",
 ]

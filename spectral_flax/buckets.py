@@ -79,7 +79,7 @@ def bucket_path(text: str) -> "epath.Path":
     return epath.Path(text.rstrip("/"))
 
 
-def is_remote(path: os.PathLike) -> bool:
+def is_remote(path: os.PathLike[str]) -> bool:
     """Return whether a path is in a bucket."""
     return str(path).startswith(f"{SCHEME}://")
 

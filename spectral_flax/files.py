@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def any_path(path: str | os.PathLike, name: str = "path") -> "Path":
+def any_path(path: str | os.PathLike[str], name: str = "path") -> "Path":
     """Return a local path, ``~`` expanded, or that of an address in a bucket.
 
     Raises ValueError, naming the argument, for anything else; see `local_path`.
@@ -46,7 +46,7 @@ def any_fault(path: str | os.PathLike) -> str | None:
     return buckets.address_fault(text) if is_address else path_fault(text)
 
 
-def local_path(path: str | os.PathLike, name: str = "path") -> pathlib.Path:
+def local_path(path: str | os.PathLike[str], name: str = "path") -> pathlib.Path:
     """Return a local path, ``~`` expanded.
 
     Raises ValueError, naming the argument, for what is no local path (`path_fault`), TypeError for
@@ -107,7 +107,7 @@ _KINDS = {
 }
 
 
-def read_small(path: str | os.PathLike, limit: int) -> bytes:
+def read_small(path: str | os.PathLike[str], limit: int) -> bytes:
     """Return the bytes of a regular file; raise ValueError if there are more than ``limit``."""
     with open_regular(path) as file:
         data = file.read(limit + 1)
@@ -117,7 +117,7 @@ def read_small(path: str | os.PathLike, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def new_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[pathlib.Path]:
     """Yield the path of a draft, which is renamed to ``path`` unless an error is raised.
 
     The draft of an object in a bucket is a local file, which is sent there.
@@ -147,7 +147,7 @@ def new_file(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pa
 
 
 @contextlib.contextmanager
-def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[pathlib.Path]:
     """Yield the path for a draft folder, which is renamed to ``path``; see `new_file`.
 
     An overwritten folder is replaced with all its contents.

@@ -36,7 +36,7 @@ def is_file(plugin: str) -> bool:
     return plugin.endswith(".py") or os.sep in plugin
 
 
-def absolute(plugin: str, folder: str | os.PathLike) -> str:
+def absolute(plugin: str, folder: str | os.PathLike[str]) -> str:
     """Return a plugin; a relative path of a file is that from ``folder``."""
     return os.path.abspath(Path(folder, os.path.expanduser(plugin))) if is_file(plugin) else plugin
 

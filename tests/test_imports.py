@@ -23,6 +23,7 @@ LIBRARY = [
     "layers",
     "models",
     "checkpoints",
+    "bridges",
     "inference",
     "analysis",
     "__init__",

@@ -4,7 +4,6 @@
 With ``--rehearse`` it only tries out what the run would do.
 """
 
-import importlib.metadata
 import os
 import shlex
 import sys
@@ -21,7 +20,9 @@ def main(arguments: list[str] | None = None, program: str = "python -m train") -
     own_process = arguments is None
     arguments = sys.argv[1:] if own_process else arguments
     if arguments == ["--version"]:
-        print(f"spectral-flax {importlib.metadata.version('spectral-flax')}")
+        from spectral_flax import __version__
+
+        print(f"spectral-flax {__version__}")
         return 0
     rehearses = "--rehearse" in arguments
     words = [word for word in arguments if word != "--rehearse"]

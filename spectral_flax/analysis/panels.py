@@ -35,7 +35,7 @@ def matplotlib():
     return matplotlib
 
 
-def check_figure(path: str | os.PathLike, *, overwrite: bool = False) -> None:
+def check_figure(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Raise a ValueError or OSError if a figure can not be written to ``path``."""
     path = local_path(path, "output")
     if path.suffix.lower() not in (".png", ".svg"):
@@ -45,7 +45,7 @@ def check_figure(path: str | os.PathLike, *, overwrite: bool = False) -> None:
     refuse_existing([path], overwrite=overwrite)
 
 
-def save_figure(figure: "Figure", path: str | os.PathLike, *, overwrite: bool = False) -> None:
+def save_figure(figure: "Figure", path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a figure as PNG or SVG, as the suffix says.
 
     Raises:

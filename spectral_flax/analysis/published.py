@@ -93,7 +93,7 @@ def _added(depth: int, block: str, gflops: str, parameters: str) -> Row:
     return Row(label, f"{base}_{block}", _IMAGE, gflops, parameters, base=base)
 
 
-def _clip(label: str, model: str, gflops: str, parameters: str, note: str = _VIDEO, **options):
+def _clip(label: str, model: str, gflops: str, parameters: str, note: str = _VIDEO, **options: Any):
     return Row(label, model, _CLIP, gflops, parameters, _CLASSES | options, note=note)
 
 
@@ -157,7 +157,7 @@ def recount(row: Row, convention: Convention) -> Recount | None:
     if row.model not in MODELS or (row.base and row.base not in MODELS):
         return None
 
-    def cost(name: str, **options) -> tuple[float, float]:
+    def cost(name: str, **options: Any) -> tuple[float, float]:
         total = profile(abstract_model(name, **options), row.shape).total
         nonlocal_ = name.endswith("_nl")
         return convention.gflops(total, nonlocal_), total.parameters / 1e6

@@ -30,13 +30,13 @@ SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 REPOSITORY = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 
 
-def files_in(folder: str | os.PathLike) -> list[pathlib.Path]:
+def files_in(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
     """Return the files that `write_folder` writes."""
     return [pathlib.Path(folder) / name for name in (CONFIG, WEIGHTS, DESCRIPTION)]
 
 
 def write_folder(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     weights: Weights,
     *,
     overwrite: bool = False,
@@ -70,7 +70,7 @@ def write_folder(
             draft(name).write_text(text, encoding="utf-8")
 
 
-def read_file(path: str | os.PathLike, *, entry: str | None = None) -> Weights:
+def read_file(path: str | os.PathLike[str], *, entry: str | None = None) -> Weights:
     """Return the weights in a file, of safetensors or of PyTorch as its suffix tells."""
     path = pathlib.Path(path)
     if path.suffix == ".safetensors":
@@ -85,7 +85,7 @@ def read_file(path: str | os.PathLike, *, entry: str | None = None) -> Weights:
     return Weights(found.tensors, "flax" if ours else "torch", record, found.foreign)
 
 
-def read_folder(folder: str | os.PathLike, *, entry: str | None = None) -> Weights:
+def read_folder(folder: str | os.PathLike[str], *, entry: str | None = None) -> Weights:
     """Return the weights in a folder that `write_folder` or a PyTorch library wrote.
 
     Raises ValueError, naming the folder, if it holds no weights, or several files of them.

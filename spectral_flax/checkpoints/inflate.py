@@ -27,7 +27,7 @@ class Inflation(NamedTuple):
     skipped: tuple[str, ...]
     unused: tuple[str, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = f"copied {len(self.copied)} arrays, inflated {len(self.inflated)}"
         for what, paths in (("left as they were", self.skipped), ("not used", self.unused)):
             if paths:

@@ -37,7 +37,7 @@ class Report:
     skipped: tuple[str, ...]
     foreign: tuple[str, ...] = ()
 
-    def __str__(self):
+    def __str__(self) -> str:
         text = f"loaded {len(self.loaded)} entries ({self.family} names)"
         for what, names in (
             ("ignored", self.ignored),
@@ -51,7 +51,7 @@ class Report:
 
 def load_torch(
     model: nnx.Module,
-    source: Mapping[str, Any] | str | os.PathLike,
+    source: Mapping[str, Any] | str | os.PathLike[str],
     *,
     skip: str | Iterable[str] = (),
     entry: str | None = None,
@@ -87,7 +87,7 @@ def load_torch(
 
 def save_torch(
     model: nnx.Module,
-    path: str | os.PathLike | None = None,
+    path: str | os.PathLike[str] | None = None,
     *,
     family: str | None = None,
     overwrite: bool = False,

@@ -36,7 +36,7 @@ MAX_JSON = 1 << 24
 _CHUNK = 1024  # bytes that TensorStore keeps of a chunk, beside its numbers
 
 
-def write_orbax(path: str | os.PathLike, weights: Weights) -> None:
+def write_orbax(path: str | os.PathLike[str], weights: Weights) -> None:
     """Write the arrays to the new directory ``path``, with the model's record and checksums.
 
     Raises ValueError if the directory exists. Arrays of JAX are written by the device that has
@@ -56,7 +56,7 @@ def write_orbax(path: str | os.PathLike, weights: Weights) -> None:
         checkpointer.save(path, args=ocp.args.Composite(**items))
 
 
-def read_orbax(path: str | os.PathLike, kind: WeightKind | None = None) -> Weights:
+def read_orbax(path: str | os.PathLike[str], kind: WeightKind | None = None) -> Weights:
     """Return the arrays in the directory ``path`` as NumPy arrays.
 
     Understands what `write_orbax` wrote, which is verified by its checksums, one step of a

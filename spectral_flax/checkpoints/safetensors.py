@@ -38,7 +38,7 @@ FORMAT = "spectral_flax"  # metadata "format" of files whose names are ours; "pt
 
 
 def write_safetensors(
-    path: str | os.PathLike, weights: Weights, *, overwrite: bool = False
+    path: str | os.PathLike[str], weights: Weights, *, overwrite: bool = False
 ) -> None:
     """Write arrays with the model's record in the metadata; all or nothing.
 
@@ -58,7 +58,7 @@ def write_safetensors(
         draft.write_bytes(save(arrays, metadata))  # its own writer hides errors of the system
 
 
-def read_safetensors(path: str | os.PathLike) -> Weights:
+def read_safetensors(path: str | os.PathLike[str]) -> Weights:
     """Return the arrays of a file, and the record of their model where it is one of ours.
 
     Raises ValueError, naming the file, for anything but an intact file.

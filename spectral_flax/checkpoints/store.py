@@ -39,7 +39,7 @@ OTHER_SUFFIXES = (
 
 
 def read_weights(
-    source: str | os.PathLike, *, entry: str | None = None, weights: WeightKind | None = None
+    source: str | os.PathLike[str], *, entry: str | None = None, weights: WeightKind | None = None
 ) -> Weights:
     """Return the weights at ``source``, whatever their format, and the record of their model.
 
@@ -60,7 +60,7 @@ def read_weights(
     return found
 
 
-def _read(source: str | os.PathLike, entry: str | None, kind: WeightKind | None) -> Weights:
+def _read(source: str | os.PathLike[str], entry: str | None, kind: WeightKind | None) -> Weights:
     if isinstance(source, str) and source.startswith("hf://"):
         return hub.read_hub(source, entry=entry)
     path = any_path(source, "source")
@@ -100,7 +100,7 @@ def _read(source: str | os.PathLike, entry: str | None, kind: WeightKind | None)
 def create_model(
     name: str,
     *,
-    pretrained: str | os.PathLike | bool | None = None,
+    pretrained: str | os.PathLike[str] | bool | None = None,
     skip: str | Iterable[str] = (),
     entry: str | None = None,
     weights: WeightKind | None = None,
@@ -162,7 +162,7 @@ def load_weights(
 
 
 def load(
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     name: str | None = None,
     *,
     entry: str | None = None,
@@ -192,7 +192,7 @@ def build(
     name: str | None = None,
     options: Mapping[str, Any] | None = None,
     *,
-    source: str | os.PathLike = "the file",
+    source: str | os.PathLike[str] = "the file",
     allow_non_finite: bool = False,
 ) -> nnx.Module:
     """Return the filled model that ``weights`` belong to."""
@@ -255,7 +255,7 @@ def _options(weights: Weights, name: str, options: Mapping[str, Any]) -> dict[st
 
 def save(
     model: nnx.Module,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     name: str | None = None,
     options: Mapping[str, Any] | None = None,
@@ -309,7 +309,7 @@ def record_of(
     return dataclasses.replace(record, **{k: v for k, v in given.items() if v is not None})
 
 
-def check_target(path: str | os.PathLike, *, overwrite: bool = False) -> str:
+def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> str:
     """Return the suffix that says what `save` makes at ``path``: nothing for a folder.
 
     Raises ValueError for a suffix of another format, FileExistsError for what is there already.
@@ -323,7 +323,7 @@ def check_target(path: str | os.PathLike, *, overwrite: bool = False) -> str:
     return kind
 
 
-def _format(path: str | os.PathLike) -> str:
+def _format(path: str | os.PathLike[str]) -> str:
     """Return the suffix that names the format of ``path``, or nothing for a folder.
 
     A name with a dot is a folder's, unless its suffix is, or resembles, that of a format.

@@ -48,12 +48,12 @@ class Weights:
         """The options of the model."""
         return self.record.options
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.names not in ("flax", "torch"):
             raise ValueError(f"names={self.names!r}; expected 'flax' or 'torch'")
 
 
-def narrowed(weights: Weights, entry: str | None, source: str | os.PathLike) -> Weights:
+def narrowed(weights: Weights, entry: str | None, source: str | os.PathLike[str]) -> Weights:
     """Return the weights whose names begin with ``entry`` and a dot, without these.
 
     Raises ValueError, naming the ``source``, if there are none.

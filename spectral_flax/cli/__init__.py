@@ -2,12 +2,12 @@
 """The command ``spectral-flax``: list, show, profile, convert and run models from the shell."""
 
 import argparse
-import importlib.metadata
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 
+from spectral_flax import __version__
 from spectral_flax.cli import (
     compare,
     convert,
@@ -92,8 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Networks that see the whole image: list, compare, convert, run, train.",
         epilog="spectral-flax COMMAND --help tells the options of a command.",
     )
-    version = importlib.metadata.version("spectral-flax")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(
         title="commands", dest="command", required=True, metavar="COMMAND"
     )

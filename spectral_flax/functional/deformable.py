@@ -21,7 +21,7 @@ def deformable_convolution(
     *,
     strides: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
+    kernel_dilation: Sequence[int] = (1, 1),
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
     """Convolve displaced samples: ``[N, H, W, C], [k, l, C, D] -> [N, H', W', D]``.
@@ -37,8 +37,8 @@ def deformable_convolution(
       kernel: as in a convolution.
       offsets: ``[N, H', W', 2 k l]`` in pixels, by position of the kernel, row by row: dy, then dx.
       mask: ``[N, H', W', k l]``, a factor of each sample (version 2); None: no factors (version 1).
-      strides, padding, dilation: of rows and of columns, as in a convolution; ``padding`` is that
-        on both sides.
+      strides, padding, kernel_dilation: of rows and of columns, as in a convolution; ``padding`` is
+        that on both sides.
       precision: of the products.
 
     Raises:
@@ -49,7 +49,7 @@ def deformable_convolution(
     """
     x, kernel, offsets = as_floating(x=x, kernel=kernel, offsets=offsets)
     mask = None if mask is None else as_floating(mask=mask)
-    size = _check(x, kernel, offsets, mask, strides, padding, dilation)
+    size = _check(x, kernel, offsets, mask, strides, padding, kernel_dilation)
     rows, columns, features, out = kernel.shape
     taps, dtype = rows * columns, common(x, kernel)
     exact = wide(x.dtype, offsets.dtype)
@@ -61,7 +61,7 @@ def deformable_convolution(
         np.arange(n) * stride - pad for n, stride, pad in zip(size, strides, padding, strict=True)
     ]
     ticks = np.stack(np.meshgrid(*grid, indexing="ij"), -1)
-    reach = np.indices((rows, columns)).reshape(2, taps).T * np.asarray(dilation)
+    reach = np.indices((rows, columns)).reshape(2, taps).T * np.asarray(kernel_dilation)
     each_tap = (
         kernel.astype(dtype).reshape(taps, features, out),
         jnp.moveaxis(moved, 3, 0),
@@ -112,7 +112,7 @@ def _windows(image: jax.Array, start: jax.Array) -> jax.Array:
     return lax.gather(image, start, numbers, sizes, mode="promise_in_bounds")
 
 
-def _check(x, kernel, offsets, mask, strides, padding, dilation) -> tuple[int, int]:
+def _check(x, kernel, offsets, mask, strides, padding, kernel_dilation) -> tuple[int, int]:
     """Return the size of the result."""
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
         raise ValueError(
@@ -121,7 +121,7 @@ def _check(x, kernel, offsets, mask, strides, padding, dilation) -> tuple[int, i
         )
     if 0 in x.shape[1:]:
         raise ValueError(f"x has shape {x.shape}; expected no empty axis but that of the batch")
-    geometry = dict(strides=strides, padding=padding, dilation=dilation)
+    geometry = dict(strides=strides, padding=padding, kernel_dilation=kernel_dilation)
     for name, values in geometry.items():
         least = 0 if name == "padding" else 1
         if len(values) != 2 or any(not isinstance(v, int) or v < least for v in values):

@@ -76,7 +76,7 @@ class RealFFT:
     axis_name: Names | None = None
     multiplier = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_rank(self.rank)
         if self.norm not in get_args(Norm):
             raise ValueError(f"norm={self.norm!r}; expected 'ortho', 'backward' or 'forward'")

@@ -88,7 +88,7 @@ class _FixedMatrices:
     precision: lax.PrecisionLike = None
     multiplier = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_rank(self.rank)
 
     def forward(self, x: jax.Array) -> jax.Array:

@@ -73,7 +73,7 @@ def _compiled():
     return jax.jit(forward, static_argnums=0, compiler_options=compiler_options())
 
 
-def read_labels(path: str | os.PathLike) -> list[str]:
+def read_labels(path: str | os.PathLike[str]) -> list[str]:
     """Return class names from a text file, one a line, or from JSON.
 
     JSON may be a list, or a mapping of numbers to names (or to a list that ends in the name).

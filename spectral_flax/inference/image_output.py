@@ -33,7 +33,9 @@ _XMP, _ICC = 700, 34675
 _XMP_OF_PNG = "XML:com.adobe.xmp"
 
 
-def check_output(path: str | os.PathLike, *, mode: str = "RGB", overwrite: bool = False) -> None:
+def check_output(
+    path: str | os.PathLike[str], *, mode: str = "RGB", overwrite: bool = False
+) -> None:
     """Raise a ValueError or OSError if an image of a colour mode can not be written to ``path``."""
     path = local_path(path, "output")
     if path.is_dir():
@@ -52,7 +54,7 @@ def check_output(path: str | os.PathLike, *, mode: str = "RGB", overwrite: bool 
 
 
 def check_output_folder(
-    folder: str | os.PathLike, files: Iterable[Path], *, overwrite: bool = False
+    folder: str | os.PathLike[str], files: Iterable[Path], *, overwrite: bool = False
 ) -> None:
     """Raise a ValueError or OSError if ``files`` can not be written to ``folder``.
 
@@ -68,7 +70,7 @@ def check_output_folder(
 
 
 def output_files(
-    images: Sequence[str], output: str | os.PathLike, *, overwrite: bool = False
+    images: Sequence[str], output: str | os.PathLike[str], *, overwrite: bool = False
 ) -> dict[str, Path]:
     """Return the file to write for each of several images, having checked that it can be written.
 
@@ -91,9 +93,9 @@ def output_files(
 
 def save_image(
     image: "Image.Image",
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
-    source: str | os.PathLike | None = None,
+    source: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write an upright image, in the format of the suffix, with what the file ``source`` says.
@@ -127,7 +129,9 @@ def _require_writable(folder: Path) -> None:
         raise PermissionError(f"output: nothing can be written to the folder {str(folder)!r}")
 
 
-def _metadata(source: str | os.PathLike, format_: str, size: tuple[int, int]) -> dict[str, Any]:
+def _metadata(
+    source: str | os.PathLike[str], format_: str, size: tuple[int, int]
+) -> dict[str, Any]:
     """Return what Pillow is to write beside the pixels."""
     with opened(source) as image:
         image.load()  # texts may follow the pixels

@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 ORIENTATION = 0x0112
 """The EXIF tag of the orientation of the stored pixels."""
 
-File = str | os.PathLike | BinaryIO
+File = str | os.PathLike[str] | BinaryIO
 
 
 class ImageFileError(ValueError):
@@ -36,7 +36,7 @@ class ImageFileError(ValueError):
         super().__init__(_name(file), reason, what)
         self.reason = reason
 
-    def __str__(self):
+    def __str__(self) -> str:
         name, reason, what = self.args
         return f"{name!r} can not be read as {what}: {reason}"
 
@@ -169,7 +169,7 @@ def read_pair(
     return picture, pixels
 
 
-def files_by_stem(folder: str | os.PathLike, *, ending: str = "") -> dict[str, Path]:
+def files_by_stem(folder: str | os.PathLike[str], *, ending: str = "") -> dict[str, Path]:
     """Return the image files of a folder by their names without suffix and without ``ending``.
 
     Raises:

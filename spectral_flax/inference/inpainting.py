@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from spectral_flax.files import local_path
 from spectral_flax.inference.image_output import check_output, check_output_folder, save_image
@@ -18,7 +19,9 @@ from spectral_flax.kernels.cpu import compiler_options
 from spectral_flax.layers.modes import evaluation_mode
 
 
-def inpaint(model: nnx.Module, image, mask, *, multiple: int = 8) -> np.ndarray:
+def inpaint(
+    model: nnx.Module, image: ArrayLike, mask: ArrayLike, *, multiple: int = 8
+) -> np.ndarray:
     """Fill in the missing part of an image: ``[H, W, 3], [H, W] -> [H, W, 3]``.
 
     Any H and W, with or without a leading batch axis on both. ``image`` is uint8, or floating in
@@ -64,9 +67,9 @@ def inpaint(model: nnx.Module, image, mask, *, multiple: int = 8) -> np.ndarray:
 
 def inpaint_file(
     model: nnx.Module,
-    image: str | os.PathLike,
-    mask: str | os.PathLike,
-    out: str | os.PathLike,
+    image: str | os.PathLike[str],
+    mask: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     multiple: int = 8,
     overwrite: bool = False,
@@ -96,9 +99,9 @@ def inpaint_file(
 
 
 def read_job(
-    image: str | os.PathLike,
-    mask: str | os.PathLike,
-    out: str | os.PathLike,
+    image: str | os.PathLike[str],
+    mask: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -117,9 +120,9 @@ def read_job(
 
 def inpaint_folder(
     model: nnx.Module,
-    images: str | os.PathLike,
-    masks: str | os.PathLike,
-    out: str | os.PathLike,
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     multiple: int = 8,
     overwrite: bool = False,
@@ -145,9 +148,9 @@ def inpaint_folder(
 
 
 def folder_jobs(
-    images: str | os.PathLike,
-    masks: str | os.PathLike,
-    out: str | os.PathLike,
+    images: str | os.PathLike[str],
+    masks: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
 ) -> list[tuple[pathlib.Path, pathlib.Path, pathlib.Path]]:

@@ -2,7 +2,7 @@
 """What a model says of images and videos: classes, masks or poses, as its record tells."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -28,7 +28,7 @@ class Pose(NamedTuple):
 
 def predict(
     model: nnx.Module,
-    images,
+    images: Any,
     *,
     about: About | None = None,
     class_names: Sequence[str] | None = None,
@@ -36,7 +36,7 @@ def predict(
     boxes: Sequence[Sequence[float]] | None = None,
     clips: int = 1,
     crops: int = 1,
-):
+) -> Any:
     """Return what a model says of an image, or of each in a list; of videos where it takes clips.
 
     Images and videos are files or arrays, as `prepare` takes them. By the task of the model:

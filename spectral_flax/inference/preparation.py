@@ -5,7 +5,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flax import nnx
@@ -40,7 +40,7 @@ def preprocessing_of(about: About) -> Preprocessing:
     )
 
 
-def prepare(images, about: About) -> np.ndarray:
+def prepare(images: Any, about: About) -> np.ndarray:
     """Return a model's input, float32: ``[H, W, C]`` for an image, ``[N, H, W, C]`` for a list.
 
     An image is a file, a Pillow image or uint8 ``[H, W, 3]`` (``[H, W]`` or ``[H, W, 1]`` for a
@@ -163,7 +163,12 @@ def _as_image(image, about: Preprocessing) -> "Image.Image":
     return image if image.mode == mode else image.convert(mode)
 
 
-def with_size(about: About, size: tuple[int, int] | None, mean=None, std=None) -> Preprocessing:
+def with_size(
+    about: About,
+    size: tuple[int, int] | None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Preprocessing:
     """Return a model's preprocessing with another height and width, mean or deviation.
 
     The short side before a crop grows and shrinks with the size.
@@ -177,7 +182,7 @@ def with_size(about: About, size: tuple[int, int] | None, mean=None, std=None) -
     return dataclasses.replace(told, **{k: tuple(v) for k, v in given.items() if v is not None})
 
 
-def is_video(path: str | os.PathLike) -> bool:
+def is_video(path: str | os.PathLike[str]) -> bool:
     """Return whether a file's name ends as that of a video."""
     return pathlib.Path(path).suffix.lower() in VIDEOS
 

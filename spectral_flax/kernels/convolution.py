@@ -3,11 +3,14 @@
 
 import dataclasses
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_array
 from spectral_flax.kernels.batch_parallel import batch_parallel
@@ -24,16 +27,16 @@ To compare with, or to look for a fault. A program is compiled for each of the t
 def convolution(
     x: jax.Array,
     kernel: jax.Array,
-    window_strides,
-    padding,
-    lhs_dilation=None,
-    rhs_dilation=None,
-    dimension_numbers=None,
+    window_strides: int | Sequence[int],
+    padding: str | int | Sequence[tuple[int, int]],
+    lhs_dilation: int | Sequence[int] | None = None,
+    rhs_dilation: int | Sequence[int] | None = None,
+    dimension_numbers: Any = None,
     feature_group_count: int = 1,
     batch_group_count: int = 1,
-    precision=None,
-    preferred_element_type=None,
-    out_sharding=None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    out_sharding: Any = None,
 ) -> jax.Array:
     """Convolve: ``[N, *spatial, C], [*window, C//groups, D] -> [N, *spatial', D]``.
 
@@ -219,7 +222,7 @@ def _strided(x, strides):
     return held_on_gpu(x[(slice(None), *(slice(None, None, s) for s in strides))])
 
 
-def _pointwise(x: jax.Array, kernel: jax.Array, groups: int, **options) -> jax.Array:
+def _pointwise(x: jax.Array, kernel: jax.Array, groups: int, **options: Any) -> jax.Array:
     # dot_general, since tracing an einsum takes ten times as long and there is one in every layer.
     *_, fan_in, features = kernel.shape
     last = x.ndim - 1

@@ -45,7 +45,7 @@ class AtrousPyramid(nnx.Module):
         features = in_features, out_features
         self.point = ConvNormAct(*features, **numerics)
         self.atrous = nnx.List(
-            [ConvNormAct(*features, 3, dilation=rate, **numerics) for rate in rates]
+            [ConvNormAct(*features, 3, kernel_dilation=rate, **numerics) for rate in rates]
         )
         self.mean = ConvNormAct(*features, **numerics)
         self.project = ConvNormAct((len(rates) + 2) * out_features, out_features, **numerics)

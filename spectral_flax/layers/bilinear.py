@@ -2,7 +2,7 @@
 """Bilinear attentional transforms of images and videos."""
 
 import math
-from typing import NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -218,7 +218,7 @@ class BilinearAttention(nnx.Module):
         return self.attention_maps(x, jnp.zeros(shape).at[place].set(1)).by_group()
 
 
-def bat(features: int, *, rank: int = 2, rngs: nnx.Rngs, **options) -> BilinearAttention:
+def bat(features: int, *, rank: int = 2, rngs: nnx.Rngs, **options: Any) -> BilinearAttention:
     """Build the published block for images, or for videos frame by frame.
 
     Images: 4 groups, sigmoids divided by their sum. Videos: 8 groups, softmax. ``options`` are
@@ -228,7 +228,7 @@ def bat(features: int, *, rank: int = 2, rngs: nnx.Rngs, **options) -> BilinearA
     return BilinearAttention(features, rank=rank, rngs=rngs, **(published | options))
 
 
-def bat3d(features: int, *, rank: int = 3, rngs: nnx.Rngs, **options) -> BilinearAttention:
+def bat3d(features: int, *, rank: int = 3, rngs: nnx.Rngs, **options: Any) -> BilinearAttention:
     """Build the published block that also mixes frames: `bat` for video with 4 temporal groups."""
     if rank != 3:
         raise ValueError(f"rank={rank!r}; bat3d is for video, rank=3")

@@ -276,7 +276,7 @@ def block(
     rank: int = 2,
     size: tuple[int, ...] | None = None,
     rngs: nnx.Rngs,
-    **options,
+    **options: Any,
 ) -> nnx.Module:
     """Build the block ``name`` of `BLOCKS`: ``[N, *spatial, features]`` to the same shape.
 

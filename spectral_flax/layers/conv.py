@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions and linear layers, with PyTorch's padding."""
+"""Convolutions and linear layers, with the arguments of ``nnx.Conv`` and PyTorch's padding."""
 
 import math
 from collections.abc import Sequence
@@ -15,6 +15,8 @@ from spectral_flax.kernels.convolution import convolution
 from spectral_flax.layers.initializers import Initializer, kaiming_normal, normal, zeros
 
 Size = int | Sequence[int]
+Padding = Size | Sequence[tuple[int, int]] | Literal["SAME", "VALID"] | None
+"""On both sides of each axis; None keeps the size at stride 1, with PyTorch's placement."""
 
 
 def as_tuple(value: Size, rank: int, name: str) -> tuple[int, ...]:
@@ -25,18 +27,38 @@ def as_tuple(value: Size, rank: int, name: str) -> tuple[int, ...]:
     return values
 
 
+def as_padding(padding: Padding, extents: Sequence[int]) -> tuple[int, ...] | Literal["SAME"]:
+    """Return the padding on both sides of each axis, of kernels of these dilated sizes; or "SAME".
+
+    Raises:
+      ValueError: ``padding`` is none of `Padding`, or differs between the sides of an axis.
+    """
+    if padding is None:
+        return tuple((extent - 1) // 2 for extent in extents)
+    if isinstance(padding, str):
+        if padding not in ("SAME", "VALID"):
+            raise ValueError(f"padding={padding!r}; expected numbers, 'SAME', 'VALID' or None")
+        return "SAME" if padding == "SAME" else (0,) * len(extents)
+    if isinstance(padding, Sequence) and all(isinstance(pair, Sequence) for pair in padding):
+        if any(len(set(pair)) != 1 or len(pair) != 2 for pair in padding):
+            raise ValueError(f"padding={padding!r}; expected the same on both sides of each axis")
+        padding = [pair[0] for pair in padding]
+    return as_tuple(padding, len(extents), "padding")
+
+
 def conv(
     in_features: int,
     out_features: int,
     kernel_size: Size = 1,
+    strides: Size = 1,
     *,
     rank: int = 2,
-    strides: Size = 1,
-    padding: Size | Literal["SAME"] | None = None,
-    dilation: Size = 1,
-    groups: int = 1,
+    padding: Padding = None,
+    kernel_dilation: Size = 1,
+    feature_group_count: int = 1,
     use_bias: bool = False,
     kernel_init: Initializer = kaiming_normal,
+    bias_init: Initializer = zeros,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     precision: lax.PrecisionLike = None,
@@ -44,32 +66,34 @@ def conv(
 ) -> nnx.Conv:
     """Build a convolution ``[N, *spatial, in_features] -> [N, *spatial', out_features]``.
 
+    Arguments as of ``nnx.Conv``, but for three defaults: no bias, `kaiming_normal`, the padding.
     ``padding`` is that on both sides of each axis; None keeps the size at stride 1, with PyTorch's
-    placement at larger strides: ``dilation * (kernel_size - 1) // 2``; "SAME" with TensorFlow's.
+    placement at larger strides: ``kernel_dilation * (kernel_size - 1) // 2``; "SAME" with
+    TensorFlow's; "VALID" is none. A single ``kernel_size`` is that of all ``rank`` axes.
 
     Raises:
-      ValueError: ``groups`` does not divide the channels, or a size is not a natural number.
+      ValueError: ``feature_group_count`` does not divide the channels, or a size is not a natural
+        number.
     """
+    groups = feature_group_count
     for name, features in (("in_features", in_features), ("out_features", out_features)):
         if features < 1 or groups < 1 or features % groups:
-            raise ValueError(f"{name}={features} is not a positive multiple of groups={groups}")
+            multiple = f"a positive multiple of feature_group_count={groups}"
+            raise ValueError(f"{name}={features} is not {multiple}")
     window = as_tuple(kernel_size, rank, "kernel_size")
-    dilations = as_tuple(dilation, rank, "dilation")
-    if padding is None:
-        padding = [d * (k - 1) // 2 for k, d in zip(window, dilations, strict=True)]
-    if padding != "SAME":
-        padding = tuple((p, p) for p in as_tuple(padding, rank, "padding"))
+    dilations = as_tuple(kernel_dilation, rank, "kernel_dilation")
+    margins = as_padding(padding, dilated(window, dilations))
     return nnx.Conv(
         in_features,
         out_features,
         window,
         strides=as_tuple(strides, rank, "strides"),
-        padding=padding,
+        padding=margins if margins == "SAME" else tuple((m, m) for m in margins),
         kernel_dilation=dilations,
         feature_group_count=groups,
         use_bias=use_bias,
         kernel_init=kernel_init,
-        bias_init=zeros,
+        bias_init=bias_init,
         conv_general_dilated=convolution,
         dtype=dtype,
         param_dtype=param_dtype,
@@ -78,12 +102,18 @@ def conv(
     )
 
 
+def dilated(window: Sequence[int], dilations: Sequence[int]) -> tuple[int, ...]:
+    """Return the positions that a dilated kernel spans along each axis."""
+    return tuple(d * (k - 1) + 1 for k, d in zip(window, dilations, strict=True))
+
+
 def linear(
     in_features: int,
     out_features: int,
     *,
     use_bias: bool = True,
     kernel_init: Initializer | None = None,
+    bias_init: Initializer = zeros,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     precision: lax.PrecisionLike = None,
@@ -98,7 +128,7 @@ def linear(
         out_features,
         use_bias=use_bias,
         kernel_init=kernel_init or normal(math.sqrt(1 / (3 * in_features))),
-        bias_init=zeros,
+        bias_init=bias_init,
         dtype=dtype,
         param_dtype=param_dtype,
         precision=precision,
@@ -137,6 +167,6 @@ def fused_convolution(convs: Sequence[nnx.Conv], x: jax.Array) -> jax.Array:
     return y if bias is None else y + per_channel(bias, y)
 
 
-def per_channel(a, x):
+def per_channel(a: jax.Array, x: jax.Array) -> jax.Array:
     """Give a vector over the channels of ``x`` the rank of ``x``."""
     return a.reshape((1,) * (x.ndim - 1) + a.shape)

@@ -19,9 +19,17 @@ from spectral_flax.functional import fourier
 from spectral_flax.functional.fourier import RealFFT
 from spectral_flax.functional.padding import reflect
 from spectral_flax.functional.pooling import average_pool
-from spectral_flax.layers.conv import Size, as_tuple, conv, fused_convolution
+from spectral_flax.layers.conv import (
+    Padding,
+    Size,
+    as_padding,
+    as_tuple,
+    conv,
+    dilated,
+    fused_convolution,
+)
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
-from spectral_flax.layers.numerics import Numerics, for_sums, types_of
+from spectral_flax.layers.numerics import ConvNumerics, for_sums, types_of
 
 
 class FourierUnit(nnx.Module):
@@ -39,23 +47,26 @@ class FourierUnit(nnx.Module):
         in_features: int,
         out_features: int,
         *,
-        groups: int = 1,
+        feature_group_count: int = 1,
         rank: int = 2,
         norm: fourier.Norm = "ortho",
         implementation: fourier.Implementation = "auto",
-        **numerics: Unpack[Numerics],
+        **numerics: Unpack[ConvNumerics],
     ):
+        groups = feature_group_count
         for name, features in (("in_features", in_features), ("out_features", out_features)):
             if groups < 1 or features % groups:
-                raise ValueError(f"{name}={features} is not a multiple of groups={groups}")
+                multiple = f"a multiple of feature_group_count={groups}"
+                raise ValueError(f"{name}={features} is not {multiple}")
         sums = for_sums(numerics)  # over the map, which a spectrum holds
-        self.conv = conv(2 * in_features, 2 * out_features, rank=rank, groups=groups, **sums)
+        options = dict(rank=rank, feature_group_count=groups)
+        self.conv = conv(2 * in_features, 2 * out_features, **options, **sums)
         self.norm = BatchNorm(2 * out_features, **types_of(sums))
         self.groups = groups
         self.dtype = numerics.get("dtype")
         self.transform = RealFFT(2, groups, norm, implementation)
 
-    def set_view(self, implementation: fourier.Implementation | None = None):
+    def set_view(self, implementation: fourier.Implementation | None = None) -> None:
         if implementation is not None:
             self.transform = dataclasses.replace(self.transform, implementation=implementation)
 
@@ -84,18 +95,18 @@ class SpectralTransform(nnx.Module):
         *,
         temporal_kernel: int = 1,
         strides: Size = 1,
-        groups: int = 1,
+        feature_group_count: int = 1,
         lfu: bool = True,
         rank: int = 2,
         implementation: fourier.Implementation = "auto",
-        **numerics: Unpack[Numerics],
+        **numerics: Unpack[ConvNumerics],
     ):
         width = out_features // 2
         quarter = width // 4
         if width < 1 or (lfu and quarter < 1):
             expected = "8 or more for the local Fourier unit" if lfu else "2 or more"
             raise ValueError(f"out_features={out_features} of the global path; expected {expected}")
-        options = dict(groups=groups, rank=rank, **numerics)
+        options = dict(feature_group_count=feature_group_count, rank=rank, **numerics)
         window = (temporal_kernel, 1, 1)[-rank:]
         self.reduce = ConvNormAct(in_features, width, window, **options)
         unit = functools.partial(FourierUnit, implementation=implementation, **options)
@@ -122,18 +133,22 @@ class FFC(nnx.Module):
     plus the spectral transform of the global ones. ``ratio_in = ratio_out = 0`` is the plain
     convolution.
 
+    Arguments as of ``nnx.Conv`` where they have its names, with the defaults of `conv.conv`: no
+    bias, and ``padding=None`` in place of "SAME" (the same at stride 1 with odd kernels).
+    ``kernel_init`` and ``bias_init`` draw every convolution.
+
     ``local_to_global=False`` and ``global_to_local=False`` cut the exchange between the paths (the
     paper's ablation). ``padding_mode="reflect"`` pads the convolutions by reflection. With groups,
     every convolution is grouped, those of the spectral transform in half as many groups. Where few
     channels are global the convolutions to both outputs are computed as one, unless
     ``nnx.view(model, fuse_outputs=False)`` keeps them apart. A kernel that covers several frames of
     a video does so on every path. The result has the size of the convolution's whatever the window,
-    its padding and the strides: the global path averages as many blocks of its map. Other arguments
-    as in `conv.conv`.
+    its padding and the strides: the global path averages as many blocks of its map.
 
     Raises:
       ValueError: a ratio lies outside [0, 1] or, not being 0, leaves no channel to the global
-        path; an output path has no input; or the kernel is larger than the map.
+        path; an output path has no input; padding by reflection is "SAME"; or the kernel is larger
+        than the map.
     """
 
     def __init__(
@@ -141,6 +156,7 @@ class FFC(nnx.Module):
         in_features: int,
         out_features: int,
         kernel_size: Size = 3,
+        strides: Size = 1,
         *,
         ratio_in: float = 0.5,
         ratio_out: float = 0.5,
@@ -148,31 +164,33 @@ class FFC(nnx.Module):
         local_to_global: bool = True,
         global_to_local: bool = True,
         rank: int = 2,
-        strides: Size = 1,
-        padding: Size | None = None,
+        padding: Padding = None,
         padding_mode: str = "zeros",
-        dilation: Size = 1,
-        groups: int = 1,
+        kernel_dilation: Size = 1,
+        feature_group_count: int = 1,
         use_bias: bool = False,
         implementation: fourier.Implementation = "auto",
-        **numerics: Unpack[Numerics],
+        **numerics: Unpack[ConvNumerics],
     ):
         in_global = split_channels(in_features, ratio_in, "ratio_in")
         out_global = split_channels(out_features, ratio_out, "ratio_out")
         in_local, out_local = in_features - in_global, out_features - out_global
-        options = dict(rank=rank, strides=strides, groups=groups, **numerics)
+        groups = feature_group_count
+        options = dict(rank=rank, strides=strides, feature_group_count=groups, **numerics)
         if padding_mode not in ("zeros", "reflect"):
             raise ValueError(f"padding_mode={padding_mode!r}; expected 'zeros' or 'reflect'")
-        self.windows = _windows(rank, kernel_size, strides, padding, dilation)
+        self.windows = _windows(rank, kernel_size, strides, padding, kernel_dilation)
         self.pad = None
         if padding_mode == "reflect":  # one padded copy serves all convolutions
-            self.pad = tuple(window.padding for window in self.windows)
+            self.pad = as_padding(padding, [window.extent for window in self.windows])
+            if self.pad == "SAME":
+                raise ValueError("padding='SAME' with padding_mode='reflect'; expected numbers")
             padding = 0
 
         def convolution(inputs: int, outputs: int):
             if not (inputs and outputs):
                 return None
-            window = dict(padding=padding, dilation=dilation, use_bias=use_bias)
+            window = dict(padding=padding, kernel_dilation=kernel_dilation, use_bias=use_bias)
             return conv(inputs, outputs, kernel_size, **window, **options)
 
         # Summing two convolutions is one convolution of the concatenated channels, unless grouped.
@@ -186,7 +204,7 @@ class FFC(nnx.Module):
         spectral = dict(
             lfu=lfu, implementation=implementation, temporal_kernel=self.temporal_kernel
         )
-        spectral = options | spectral | dict(groups=max(1, groups // 2))
+        spectral = options | spectral | dict(feature_group_count=max(1, groups // 2))
         there = in_global and out_global
         self.global_to_global = (
             SpectralTransform(in_global, out_global, **spectral) if there else None
@@ -216,7 +234,7 @@ class FFC(nnx.Module):
             if size and not any(sources):
                 raise ValueError(f"the {name} output has no input: {given}")
 
-    def set_view(self, fuse_outputs: bool | None = None):
+    def set_view(self, fuse_outputs: bool | None = None) -> None:
         if fuse_outputs is not None:
             self.fuse_outputs = self.fuse_outputs and fuse_outputs
 
@@ -257,14 +275,14 @@ class FFC(nnx.Module):
         half its window looks, which is at 0; then the convolution's margins are added or left out.
         """
         counts = [counts[0] + (self.temporal_kernel + 1) % 2, *counts[1:]]
-        margins = [max(0, w.padding - (w.extent - 1) // 2) for w in self.windows]
+        margins = [w.margin for w in self.windows]
         if any(margins) and self.pad is not None:
             x = reflect(x, margins)
         elif any(margins):
             x = jnp.pad(x, [(0, 0), *((m, m) for m in margins), (0, 0)])
         cuts = []
         for n, count, w in zip(x.shape[1:-1], counts, self.windows, strict=True):
-            start = max(0, (w.extent - w.stride - 2 * w.padding) // 2)
+            start = w.start
             full = count * w.stride
             size = full if n - start <= full - w.stride else min(full, n - start)
             cuts.append((-start, size - (n - start), 0))
@@ -278,26 +296,40 @@ class _Window(NamedTuple):
 
     extent: int  # of the dilated kernel
     stride: int
-    padding: int
+    padding: int | None  # None is TensorFlow's "SAME"
 
     def count(self, size: int) -> int:
         """Return the positions of the result for an axis of that size."""
+        if self.padding is None:
+            return -(-size // self.stride)
         return (size + 2 * self.padding - self.extent) // self.stride + 1
 
+    @property
+    def margin(self) -> int:
+        """The padding beyond that which keeps the size at stride 1."""
+        return 0 if self.padding is None else max(0, self.padding - (self.extent - 1) // 2)
 
-def _windows(rank, kernel_size, strides, padding, dilation) -> tuple[_Window, ...]:
+    @property
+    def start(self) -> int:
+        """The first position of the axis that lies in the middle of a window's place."""
+        if self.padding is None:
+            return 0
+        return max(0, (self.extent - self.stride - 2 * self.padding) // 2)
+
+
+def _windows(
+    rank: int, kernel_size: Size, strides: Size, padding: Padding, kernel_dilation: Size
+) -> tuple[_Window, ...]:
     """Return the windows of all axes, with the padding of `conv`."""
-    options = dict(kernel_size=kernel_size, strides=strides, dilation=dilation)
+    options = dict(kernel_size=kernel_size, strides=strides, kernel_dilation=kernel_dilation)
     options = {name: as_tuple(value, rank, name) for name, value in options.items()}
     for name, values in options.items():
         if min(values) < 1:
             raise ValueError(f"{name}={values}; expected positive integers")
-    sizes, strides, dilations = options.values()
-    extents = [d * (k - 1) + 1 for k, d in zip(sizes, dilations, strict=True)]
-    if padding is None:
-        padding = [(extent - 1) // 2 for extent in extents]
-    padding = as_tuple(padding, rank, "padding")
-    return tuple(map(_Window, extents, strides, padding))
+    sizes, steps, dilations = options.values()
+    extents = dilated(sizes, dilations)
+    margins = as_padding(padding, extents)
+    return tuple(map(_Window, extents, steps, (None,) * rank if margins == "SAME" else margins))
 
 
 _FEW_ZEROS = 0.125  # fraction of a kernel up to which one convolution is as fast as two

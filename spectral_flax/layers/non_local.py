@@ -221,7 +221,7 @@ class CompactNonLocal(nnx.Module):
         self.key = conv(features, inner_features, **options)
         self.value = conv(features, inner_features, **options)
         sums = for_sums(numerics)
-        self.expand = conv(inner_features, features, groups=groups, **options | sums)
+        self.expand = conv(inner_features, features, feature_group_count=groups, **options | sums)
         self.norm = nnx.GroupNorm(
             features,
             num_groups=groups,

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,8 @@ class BatchNorm(nnx.Module):
 
     Under ``jit`` with a batch split over devices the statistics are those of the whole batch.
     Inside ``shard_map`` they are those of the device, or of all devices along ``axis_name``, which
-    ``nnx.view(model, axis_name="data")`` sets for a whole model.
+    ``nnx.view(model, axis_name="data")`` sets for a whole model. Arguments as of ``nnx.BatchNorm``,
+    but for the default of ``momentum``; ``rngs`` may be left out unless an initialiser draws.
 
     Ioffe and Szegedy, ICML 2015.
     """
@@ -38,14 +40,17 @@ class BatchNorm(nnx.Module):
         *,
         momentum: float = 0.9,
         epsilon: float = 1e-5,
+        bias_init: Initializer = zeros,
         scale_init: Initializer = ones,
         axis_name: str | None = None,
         use_running_average: bool = False,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs | None = None,
     ):
-        self.scale = nnx.Param(scale_init(None, (num_features,), param_dtype))
-        self.bias = nnx.Param(zeros(None, (num_features,), param_dtype))
+        keys = (None, None) if rngs is None else (rngs.params(), rngs.params())
+        self.scale = nnx.Param(scale_init(keys[0], (num_features,), param_dtype))
+        self.bias = nnx.Param(bias_init(keys[1], (num_features,), param_dtype))
         stat_dtype = wide(param_dtype)
         self.mean = nnx.BatchStat(zeros(None, (num_features,), stat_dtype))
         self.var = nnx.BatchStat(ones(None, (num_features,), stat_dtype))
@@ -56,7 +61,9 @@ class BatchNorm(nnx.Module):
         self.use_running_average = use_running_average
         self.dtype = dtype
 
-    def set_view(self, use_running_average: bool | None = None, axis_name: str | None = None):
+    def set_view(
+        self, use_running_average: bool | None = None, axis_name: str | None = None
+    ) -> None:
         if use_running_average is not None:
             self.use_running_average = use_running_average
         if axis_name is not None:
@@ -114,15 +121,17 @@ class ConvNormAct(nnx.Module):
         in_features: int,
         out_features: int,
         kernel_size: Size = 1,
+        strides: Size = 1,
         *,
         layer: Callable[..., nnx.Module] = conv,
         activation: Callable[[jax.Array], jax.Array] | None = relu,
         epsilon: float = 1e-5,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
-        **options,
+        **options: Any,
     ):
-        self.conv = layer(in_features, out_features, kernel_size, dtype=dtype, rngs=rngs, **options)
+        common = dict(strides=strides, dtype=dtype, rngs=rngs)
+        self.conv = layer(in_features, out_features, kernel_size, **common, **options)
         param_dtype = options.get("param_dtype", jnp.float32)
         norm = dict(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype)
         self.norm = BatchNorm(out_features, **norm)
@@ -144,15 +153,16 @@ class NormActConv(nnx.Module):
         in_features: int,
         out_features: int,
         kernel_size: Size = 1,
+        strides: Size = 1,
         *,
         epsilon: float = 1e-5,
         dtype: DTypeLike | None = None,
-        **options,
+        **options: Any,
     ):
         param_dtype = options.get("param_dtype", jnp.float32)
         norm = dict(epsilon=epsilon, dtype=dtype, param_dtype=param_dtype)
         self.norm = BatchNorm(in_features, **norm)
-        self.conv = conv(in_features, out_features, kernel_size, dtype=dtype, **options)
+        self.conv = conv(in_features, out_features, kernel_size, strides, dtype=dtype, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(relu(self.norm(x)))

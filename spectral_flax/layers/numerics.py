@@ -13,6 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.arrays import with_range
+from spectral_flax.layers.initializers import Initializer, kaiming_normal, zeros
 
 
 class Numerics(TypedDict, total=False):
@@ -28,7 +29,17 @@ class Numerics(TypedDict, total=False):
     """Random numbers for initial parameters and dropout."""
 
 
+class ConvNumerics(Numerics, total=False):
+    """``**numerics: Unpack[ConvNumerics]``: those of layers that are convolutions."""
+
+    kernel_init: Initializer
+    """Draws the kernels; `kaiming_normal` by default."""
+    bias_init: Initializer
+    """Draws the biases; zeros by default."""
+
+
 DEFAULTS = dict(dtype=None, param_dtype=jnp.float32, precision=None)
+CONV_DEFAULTS = DEFAULTS | dict(kernel_init=kaiming_normal, bias_init=zeros)
 IN_WORDS = dict(
     dtype=("DTypeLike | None", "type to compute in; None: the common type of input and parameters"),
     param_dtype=("DTypeLike", "type of the parameters"),
@@ -56,8 +67,8 @@ def summing_dtype(dtype: DTypeLike | None, param_dtype: DTypeLike) -> DTypeLike 
 def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:
     """Return the parameters of a function, or of a class's constructor, one by one.
 
-    Those that it takes as ``**numerics: Unpack[Numerics]`` are listed with their defaults; of a
-    `functools.partial`, what it gives by keyword is the default.
+    Those that it takes as ``**numerics: Unpack[Numerics]``, or `ConvNumerics`, are listed with
+    their defaults; of a `functools.partial`, what it gives by keyword is the default.
     """
     if isinstance(function, functools.partial):
         parameters = list(parameters_of(function.func).items())[len(function.args) :]
@@ -69,17 +80,22 @@ def parameters_of(function: Callable) -> dict[str, inspect.Parameter]:
     if is_class:
         del parameters["self"]
     for name, parameter in list(parameters.items()):
-        if parameter.kind is parameter.VAR_KEYWORD and _is_numerics(parameter.annotation):
+        if parameter.kind is parameter.VAR_KEYWORD and (kind := _numerics(parameter.annotation)):
             del parameters[name]
-            for field in Numerics.__annotations__:
-                default = DEFAULTS.get(field, inspect.Parameter.empty)
+            for field in typing.get_type_hints(kind):
+                default = CONV_DEFAULTS.get(field, inspect.Parameter.empty)
                 parameters[field] = inspect.Parameter(
                     field, inspect.Parameter.KEYWORD_ONLY, default=default
                 )
     return parameters
 
 
-def _is_numerics(annotation) -> bool:
-    if isinstance(annotation, str):  # of a module with postponed annotations
-        return annotation.endswith("Unpack[Numerics]")
-    return Numerics in typing.get_args(annotation)
+def _numerics(annotation) -> type | None:
+    """Return the kind of numerics that ``Unpack[...]`` lists, if it does list one."""
+    for kind in (Numerics, ConvNumerics):
+        if isinstance(annotation, str):  # of a module with postponed annotations
+            if annotation.endswith(f"Unpack[{kind.__name__}]"):
+                return kind
+        elif kind in typing.get_args(annotation):
+            return kind
+    return None

@@ -6,7 +6,7 @@ Octave Convolution", ICCV 2019.
 """
 
 from collections.abc import Callable
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 from flax import nnx
@@ -15,10 +15,10 @@ from spectral_flax.arrays import as_floating
 from spectral_flax.functional.octaves import octave_down, octave_up
 from spectral_flax.layers.activations import relu
 from spectral_flax.layers.checks import check_rank
-from spectral_flax.layers.conv import Size, as_tuple, conv
+from spectral_flax.layers.conv import Padding, Size, as_tuple, conv
 from spectral_flax.layers.ffc import split_channels
 from spectral_flax.layers.norm import BatchNorm
-from spectral_flax.layers.numerics import Numerics, types_of
+from spectral_flax.layers.numerics import ConvNumerics, types_of
 
 OctaveMap = jax.Array | tuple[jax.Array, jax.Array]
 """The high-frequency map ``[N, *, H, W, C]``, or with it the low one ``[N, *, H/2, W/2, C']``."""
@@ -38,8 +38,8 @@ class OctaveConv(nnx.Module):
       ratio_out: share of the low frequencies in the output.
       rank: 2 for images, 3 for videos.
       strides: 1 or 2 in space, 1 in time.
-      padding, dilation, groups, use_bias: of each convolution, as in `conv`; the bias is added
-        once to each part.
+      padding, kernel_dilation, feature_group_count, use_bias, kernel_init, bias_init: of each
+        convolution, as in `conv`; the bias is added once to each part.
 
     Raises:
       ValueError: a ratio lies outside [0, 1) or leaves no channel, or there is no such stride; on a
@@ -51,16 +51,16 @@ class OctaveConv(nnx.Module):
         in_features: int,
         out_features: int,
         kernel_size: Size = 3,
+        strides: Size = 1,
         *,
         ratio_in: float = 0.5,
         ratio_out: float = 0.5,
         rank: int = 2,
-        strides: Size = 1,
+        padding: Padding = None,
+        kernel_dilation: Size = 1,
+        feature_group_count: int = 1,
         use_bias: bool = False,
-        padding: Size | None = None,
-        dilation: Size = 1,
-        groups: int = 1,
-        **numerics: Unpack[Numerics],
+        **numerics: Unpack[ConvNumerics],
     ):
         check_rank(rank)
         *time, height, width = as_tuple(strides, rank, "strides")
@@ -75,11 +75,13 @@ class OctaveConv(nnx.Module):
         self.stride = height
         in_high, out_high = in_features - self.in_low, out_features - self.out_low
 
+        window = dict(padding=padding, kernel_dilation=kernel_dilation, rank=rank)
+        window |= dict(feature_group_count=feature_group_count)
+
         def between(start: int, end: int, bias: bool):
             if not start or not end:
                 return None
-            options = dict(padding=padding, dilation=dilation, groups=groups, rank=rank)
-            return conv(start, end, kernel_size, use_bias=bias, **options, **numerics)
+            return conv(start, end, kernel_size, use_bias=bias, **window, **numerics)
 
         self.high_to_high = between(in_high, out_high, use_bias)
         self.low_to_high = between(self.in_low, out_high, False)
@@ -135,12 +137,13 @@ class OctaveConvNormAct(nnx.Module):
         in_features: int,
         out_features: int,
         kernel_size: Size = 1,
+        strides: Size = 1,
         *,
         activation: Callable[[jax.Array], jax.Array] | None = relu,
         epsilon: float = 1e-5,
-        **options,
+        **options: Any,
     ):
-        self.conv = OctaveConv(in_features, out_features, kernel_size, **options)
+        self.conv = OctaveConv(in_features, out_features, kernel_size, strides, **options)
         types = dict(epsilon=epsilon, **types_of(options))
         low = self.conv.out_low
         self.norm_high = BatchNorm(out_features - low, **types)

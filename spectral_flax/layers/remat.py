@@ -17,7 +17,7 @@ class Rematerialisable(nnx.Module):
 
     remat = False
 
-    def set_view(self, remat: bool | None = None):
+    def set_view(self, remat: bool | None = None) -> None:
         if remat is not None:
             self.remat = remat
 

@@ -2,7 +2,7 @@
 """Spectral residual blocks: a pointwise convolution in the domain of a transform."""
 
 import dataclasses
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ class SpectralResidual(nnx.Module):
         width = pair.multiplier * features
         sums = for_sums(numerics)  # over the map, which a spectrum holds
         options = types_of(sums)
-        convolution = dict(rank=rank, groups=groups, use_bias=use_bias, **sums)
+        convolution = dict(rank=rank, feature_group_count=groups, use_bias=use_bias, **sums)
         window = (temporal_kernel, 1, 1)[-rank:]
         inner = width
         if bottleneck is not None:
@@ -114,7 +114,7 @@ class SpectralResidual(nnx.Module):
         self.dtype = numerics.get("dtype")
         self.spectrum_size = None if spectrum_size is None else tuple(spectrum_size)
 
-    def set_view(self, implementation: Implementation | None = None):
+    def set_view(self, implementation: Implementation | None = None) -> None:
         if implementation is not None and isinstance(self.pair, RealFFT):
             self.pair = dataclasses.replace(self.pair, implementation=implementation)
 
@@ -164,7 +164,7 @@ def srl_fft(
     norm: Norm = "backward",
     implementation: Implementation = "auto",
     rngs: nnx.Rngs,
-    **options,
+    **options: Any,
 ) -> SpectralResidual:
     """Build the Fourier block: gate 0 at first, un-normalised transform, 8 groups, as published.
 
@@ -195,7 +195,7 @@ def srl_dct(
     transform_time: bool = False,
     temporal_kernel: int | None = None,
     rngs: nnx.Rngs,
-    **options,
+    **options: Any,
 ) -> SpectralResidual:
     """Build the cosine block: the spectral residual block in the domain of the orthonormal DCT-II.
 
@@ -231,7 +231,7 @@ def srl_lo(
     param_dtype: DTypeLike = jnp.float32,
     precision: lax.PrecisionLike = None,
     rngs: nnx.Rngs,
-    **options,
+    **options: Any,
 ) -> SpectralResidual:
     """Build the learned orthogonal block for maps of ``size``: 2 groups and no gate, as published.
 

@@ -56,7 +56,7 @@ class GlobalFilter(nnx.Module):
         self.weight = nnx.Param(normal(0.02)(key, (*grid, 2 * features), types["param_dtype"]))
         self.implementation, self.dtype = implementation, types["dtype"]
 
-    def set_view(self, implementation: Implementation | None = None):
+    def set_view(self, implementation: Implementation | None = None) -> None:
         self.implementation = implementation or self.implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -109,7 +109,7 @@ class FourierMixer(nnx.Module):
         self.implementation, self.dtype = implementation, types["dtype"]
         self.precision = numerics.get("precision")
 
-    def set_view(self, implementation: Implementation | None = None):
+    def set_view(self, implementation: Implementation | None = None) -> None:
         self.implementation = implementation or self.implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -166,7 +166,7 @@ class SpectralConvolution(nnx.Module):
         self.implementation, self.dtype = implementation, types["dtype"]
         self.precision = numerics.get("precision")
 
-    def set_view(self, implementation: Implementation | None = None):
+    def set_view(self, implementation: Implementation | None = None) -> None:
         self.implementation = implementation or self.implementation
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transposed convolutions with PyTorch's placement."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,12 +18,13 @@ def transposed_conv(
     in_features: int,
     out_features: int,
     kernel_size: int,
-    *,
     strides: int = 2,
+    *,
     padding: int = 0,
     output_padding: int = 0,
     use_bias: bool = False,
     kernel_init: Initializer = kaiming_normal,
+    bias_init: Initializer = zeros,
     dtype: DTypeLike | None = None,
     param_dtype: DTypeLike = jnp.float32,
     precision: lax.PrecisionLike = None,
@@ -43,7 +46,7 @@ def transposed_conv(
         padding=((before, before + output_padding),) * 2,
         use_bias=use_bias,
         kernel_init=kernel_init,
-        bias_init=zeros,
+        bias_init=bias_init,
         dtype=dtype,
         param_dtype=param_dtype,
         precision=precision,
@@ -64,13 +67,15 @@ class TransposedConvNormAct(nnx.Module):
         in_features: int,
         out_features: int,
         kernel_size: int,
+        strides: int = 2,
         *,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
-        **options,
+        **options: Any,
     ):
         types = dict(dtype=dtype, param_dtype=param_dtype)
-        self.conv = transposed_conv(in_features, out_features, kernel_size, **types, **options)
+        channels = in_features, out_features
+        self.conv = transposed_conv(*channels, kernel_size, strides, **types, **options)
         self.norm = BatchNorm(out_features, **types)
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ from flax import nnx
 from spectral_flax.layers.activations import relu
 from spectral_flax.layers.conv import Size, as_tuple, conv
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
-from spectral_flax.layers.numerics import Numerics, types_of
+from spectral_flax.layers.numerics import ConvNumerics, types_of
 
 
 class FactorisedConv(nnx.Module):
@@ -24,8 +24,8 @@ class FactorisedConv(nnx.Module):
       kernel_size: of time, height and width.
       mid_features: channels between the two; None: as many as give the parameters of one 3x3x3
         convolution of this width.
-      strides, dilation: of time, height and width.
-      groups: of the convolution over space.
+      strides, kernel_dilation: of time, height and width.
+      feature_group_count: of the convolution over space.
       epsilon: of the normalisation.
 
     Tran et al., "A Closer Look at Spatiotemporal Convolutions", CVPR 2018; with as many features
@@ -37,24 +37,25 @@ class FactorisedConv(nnx.Module):
         in_features: int,
         out_features: int,
         kernel_size: Size = 3,
+        strides: Size = 1,
         *,
         mid_features: int | None = None,
-        strides: Size = 1,
-        dilation: Size = 1,
-        groups: int = 1,
+        kernel_dilation: Size = 1,
+        feature_group_count: int = 1,
         epsilon: float = 1e-5,
         rank: int = 3,
-        **numerics: Unpack[Numerics],
+        **numerics: Unpack[ConvNumerics],
     ):
         if rank != 3:
             raise ValueError(f"rank={rank}; expected 3: an image has no time to convolve")
         frames, *window = as_tuple(kernel_size, 3, "kernel_size")
         stride, *steps = as_tuple(strides, 3, "strides")
-        apart, *spread = as_tuple(dilation, 3, "dilation")
+        apart, *spread = as_tuple(kernel_dilation, 3, "kernel_dilation")
         mid = features_between(in_features, out_features) if mid_features is None else mid_features
         options = dict(rank=3, **numerics)
-        in_space = dict(strides=(1, *steps), dilation=(1, *spread), groups=groups)
-        in_time = dict(strides=(stride, 1, 1), dilation=(apart, 1, 1))
+        in_space = dict(strides=(1, *steps), kernel_dilation=(1, *spread))
+        in_space |= dict(feature_group_count=feature_group_count)
+        in_time = dict(strides=(stride, 1, 1), kernel_dilation=(apart, 1, 1))
         window = (1, *window)
         self.spatial = ConvNormAct(in_features, mid, window, epsilon=epsilon, **in_space, **options)
         self.temporal = conv(mid, out_features, (frames, 1, 1), **in_time, **options)
@@ -93,10 +94,10 @@ class RelationConv(nnx.Module):
         in_features: int,
         out_features: int,
         kernel_size: Size = 3,
-        *,
         strides: Size = 1,
+        *,
         rank: int = 3,
-        **numerics: Unpack[Numerics],
+        **numerics: Unpack[ConvNumerics],
     ):
         if rank != 3 or out_features % 2:
             raise ValueError(f"rank={rank}, out_features={out_features}; expected 3, even features")

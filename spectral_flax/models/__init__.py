@@ -14,7 +14,6 @@ from spectral_flax.models.registry import (
     card,
     create_model,
     get_model,
-    init_apply,
     list_models,
     register_model,
 )
@@ -37,7 +36,6 @@ __all__ = [
     "card",
     "create_model",
     "get_model",
-    "init_apply",
     "list_models",
     "model_options",
     "register_model",

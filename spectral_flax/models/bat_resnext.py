@@ -3,13 +3,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from flax import nnx
 
 from spectral_flax.layers.activations import silu
 from spectral_flax.layers.bilinear import bat
 from spectral_flax.layers.blocks import BLOCKS
+from spectral_flax.layers.conv import Size
 from spectral_flax.layers.deep_stem import DeepStem
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.models.head import Head
@@ -19,7 +20,9 @@ from spectral_flax.models.residual import Residual
 from spectral_flax.models.resnet import ResNet, Stem
 
 
-def tiered_stem(in_features: int, out_features: int, kernel_size, **options) -> nnx.Module:
+def tiered_stem(
+    in_features: int, out_features: int, kernel_size: Size, **options: Any
+) -> nnx.Module:
     """Build the first convolutions: three eighths and a half of the features, then all."""
     widths = (max(1, 3 * out_features // 8), max(1, out_features // 2))
     return DeepStem(in_features, out_features, 3, widths=widths, activation=silu, **options)

@@ -5,7 +5,7 @@ Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 201
 """
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from flax import nnx
 from spectral_flax.layers.activations import LeakyReLU
 from spectral_flax.layers.attention import CrissCrossAttention
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive
-from spectral_flax.layers.conv import conv
+from spectral_flax.layers.conv import Size, conv
 from spectral_flax.layers.deep_stem import DeepStem
 from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.numerics import Numerics
@@ -29,7 +29,7 @@ from spectral_flax.models.resnet import ResNet, Stem
 LEAKY = LeakyReLU(0.01)
 
 
-def deep_stem(in_features: int, out_features: int, kernel_size, **options) -> nnx.Module:
+def deep_stem(in_features: int, out_features: int, kernel_size: Size, **options: Any) -> nnx.Module:
     """Build the first convolutions: half of the features twice, then all."""
     widths = (max(1, out_features // 2),) * 2
     return DeepStem(in_features, out_features, 3, widths=widths, **options)

@@ -37,7 +37,7 @@ class Head:
     pool_size: int | Sequence[int] | None = None
     mean_of_probabilities: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_classes is not None and self.num_classes < 1:
             raise ValueError(
                 f"num_classes={self.num_classes}; expected at least 1, or None for no head"
@@ -63,7 +63,7 @@ class Classifier(Rematerialisable):
     rank: int
     deterministic = False
 
-    def set_view(self, remat: bool | None = None, deterministic: bool | None = None):
+    def set_view(self, remat: bool | None = None, deterministic: bool | None = None) -> None:
         super().set_view(remat)
         if deterministic is not None:
             self.deterministic = deterministic

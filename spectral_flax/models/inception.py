@@ -9,12 +9,13 @@ Feature Learning", ECCV 2018 (S3D).
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from spectral_flax.layers.conv import Size
 from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.video_conv import FactorisedConv
@@ -104,7 +105,9 @@ class Form:
         return functools.partial(ConvNormAct, **padding, **options)
 
 
-def _separable(in_features: int, out_features: int, kernel_size, **options) -> nnx.Module:
+def _separable(
+    in_features: int, out_features: int, kernel_size: Size, **options: Any
+) -> nnx.Module:
     about = dict(mid_features=out_features, epsilon=EPSILON)
     return FactorisedConv(in_features, out_features, kernel_size, **about, **options)
 

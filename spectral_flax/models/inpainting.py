@@ -6,7 +6,7 @@ Suvorov et al., "Resolution-robust Large Mask Inpainting with Fourier Convolutio
 
 import functools
 import itertools
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ _ACTIVATIONS = {"sigmoid": nnx.sigmoid, "tanh": jnp.tanh, None: lambda x: x}
 class ResidualFFC(nnx.Module):
     """Two FFCs, normalised and rectified, beside the identity: ``[N, H, W, C]`` to the same."""
 
-    def __init__(self, features: int, **options):
+    def __init__(self, features: int, **options: Any):
         self.conv1 = ConvNormAct(features, features, 3, **options)
         self.conv2 = ConvNormAct(features, features, 3, **options)
 

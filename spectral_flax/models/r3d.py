@@ -12,6 +12,7 @@ from typing import Any, Literal, Unpack
 from flax import nnx
 
 from spectral_flax.layers.blocks import Builder
+from spectral_flax.layers.conv import Size
 from spectral_flax.layers.numerics import Numerics
 from spectral_flax.layers.video_conv import FactorisedConv
 from spectral_flax.models import units
@@ -30,7 +31,9 @@ PAPER = (
 NORMALISATION = dict(mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989))
 
 
-def factorised_stem(in_features: int, out_features: int, kernel_size, **options) -> nnx.Module:
+def factorised_stem(
+    in_features: int, out_features: int, kernel_size: Size, **options: Any
+) -> nnx.Module:
     """Build the first convolution of R(2+1)D, with the published 45 features in between."""
     mid = max(1, 45 * out_features // 64)
     return FactorisedConv(in_features, out_features, kernel_size, mid_features=mid, **options)

@@ -45,7 +45,7 @@ class Preprocessing:
     stride: int = 8
     segments: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = {"fit": Fit, "interpolation": Interpolation}
         known |= {"channel_order": ChannelOrder, "sampling": Sampling}
         for name, kind in known.items():

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from flax import nnx
 
 from spectral_flax.layers.numerics import parameters_of
@@ -188,40 +187,6 @@ def abstract_model(name: str, **options: Any) -> nnx.Module:
     return nnx.eval_shape(lambda: create_model(name, rngs=_OneKey(0), **options))
 
 
-def init_apply(name: str, **options: Any):
-    """Return the model ``name`` as two pure functions, ``init`` and ``apply``.
-
-    ``init(key)`` returns ``{"params": …, "batch_stats": …}``, nested dicts of arrays.
-    ``apply(variables, x, *, train=False, rng=None)`` returns the model's output and the variables
-    with batch statistics updated (the same ones when not training). ``rng`` drives dropout, where
-    the model has it. Both can be jitted, mapped and differentiated.
-    """
-    graphdef, abstract = nnx.split(abstract_model(name, **options))
-    paths = nnx.to_flat_state(abstract)
-
-    def init(key: jax.Array) -> dict:
-        return _variables(nnx.state(create_model(name, rngs=nnx.Rngs(key), **options)))
-
-    def apply(variables: dict, x: jax.Array, *, train: bool = False, rng=None):
-        leaves = []
-        for path, variable in paths:
-            if isinstance(variable, nnx.RngState):
-                leaves.append(_rng_leaf(variable, rng, train, name, len(leaves)))
-                continue
-            value = variables[_collection(variable)]
-            for part in path:
-                value = value[str(part)]
-            leaves.append(value)
-        state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
-        model = nnx.merge(graphdef, state, copy=True)
-        mode = dict(use_running_average=not train, deterministic=not train)
-        model = nnx.view(model, raise_if_not_found=False, **mode)
-        y = model(x)
-        return y, _variables(nnx.state(model)) if train else variables
-
-    return init, apply
-
-
 class _OneKey(nnx.Rngs):
     """One key for all parameters, where only shapes are wanted.
 
@@ -249,27 +214,3 @@ def get_model(name: str) -> Model:
             "module is imported)"
         )
     return MODELS[name]
-
-
-def _collection(variable) -> str:
-    return "params" if isinstance(variable, nnx.Param) else "batch_stats"
-
-
-def _variables(state) -> dict:
-    tree: dict = {"params": {}, "batch_stats": {}}
-    for path, variable in nnx.to_flat_state(state):
-        if isinstance(variable, nnx.RngState):
-            continue
-        branch = tree[_collection(variable)]
-        for part in path[:-1]:
-            branch = branch.setdefault(str(part), {})
-        branch[str(path[-1])] = variable[...]
-    return tree
-
-
-def _rng_leaf(variable, rng, train, name, index):
-    if isinstance(variable, nnx.RngCount):
-        return jax.numpy.zeros((), variable.dtype)
-    if rng is None and train:
-        raise ValueError(f"{name} draws random numbers in training; apply needs rng=, a key")
-    return jax.random.fold_in(jax.random.key(0) if rng is None else rng, index)

@@ -99,7 +99,7 @@ class Residual:
     drop_path: float = 0.0
     temporal_shift: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"drop_path={self.drop_path} lies outside [0, 1)")
         if not 0 <= self.ratio <= 1:
@@ -140,7 +140,7 @@ class ResidualBlock(nnx.Module):
         first = functools.partial(unit(shape, ratio_in, ratio_out), **common)
         rest = functools.partial(unit(shape, ratio_out, ratio_out), **common)
         strides = spatial_window(rank, shape.strides, shape.temporal_stride)
-        strided = dict(strides=strides, dilation=spatial_window(rank, shape.dilation))
+        strided = dict(strides=strides, kernel_dilation=spatial_window(rank, shape.dilation))
         # Frames that the first convolution sees, and those of windows.
         frames, window_frames = shape.temporal_kernel, 1
         if options.spatiotemporal:
@@ -151,7 +151,7 @@ class ResidualBlock(nnx.Module):
             self.conv1 = first(in_features, width, spatial_window(rank, 1, frames))
             per_group = options.features_per_group
             groups = width // per_group if per_group else options.groups
-            self.conv2 = rest(width, width, square, groups=groups, **strided)
+            self.conv2 = rest(width, width, square, feature_group_count=groups, **strided)
             self.conv3 = rest(width, out_features, point, **last)
         else:
             self.conv1 = first(in_features, width, spatial_window(rank, 3, frames), **strided)

@@ -34,7 +34,9 @@ def count(function, x_shape, *w_shape) -> Cost:
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_a_convolution_costs_its_kernel_at_every_output(kernel, strides, groups):
-    layer = conv(8, 16, kernel, strides=strides, groups=groups, use_bias=True, rngs=nnx.Rngs(0))
+    layer = conv(
+        8, 16, kernel, strides=strides, feature_group_count=groups, use_bias=True, rngs=nnx.Rngs(0)
+    )
     total = profile(layer, (2, 9, 7, 8)).total
     outputs = 2 * math.ceil(9 / strides) * math.ceil(7 / strides) * 16
     assert total.weights == outputs * kernel**2 * 8 // groups

@@ -97,9 +97,9 @@ def test_sixteen_bit_files_fill_float32_parameters():
 @pytest.mark.parametrize(
     "layer",
     [
-        lambda r: FourierUnit(8, 16, groups=2, rngs=r),
+        lambda r: FourierUnit(8, 16, feature_group_count=2, rngs=r),
         lambda r: SpectralTransform(16, 16, rngs=r),
-        lambda r: FFC(32, 32, groups=2, rngs=r),
+        lambda r: FFC(32, 32, feature_group_count=2, rngs=r),
     ],
 )
 def test_single_layers_round_trip(layer):

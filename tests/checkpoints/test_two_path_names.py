@@ -67,6 +67,7 @@ def published_ffc_bn_act(inputs, outputs, kernel, ratio_in, ratio_out, **options
 def layer(inputs, outputs, kernel, ratio_in, ratio_out, *, norm, **options):
     """Return a layer without numbers."""
     options |= dict(ratio_in=ratio_in, ratio_out=ratio_out)
+    options["feature_group_count"] = options.pop("groups", 1)
     make = functools.partial(ConvNormAct, layer=FFC) if norm else FFC
     return nnx.eval_shape(lambda: make(inputs, outputs, kernel, **options, rngs=nnx.Rngs(0)))
 

@@ -22,7 +22,7 @@ def case(n=2, size=(6, 5), features=3, out=4, window=(3, 3), taken=None, dtype=n
     return [np.asarray(a, dtype) for a in (x, kernel, offsets, mask)]
 
 
-def by_definition(x, kernel, offsets, mask, strides=(1, 1), padding=(0, 0), dilation=(1, 1)):
+def by_definition(x, kernel, offsets, mask, strides=(1, 1), padding=(0, 0), kernel_dilation=(1, 1)):
     height, width = x.shape[1:3]
     result = np.zeros((*offsets.shape[:3], kernel.shape[-1]))
 
@@ -33,8 +33,8 @@ def by_definition(x, kernel, offsets, mask, strides=(1, 1), padding=(0, 0), dila
     for i, r, c in np.ndindex(offsets.shape[:3]):
         for tap, (k, m) in enumerate(np.ndindex(kernel.shape[:2])):
             dy, dx = offsets[i, r, c, 2 * tap : 2 * tap + 2]
-            y = r * strides[0] - padding[0] + k * dilation[0] + dy
-            z = c * strides[1] - padding[1] + m * dilation[1] + dx
+            y = r * strides[0] - padding[0] + k * kernel_dilation[0] + dy
+            z = c * strides[1] - padding[1] + m * kernel_dilation[1] + dx
             top, left = int(np.floor(y)), int(np.floor(z))
             for row, column in np.ndindex(2, 2):
                 weight = (1 - abs(y - top - row)) * (1 - abs(z - left - column))
@@ -46,7 +46,7 @@ def by_definition(x, kernel, offsets, mask, strides=(1, 1), padding=(0, 0), dila
 GEOMETRIES = {
     "plain": (dict(padding=(1, 1)), (6, 5)),
     "strided": (dict(strides=(2, 1), padding=(1, 0)), (3, 3)),
-    "dilated": (dict(dilation=(2, 2), padding=(2, 2)), (6, 5)),
+    "dilated": (dict(kernel_dilation=(2, 2), padding=(2, 2)), (6, 5)),
 }
 
 
@@ -65,7 +65,7 @@ def test_without_displacements_it_is_a_convolution(geometry):
     x, kernel, offsets, _ = case(taken=taken)
     y = deformable_convolution(x, kernel, 0 * offsets, **options)
     numbers = options.get("strides", (1, 1)), [(p, p) for p in options["padding"]]
-    wanted = convolution(x, kernel, *numbers, rhs_dilation=options.get("dilation"))
+    wanted = convolution(x, kernel, *numbers, rhs_dilation=options.get("kernel_dilation"))
     np.testing.assert_allclose(y, wanted, atol=2e-5)
 
 
@@ -117,7 +117,7 @@ def test_no_device_asks_another_for_pixels(mesh):
         (dict(x=np.ones((2, 6, 0, 3))), "no empty axis"),
         (dict(strides=(0, 1)), r"strides=\(0, 1\); expected two integers of at least 1"),
         (dict(padding=(1,)), "padding"),
-        (dict(padding=(0, 0), dilation=(3, 3)), "does not fit in it"),
+        (dict(padding=(0, 0), kernel_dilation=(3, 3)), "does not fit in it"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message):

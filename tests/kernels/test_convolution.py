@@ -163,7 +163,7 @@ class Two(nnx.Module):
 
     def __init__(self):
         rngs = nnx.Rngs(0)
-        self.grouped = layers.conv(8, 8, 3, groups=2, rngs=rngs)
+        self.grouped = layers.conv(8, 8, 3, feature_group_count=2, rngs=rngs)
         self.square = layers.conv(8, 64, 3, rngs=rngs)
         self.wide = layers.conv(64, 64, 3, rngs=rngs)
         self.point = layers.conv(64, 4, 1, rngs=rngs)

@@ -71,8 +71,11 @@ def test_squeeze_excite_scales_each_channel_alike_everywhere():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda r: conv(6, 8, 3, groups=4, rngs=r), "in_features=6 is not a positive multiple"),
-        (lambda r: conv(8, 6, 3, groups=4, rngs=r), "out_features=6 is not"),
+        (
+            lambda r: conv(6, 8, 3, feature_group_count=4, rngs=r),
+            "in_features=6 is not a positive multiple",
+        ),
+        (lambda r: conv(8, 6, 3, feature_group_count=4, rngs=r), "out_features=6 is not"),
         (lambda r: conv(8, 0, 3, rngs=r), "out_features=0"),
         (lambda r: conv(8, 8, (3, 3, 3), rngs=r), r"kernel_size=\(3, 3, 3\); expected"),
         (lambda r: conv(8, 8, 3, strides=-1, rngs=r), "strides=-1"),

@@ -17,7 +17,7 @@ def test_it_gives_the_published_numbers(x64):
 
 
 @pytest.mark.parametrize("modulated", [False, True])
-@pytest.mark.parametrize("options", [dict(strides=2), dict(dilation=2, use_bias=True)])
+@pytest.mark.parametrize("options", [dict(strides=2), dict(kernel_dilation=2, use_bias=True)])
 def test_a_new_one_is_a_convolution_and_with_factors_half_of_one(modulated, options):
     layer = DeformableConv(4, 6, 3, modulated=modulated, **options, rngs=nnx.Rngs(0))
     plain = conv(4, 6, 3, **options, rngs=nnx.Rngs(1))
@@ -35,7 +35,7 @@ def test_its_normalisation_folds():
 
 
 def test_what_it_cannot_be_is_refused():
-    for options in (dict(groups=2), dict(rank=3)):
+    for options in (dict(feature_group_count=2), dict(rank=3)):
         with pytest.raises(ValueError, match="deformable convolution has 2 and 1"):
             DeformableConv(4, 4, 3, **options, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="x has 3 channels"):

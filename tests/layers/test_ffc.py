@@ -22,7 +22,7 @@ def ffc(ratio_in, ratio_out, **options):
 
 CASES = {
     "fourier_unit": make(FourierUnit, 16, 16),
-    "fourier_unit_groups_odd": make(FourierUnit, 16, 32, groups=2),
+    "fourier_unit_groups_odd": make(FourierUnit, 16, 32, feature_group_count=2),
     "spectral_transform_lfu": make(SpectralTransform, 32, 32),
     "spectral_transform_stride2": make(SpectralTransform, 16, 32, strides=2, lfu=False),
     "ffc_bn_act_local_in": make(ConvNormAct, 16, 32, 3, strides=2, layer=ffc(0, 0.25, lfu=False)),
@@ -54,7 +54,7 @@ def test_ratio_zero_is_the_plain_convolution():
 
 @pytest.mark.parametrize("groups", [1, 2], ids=["fused", "grouped"])
 def test_the_local_output_is_the_sum_of_both_convolutions(groups):
-    layer = FFC(16, 32, 3, groups=groups, lfu=False, rngs=nnx.Rngs(0))
+    layer = FFC(16, 32, 3, feature_group_count=groups, lfu=False, rngs=nnx.Rngs(0))
     x = draw(2, 6, 6, 16)
     y, no_global, no_local = map(evaluated(layer), (x, x.at[..., 8:].set(0), x.at[..., :8].set(0)))
     np.testing.assert_allclose(y[..., :16], (no_global + no_local)[..., :16], atol=1e-5)
@@ -126,7 +126,9 @@ def test_frames_of_a_video_are_transformed_one_by_one():
 @pytest.mark.parametrize("groups, ratio", [(1, 0.5), (4, 0.5), (1, 0.25)])
 @pytest.mark.parametrize("implementation", ["fft", "matmul"])
 def test_no_gather_on_a_mesh(mesh, implementation, groups, ratio):
-    options = dict(groups=groups, ratio_in=ratio, ratio_out=ratio, implementation=implementation)
+    options = dict(
+        feature_group_count=groups, ratio_in=ratio, ratio_out=ratio, implementation=implementation
+    )
     layer = FFC(64, 64, 3, **options, rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
 
@@ -165,7 +167,10 @@ def test_bfloat16_follows_float32(implementation):
         (lambda r: FFC(16, 16, padding_mode="same", rngs=r), "padding_mode='same'"),
         (lambda r: FFC(16, 16, rngs=r)(jnp.ones((1, 4, 4, 8))), "8 channels; expected 16"),
         (lambda r: FFC(8, 8, rngs=r), "out_features=4 of the global path; expected 8 or more"),
-        (lambda r: FourierUnit(6, 8, groups=4, rngs=r), "in_features=6 is not a multiple"),
+        (
+            lambda r: FourierUnit(6, 8, feature_group_count=4, rngs=r),
+            "in_features=6 is not a multiple",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(call, message):

@@ -29,8 +29,8 @@ OPTIONS = st.fixed_dictionaries(
         kernel_size=st.sampled_from([1, 2, 3, 5, 7]),
         strides=st.integers(1, 3),
         padding=st.sampled_from([None, None, 0, 1, 2, 4]),
-        dilation=st.integers(1, 2),
-        groups=st.sampled_from([1, 1, 2, 4]),
+        kernel_dilation=st.integers(1, 2),
+        feature_group_count=st.sampled_from([1, 1, 2, 4]),
         lfu=st.booleans(),
         use_bias=st.booleans(),
         padding_mode=st.sampled_from(["zeros", "reflect"]),
@@ -80,11 +80,13 @@ def assert_is_the_formula(size, options, training, gradients):
     else:
         y = jax.jit(apply, compiler_options=QUICK)(params, x)
     state = {name: np.float64(a) for name, a in sf.save_torch(layer).items()}
-    names = ("ratio_in", "kernel_size", "strides", "padding", "dilation", "groups")
+    names = ("ratio_in", "kernel_size", "strides", "padding")
     wanted = ffc_reference.ffc(
         state,
         np.moveaxis(np.float64(x), -1, 1),
         **{name: options[name] for name in names},
+        dilation=options["kernel_dilation"],
+        groups=options["feature_group_count"],
         reflect=options["padding_mode"] == "reflect",
         training=training,
     )
@@ -100,7 +102,7 @@ def has_inputs(o) -> bool:
 
 
 def fits(options, size) -> bool:
-    extent = options["dilation"] * (options["kernel_size"] - 1) + 1
+    extent = options["kernel_dilation"] * (options["kernel_size"] - 1) + 1
     padding = (extent - 1) // 2 if options["padding"] is None else options["padding"]
     return min(size) + 2 * padding >= extent
 
@@ -111,8 +113,8 @@ PLAIN = dict(
     ratio_out=0.5,
     strides=2,
     padding=0,
-    dilation=1,
-    groups=1,
+    kernel_dilation=1,
+    feature_group_count=1,
     lfu=False,
     use_bias=True,
     padding_mode="zeros",
@@ -138,7 +140,7 @@ def test_a_map_smaller_than_the_kernel_is_named(ratio):
         layer(jnp.ones((1, 2, 4, 16)))
 
 
-@pytest.mark.parametrize("option", ["strides", "kernel_size", "dilation"])
+@pytest.mark.parametrize("option", ["strides", "kernel_size", "kernel_dilation"])
 def test_sizes_below_one_are_named(option):
     options = dict(kernel_size=3) | {option: 0}
     with pytest.raises(ValueError, match=rf"{option}=\(0, 0\); expected positive integers"):

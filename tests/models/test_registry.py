@@ -2,8 +2,6 @@ import pkgutil
 import sys
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
@@ -100,40 +98,6 @@ def test_a_name_is_registered_once():
 def test_an_abstract_model_holds_no_arrays():
     leaves = jax.tree.leaves(nnx.state(sf.abstract_model("ffc_resnet18", ratio=0.5, **SMALL)))
     assert leaves and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
-
-
-def test_pure_functions_equal_the_module():
-    options = SMALL | dict(ratio=0.5, depths=(1,))
-    init, apply = sf.init_apply("ffc_resnet18", **options)
-    key, x = jax.random.key(3), jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
-    variables = init(key)
-    assert set(variables) == {"params", "batch_stats"}
-    model = sf.create_model("ffc_resnet18", rngs=nnx.Rngs(key), **options)
-    graphdef, state = nnx.split(model)
-
-    @jax.jit
-    def call(state, x):
-        trained = nnx.merge(graphdef, state, copy=True)
-        evaluated = nnx.view(trained, use_running_average=True)
-        return evaluated(x), trained(x), trained.stem.norm.mean[...]
-
-    evaluated, trained, mean = call(state, x)
-    logits, same = jax.jit(apply)(variables, x)
-    assert jax.tree.structure(same) == jax.tree.structure(variables)
-    np.testing.assert_allclose(logits, evaluated, rtol=1e-4, atol=1e-4)
-    logits, updated = jax.jit(apply, static_argnames="train")(variables, x, train=True)
-    np.testing.assert_allclose(logits, trained, rtol=1e-3, atol=1e-3)
-    ours = updated["batch_stats"]["stem"]["norm"]["mean"]
-    np.testing.assert_allclose(ours, mean, rtol=1e-4, atol=1e-5)
-
-
-def test_variables_can_be_mapped_over_seeds():
-    init, apply = sf.init_apply("resnet18", **SMALL | dict(depths=(1,)))
-    variables = jax.jit(jax.vmap(init))(jax.random.split(jax.random.key(0), 2))
-    images = jnp.ones((1, 16, 16, 3))
-    logits, _ = jax.jit(jax.vmap(apply, (0, None)))(variables, images)
-    assert logits.shape == (2, 1, 4)
-    assert not np.allclose(logits[0], logits[1])
 
 
 @pytest.mark.parametrize("name", ["bert", "resnet50_xyz", "", "x" * 99])
