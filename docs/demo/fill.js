@@ -15,8 +15,8 @@
  * @param {{pixels: Uint8ClampedArray, width: number, height: number}} picture
  * @param {Uint8Array} mask
  * @param {number} size side of the network's squares
- * @param {(input: Float32Array) => Promise<Float32Array>} network from [size * size * 4], the
- *   picture in [0, 1] with 0 in the hole, then the mask, to [size * size * 3]
+ * @param {(image: Uint8Array, mask: Uint8Array) => Promise<Float32Array>} network from a square,
+ *   [size * size * 3] and [size * size], to the filled one, [size * size * 3] from 0 to 255
  * @param {(done: number, holes: number) => void} progress told before each square
  */
 export async function fill(picture, mask, size, network, progress = () => {}) {
@@ -30,12 +30,12 @@ export async function fill(picture, mask, size, network, progress = () => {}) {
     if (filled.has(i)) continue;
     progress(filled.size, boxes.length);
     const square = squareAround(box, width, height, size);
-    const input = networkInput({ pixels, width, height }, missing, square, size);
-    const known = blend(input, await network(input), size);
+    const given = networkInput({ pixels, width, height }, missing, square, size);
+    const values = await network(given.image, given.mask);
     const inside = boxes.flatMap((other, j) =>
       !filled.has(j) && contains(square, other) ? [j] : []);
     for (const j of inside) {
-      paste(pixels, width, boxes[j], (at) => labels[at] === j + 1, known, square, size);
+      paste(pixels, width, boxes[j], (at) => labels[at] === j + 1, values, square, size);
       forEachIn(boxes[j], width, (at) => { if (labels[at] === j + 1) missing[at] = 0; });
       filled.add(j);
     }
@@ -91,35 +91,33 @@ export function squareAround(box, width, height, size) {
 }
 
 /**
- * Return what the network sees of a square, [size * size * 4]. Where it is scaled down, a pixel is
- * the average of those it covers, and missing as soon as one of them is.
+ * Return what the network sees of a square: {image: [size * size * 3], mask: [size * size]}. Where
+ * it is scaled down, a pixel is the average of those it covers, and missing as soon as one is.
  */
 export function networkInput({ pixels, width, height }, missing, square, size) {
   const columns = coverage(square.left, square.side, width, size);
   const rows = coverage(square.top, square.side, height, size);
-  const input = new Float32Array(size * size * 4);
+  const image = new Uint8Array(size * size * 3);
+  const mask = new Uint8Array(size * size);
   for (let y = 0, out = 0; y < size; y++) {
-    for (let x = 0; x < size; x++, out += 4) {
-      let red = 0, green = 0, blue = 0, total = 0, hole = 0;
+    for (let x = 0; x < size; x++, out++) {
+      let red = 0, green = 0, blue = 0, total = 0;
       for (const [v, share] of rows[y]) {
         for (const [u, part] of columns[x]) {
           const at = v * width + u;
           const weight = share * part;
-          hole |= missing[at];
+          mask[out] |= missing[at];
           red += weight * pixels[4 * at];
           green += weight * pixels[4 * at + 1];
           blue += weight * pixels[4 * at + 2];
           total += weight;
         }
       }
-      input[out + 3] = hole;
-      if (hole) continue;
-      input[out] = red / total / 255;
-      input[out + 1] = green / total / 255;
-      input[out + 2] = blue / total / 255;
+      if (mask[out]) continue;
+      image.set([red, green, blue].map((sum) => Math.round(sum / total)), 3 * out);
     }
   }
-  return input;
+  return { image, mask };
 }
 
 /** For each of `size` cells of a side: the pixels [index, share] that it covers, mirrored. */
@@ -142,17 +140,6 @@ export function mirrored(index, length) {
   return n < length ? n : 2 * length - 1 - n;
 }
 
-/** The network's result in the hole and its input elsewhere, [size * size * 3]. */
-function blend(input, output, size) {
-  const known = new Float32Array(size * size * 3);
-  for (let i = 0; i < size * size; i++) {
-    const from = input[4 * i + 3] ? output.subarray(3 * i, 3 * i + 3)
-      : input.subarray(4 * i, 4 * i + 3);
-    known.set(from, 3 * i);
-  }
-  return known;
-}
-
 /** Write a square's values into the pixels of a box that `missing` selects, bilinearly. */
 function paste(pixels, width, box, missing, values, square, size) {
   const scale = size / square.side;
@@ -169,7 +156,7 @@ function paste(pixels, width, box, missing, values, square, size) {
       const value = (row, column) => values[3 * (row * size + column) + c];
       const upper = (1 - h) * value(above, left) + h * value(above, right);
       const lower = (1 - h) * value(below, left) + h * value(below, right);
-      pixels[4 * at + c] = 255 * ((1 - v) * upper + v * lower); // rounded and clamped by the array
+      pixels[4 * at + c] = (1 - v) * upper + v * lower; // rounded and clamped by the array
     }
     pixels[4 * at + 3] = 255;
   });

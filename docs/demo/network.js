@@ -49,12 +49,12 @@ export async function loadNetwork(url) {
   const bytes = file.byteLength;
   const session = await startSession(ort, file, url);
   const size = squareSize(session, url);
-  const [input] = session.inputNames, [output] = session.outputNames;
-  const run = async (values) => {
-    // A copy: the runtime takes the memory away.
-    const feeds = { [input]: new ort.Tensor("float32", values.slice(), [1, size, size, 4]) };
-    const results = await session.run(feeds);
-    return results[output].data;
+  const tensor = (values, ...shape) =>
+    new ort.Tensor("uint8", values.slice(), [1, ...shape]); // a copy: the runtime takes it away
+  const run = async (image, mask) => {
+    const results = await session.run(
+      { image: tensor(image, size, size, 3), mask: tensor(mask, size, size) });
+    return results[session.outputNames[0]].data;
   };
   return { size, bytes, ...available, run };
 }
@@ -93,14 +93,14 @@ async function startSession(ort, file, url) {
 }
 
 function squareSize(session, url) {
-  const [inputs, outputs] = [session.inputMetadata, session.outputMetadata];
-  const [one, size, width, channels] = inputs[0].shape ?? [];
-  const fits = inputs.length === 1 && outputs.length === 1 && one === 1 && width === size
-    && Number.isInteger(size) && channels === 4 && String(outputs[0].shape) === `1,${size},${size},3`;
-  if (!fits) {
-    const shapes = [...inputs, ...outputs].map(({ name, shape }) => `${name} [${shape}]`);
-    throw new Error(`The network “${url}” has ${shapes.join(", ")}; expected an input `
-      + "[1, N, N, 4], the picture and the mask, and an output [1, N, N, 3].");
+  const described = (all) => all.map(({ name, type, shape }) => `${name} ${type} [${shape}]`);
+  const [inputs, outputs] = [session.inputMetadata, session.outputMetadata].map(described);
+  const size = session.inputMetadata[0].shape?.[1];
+  const expected = `image uint8 [1,${size},${size},3], mask uint8 [1,${size},${size}]`;
+  if (inputs.join(", ") !== expected || !outputs[0].endsWith(`float32 [1,${size},${size},3]`)) {
+    throw new Error(`The network “${url}” takes ${inputs.join(", ")} and gives `
+      + `${outputs.join(", ")}; this page needs image uint8 [1,N,N,3], mask uint8 [1,N,N] and `
+      + "gives back float32 [1,N,N,3].");
   }
   return size;
 }

@@ -36,6 +36,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 def main() -> None:
+    """Serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
     given = parser.parse_args()

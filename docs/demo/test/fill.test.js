@@ -24,7 +24,7 @@ function maskOf({ width, height }, ...boxes) {
   return mask;
 }
 
-const grey = async () => new Float32Array(SIZE * SIZE * 3).fill(0.5);
+const grey = async () => new Float32Array(SIZE * SIZE * 3).fill(127.6);
 
 for (const [width, height, ...boxes] of [
   [16, 16, [4, 4, 9, 12]],
@@ -56,29 +56,30 @@ test("what lies under a hole has no influence", async () => {
   const one = picture(40, 30);
   const mask = maskOf(one, [3, 3, 25, 20], [30, 25, 33, 28]);
   const other = { ...one, pixels: one.pixels.map((v, i) => mask[i >> 2] && i % 4 < 3 ? 255 - v : v) };
-  const echo = async (input) => Float32Array.from({ length: SIZE * SIZE * 3 }, (_, i) =>
-    input[4 * Math.floor((i + 21) / 3) % input.length]);
+  const echo = async (image) => Float32Array.from(image, (_, i) => image[(i + 21) % image.length]);
   const results = await Promise.all([one, other].map((each) => fill(each, mask, SIZE, echo)));
   assert.deepEqual(results[0].pixels, results[1].pixels);
 });
 
-test("a square of the network's size is the picture in [0, 1], then the mask", () => {
+test("a square of the network's size is the picture, 0 in the hole, and the mask", () => {
   const given = picture(20, 18);
-  const mask = maskOf(given, [5, 5, 7, 7]);
-  const input = networkInput(given, mask, { left: 2, top: 1, side: SIZE }, SIZE);
-  const at = 4 * (3 * SIZE + 2); // row 3, column 2: pixel (4, 4)
-  assert.deepEqual([...input.slice(at, at + 4)],
-    [...[0, 1, 2].map((c) => Math.fround(given.pixels[4 * (4 * 20 + 4) + c] / 255)), 0]);
-  const hole = 4 * (5 * SIZE + 4); // pixel (6, 6)
-  assert.deepEqual([...input.slice(hole, hole + 4)], [0, 0, 0, 1]);
+  const hole = maskOf(given, [5, 5, 7, 7]);
+  const { image, mask } = networkInput(given, hole, { left: 2, top: 1, side: SIZE }, SIZE);
+  const at = 3 * SIZE + 2; // row 3, column 2: pixel (4, 4)
+  assert.deepEqual([...image.slice(3 * at, 3 * at + 3)], [0, 1, 2].map((c) =>
+    given.pixels[4 * (4 * 20 + 4) + c]));
+  const inside = 5 * SIZE + 4; // pixel (6, 6)
+  assert.deepEqual([...image.slice(3 * inside, 3 * inside + 3)], [0, 0, 0]);
+  assert.deepEqual([mask[at], mask[inside]], [0, 1]);
 });
 
 test("a picture smaller than the square is continued by mirroring", () => {
   assert.deepEqual(Array.from({ length: 8 }, (_, i) => mirrored(i, 3)), [0, 1, 2, 2, 1, 0, 0, 1]);
   const given = picture(5, 16);
-  const input = networkInput(given, new Uint8Array(80), { left: 0, top: 0, side: SIZE }, SIZE);
-  assert.equal(input[4 * 5], input[4 * 4]);
-  assert.equal(input[4 * 9], input[0]);
+  const square = { left: 0, top: 0, side: SIZE };
+  const { image } = networkInput(given, new Uint8Array(80), square, SIZE);
+  assert.equal(image[3 * 5], image[3 * 4]);
+  assert.equal(image[3 * 9], image[0]);
 });
 
 test("a large hole is filled from a scaled square, up to the ends of a smooth picture", async () => {
@@ -86,11 +87,10 @@ test("a large hole is filled from a scaled square, up to the ends of a smooth pi
   const given = picture(48, 32, slope);
   const mask = maskOf(given, [10, 6, 34, 26]);
   const { pixels, squares } = await fill(given, mask, SIZE, async () => {
-    const values = Float32Array.from({ length: SIZE * SIZE * 3 }, (_, i) => {
+    return Float32Array.from({ length: SIZE * SIZE * 3 }, (_, i) => {
       const [x, y] = [Math.floor(i / 3) % SIZE, Math.floor(i / 3 / SIZE)];
-      return slope(3 * x + 1, 3 * y + 1, i % 3) / 255; // centres of cells of 3 pixels
+      return slope(3 * x + 1, 3 * y + 1, i % 3); // centres of cells of 3 pixels
     });
-    return values;
   });
   assert.deepEqual(squares, [{ left: 0, top: 0, side: 48 }]);
   pixels.forEach((value, i) => assert.ok(Math.abs(value - given.pixels[i]) <= 1));
@@ -99,10 +99,10 @@ test("a large hole is filled from a scaled square, up to the ends of a smooth pi
 test("a scaled pixel is missing as soon as one that it covers is, and the rest are averages", () => {
   const given = picture(32, 32, (x) => (x % 2) * 100);
   const mask = maskOf(given, [4, 4, 5, 5]);
-  const input = networkInput(given, mask, { left: 0, top: 0, side: 32 }, SIZE);
-  assert.equal(input.filter((v, i) => i % 4 === 3 && v).length, 1);
-  assert.equal(input[4 * (2 * SIZE + 2) + 3], 1);
-  assert.equal(input[0], Math.fround(50 / 255));
+  const seen = networkInput(given, mask, { left: 0, top: 0, side: 32 }, SIZE);
+  assert.equal(seen.mask.filter(Boolean).length, 1);
+  assert.equal(seen.mask[2 * SIZE + 2], 1);
+  assert.equal(seen.image[0], 50);
 });
 
 test("holes that touch at a corner are one", () => {
@@ -115,8 +115,8 @@ test("holes in one square are filled at once, and far ones later, when the first
   const given = picture(64, 16);
   const mask = maskOf(given, [2, 2, 4, 4], [8, 8, 12, 12], [50, 3, 55, 8], [14, 2, 18, 4]);
   const seen = [];
-  const { squares } = await fill(given, mask, SIZE, (input) => {
-    seen.push(input.filter((v, i) => i % 4 === 3 && v).length);
+  const { squares } = await fill(given, mask, SIZE, (_, mask) => {
+    seen.push(mask.filter(Boolean).length);
     return grey();
   });
   assert.equal(squares.length, 3);

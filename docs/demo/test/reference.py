@@ -27,6 +27,7 @@ def mask() -> np.ndarray:
 
 
 def main() -> None:
+    """Write image, mask and filled image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", help="a run, or a file that `sf.save` wrote")
     model = sf.load(parser.parse_args().weights)
