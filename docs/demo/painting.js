@@ -54,7 +54,9 @@ export class Painting {
   mask() {
     const { width, height } = this.canvas;
     const { data } = this.context.getImageData(0, 0, width, height);
-    return Uint8Array.from({ length: width * height }, (_, i) => Number(data[4 * i + 3] > 127));
+    const mask = new Uint8Array(width * height);
+    for (let i = 0; i < mask.length; i++) mask[i] = data[4 * i + 3] >> 7; // half covered or more
+    return mask;
   }
 
   #line([x0, y0], [x1, y1], radius) {

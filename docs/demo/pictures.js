@@ -23,7 +23,7 @@ export async function decode(blob, name) {
   bitmap.close();
   let { data } = context.getImageData(0, 0, width, height);
   const notes = [];
-  if (data.some((value, i) => i % 4 === 3 && value < 255)) {
+  if (!isOpaque(data)) {
     context.globalCompositeOperation = "destination-over";
     context.fillStyle = "white";
     context.fillRect(0, 0, width, height);
@@ -43,6 +43,11 @@ export function encode({ pixels, width, height }) {
   context.putImageData(new ImageData(pixels, width, height), 0, 0);
   return new Promise((resolve, reject) => context.canvas.toBlob((blob) =>
     blob ? resolve(blob) : reject(new Error("The browser could not write the PNG file."))));
+}
+
+function isOpaque(data) {
+  for (let i = 3; i < data.length; i += 4) if (data[i] < 255) return false;
+  return true;
 }
 
 /** Whether pixels come back from a canvas as they were put there. */

@@ -9,7 +9,7 @@ const WINDOWS = {
   wide: { viewport: { width: 1280, height: 860 } },
   narrow: { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, colorScheme: "dark" },
 };
-const LINES = [[[0.30, 0.07], [0.32, 0.11]], [[0.55, 0.62], [0.66, 0.60]]];
+const LINES = [[[0.58, 0.25], [0.68, 0.4]], [[0.85, 0.6], [0.72, 0.78]]];
 
 /** Load the network and fill a hole of 96 x 96 pixels in a picture of 256 x 256. */
 async function timesIn(page) {
@@ -59,11 +59,11 @@ if (folder) {
     await page.click("#example");
     await page.waitForSelector("#editor:not([hidden])");
     await page.screenshot({ path: `${folder}/${name}_open.png` });
-    await page.click("text=How it fills");
     for (const [from, to] of LINES) await paint(page, from, to);
-    await page.screenshot({ path: `${folder}/${name}_painted.png`, fullPage: true });
+    await page.screenshot({ path: `${folder}/${name}_painted.png` });
     await pressFill(page);
-    await page.screenshot({ path: `${folder}/${name}.png` });
+    await page.click("summary");
+    await page.screenshot({ path: `${folder}/${name}.png`, fullPage: true });
     await context.close();
   }
   server.close();

@@ -13,6 +13,7 @@ const IMAGE = { name: "wall.png", mimeType: "image/png", buffer: reference("imag
 
 let browser, isolated, plain;
 const outside = []; // requests to other hosts
+const PATIENCE = 120_000; // ms; a machine may be busy
 
 before(async () => {
   [browser, isolated, plain] = await Promise.all(
@@ -27,9 +28,10 @@ after(async () => {
 
 /** A test with a page of its own; `script` runs in it before the page's own. */
 function onPage(name, { server = () => isolated, query = "", script, options }, body) {
-  test(name, { timeout: 60_000 }, async () => {
+  test(name, { timeout: 2 * PATIENCE }, async () => {
     const context = await browser.newContext(options);
     try {
+      context.setDefaultTimeout(PATIENCE);
       const page = await context.newPage();
       page.on("request", (request) => {
         const url = new URL(request.url());
@@ -150,6 +152,18 @@ onPage("the example opens, a stroke can be cleared and the clearing undone", {},
 
 async function fillNothing(page) {
   await assert.rejects(pressFill(page), /Nothing is marked/);
+}
+
+for (const [type, field] of [["drop", "dataTransfer"], ["paste", "clipboardData"]]) {
+  onPage(`a ${type} opens a picture`, {}, async (page) => {
+    await page.evaluate(async ([type, field]) => {
+      const transfer = new DataTransfer();
+      transfer.items.add(new File([await (await fetch("example.jpg")).blob()], "wall.jpg"));
+      const Event = { drop: DragEvent, paste: ClipboardEvent }[type];
+      document.body.dispatchEvent(new Event(type, { [field]: transfer, bubbles: true }));
+    }, [type, field]);
+    await page.waitForSelector("#editor:not([hidden])");
+  });
 }
 
 onPage("no WebAssembly: said at once", { script: () => { delete globalThis.WebAssembly; } },

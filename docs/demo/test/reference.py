@@ -16,7 +16,7 @@ import spectral_flax as sf
 HERE = Path(__file__).parent
 SQUARE = 256  # side of the exported network's squares
 HEIGHT, WIDTH = 163, 201
-TOP, LEFT = 60, 90
+TOP, LEFT = 60, 40
 
 
 def mask() -> np.ndarray:
