@@ -2,7 +2,7 @@
 // An inpainting network in an ONNX file, run by onnxruntime-web. Errors are sentences for the page.
 
 const RUNTIME = new URL("onnxruntime/", import.meta.url);
-const MOST_THREADS = 4; // more were not faster for maps of this size
+const MOST_THREADS = 4; // the rest of the device is for others
 
 /** Return {threads, reason}: how many threads this browser gives the page, and why one only. */
 export function threads() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Times of the page in Chromium, and pictures of it.
-// Run: npm run measure [FOLDER]    (for wide.png and narrow.png)
+// Run: npm run measure [FOLDER]    (where the pictures go)
 
 import { paint, pressFill, serve, startBrowser } from "./browser.js";
 
@@ -55,15 +55,18 @@ if (folder) {
   for (const [name, options] of Object.entries(WINDOWS)) {
     const context = await browser.newContext(options);
     const page = await context.newPage();
+    const picture = (state, more = {}) => page.screenshot(
+      { path: `${folder}/demo_${name}_${state}.jpg`, type: "jpeg", quality: 75, ...more });
     await page.goto(server.url);
+    await picture("opened");
     await page.click("#example");
     await page.waitForSelector("#editor:not([hidden])");
-    await page.screenshot({ path: `${folder}/${name}_open.png` });
     for (const [from, to] of LINES) await paint(page, from, to);
-    await page.screenshot({ path: `${folder}/${name}_painted.png` });
+    await picture("painted");
     await pressFill(page);
+    await picture("filled");
     await page.click("summary");
-    await page.screenshot({ path: `${folder}/${name}.png`, fullPage: true });
+    await picture("explained", { fullPage: true });
     await context.close();
   }
   server.close();
