@@ -12,7 +12,7 @@ const EXAMPLE = "example.jpg";
 const page = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]));
 const painting = new Painting(page.paint);
-let picture = null; // {pixels, original, width, height, name}
+let picture = null; // {pixels, original, fillings, width, height, name}
 let history = []; // functions, each of which takes back one step
 let network = null; // promise of the loaded network
 let busy = false;
@@ -48,7 +48,7 @@ function refresh() {
   page.undo.disabled = busy || history.length === 0;
   page.clear.disabled = busy || painting.strokes.length === 0;
   page.fill.disabled = busy;
-  page.save.disabled = page.compare.disabled = busy || !picture || picture.pixels === picture.original;
+  page.save.disabled = page.compare.disabled = busy || !picture?.fillings;
   page.editor.setAttribute("aria-busy", String(busy));
 }
 
@@ -57,7 +57,7 @@ function refresh() {
 const open = (blob, name) => step(async () => {
   tell("Opening the picture …");
   const { pixels, width, height, notes } = await decode(blob, name);
-  picture = { pixels, original: pixels, width, height, name };
+  picture = { pixels, original: pixels, fillings: 0, width, height, name };
   history = [];
   page.start.hidden = true;
   page.editor.hidden = false;
@@ -116,17 +116,34 @@ const fillIn = () => step(async () => {
   const { pixels, squares } = await fill(picture, mask, size, run, (done, holes) =>
     tell(holes > 1 ? `Filling: ${done} of ${holes} holes done …` : "Filling …"));
   const seconds = (performance.now() - begun) / 1000;
-  const [before, strokes] = [picture.pixels, painting.strokes];
-  history.push(() => setPicture(before, strokes));
-  setPicture(pixels, []);
+  const { strokes } = painting;
+  const putBack = pixelsToPutBack(mask);
+  history.push(() => {
+    putBack();
+    picture.fillings--;
+    painting.replace(strokes);
+    compare(false);
+  });
+  picture.pixels = pixels;
+  picture.fillings++;
+  painting.replace([]);
+  compare(false);
   tell(`Filled in ${seconds.toFixed(2)} s by ${threads === 1 ? "one thread" : `${threads} threads`}. `
     + describe(squares, size, picture));
 });
 
-function setPicture(pixels, strokes) {
-  picture.pixels = pixels;
-  painting.replace(strokes);
-  compare(false);
+/** Keep the pixels of a mask, no more than these, and return a function that puts them back. */
+function pixelsToPutBack(mask) {
+  const wholes = () => new Uint32Array(picture.pixels.buffer);
+  const places = new Uint32Array(mask.reduce((count, one) => count + one, 0));
+  let count = 0;
+  mask.forEach((one, at) => { if (one) places[count++] = at; });
+  const now = wholes();
+  const kept = places.map((at) => now[at]);
+  return () => {
+    const pixels = wholes();
+    places.forEach((at, i) => { pixels[at] = kept[i]; });
+  };
 }
 
 function undo() {
@@ -206,17 +223,21 @@ page.paint.addEventListener("pointerdown", (event) => {
   beginStroke();
 });
 page.paint.addEventListener("pointermove", (event) => {
+  if (!event.isPrimary) return;
   page.cursor.hidden = event.pointerType === "touch";
   for (const each of event.getCoalescedEvents?.() ?? []) moveTo(pointerPlace(each));
   moveTo(pointerPlace(event));
 });
-page.paint.addEventListener("pointerup", endStroke);
+page.paint.addEventListener("pointerup", (event) => { if (event.isPrimary) endStroke(); });
 page.paint.addEventListener("pointercancel", () => painting.cancel());
 page.paint.addEventListener("pointerleave", () => { page.cursor.hidden = true; });
 page.paint.addEventListener("focus", () => {
   page.cursor.hidden = !page.paint.matches(":focus-visible");
 });
-page.paint.addEventListener("blur", () => { page.cursor.hidden = true; });
+page.paint.addEventListener("blur", () => {
+  endStroke(); // the key that is held will not be seen to rise
+  page.cursor.hidden = true;
+});
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 

@@ -28,6 +28,7 @@ export class Painting {
   }
 
   begin(point, radius) {
+    if (this.current) return;
     this.current = { radius, points: [point] };
     this.#line(point, point, radius);
   }

@@ -52,6 +52,14 @@ async function savedPixels(page) {
   return pixelsOf(page, readFileSync(await download.path()));
 }
 
+async function shownPixels(page) {
+  return Uint8Array.from(await page.evaluate(() => {
+    const { width, height } = document.querySelector("#picture");
+    const context = document.querySelector("#picture").getContext("2d");
+    return Array.from(context.getImageData(0, 0, width, height).data);
+  }));
+}
+
 /** Check that pixels farther than `radius` from a line are equal, and some nearer ones are not. */
 function checkChangedAlong(from, to, radius, given, result) {
   assert.deepEqual([result.width, result.height], [given.width, given.height]);
@@ -86,6 +94,7 @@ onPage("a painted line is filled with threads, the rest stays as it is, and is s
     checkChangedAlong(...line, radius, given, await savedPixels(page));
     await page.click("#undo");
     assert.equal(await page.locator("#save").isDisabled(), true);
+    assert.deepEqual(await shownPixels(page), given.pixels);
   });
 
 onPage("the result is that of the library in JAX, to one of 255 steps", {}, async (page) => {
