@@ -175,6 +175,11 @@ for (const [type, field] of [["drop", "dataTransfer"], ["paste", "clipboardData"
   });
 }
 
+onPage("opened from a file: said that it needs a server", {}, async (page) => {
+  await page.goto(new URL("../index.html", import.meta.url).href);
+  await fails(page, /has not started\. Open it through a web server/);
+});
+
 onPage("no WebAssembly: said at once", { script: () => { delete globalThis.WebAssembly; } },
   (page) => fails(page, /has no WebAssembly/));
 
