@@ -93,6 +93,7 @@ def readme_models() -> str:
 def printed_cost(name: str) -> str:
     """Return what the paper of a model prints of its cost, or nothing."""
     options = MODELS[name].options
+    found = []
     for kind, (_, rows) in TABLES.items():
         for row in (row for row in rows if row.model == name):
             own = {key: value for key, value in row.options.items() if key != "num_classes"}
@@ -100,8 +101,8 @@ def printed_cost(name: str) -> str:
             if same and row.shape[1:-1] == sf.card(name).input_size:
                 unit = "Gi" if kind == "pose" else "G"
                 parts = [f"{row.gflops} {unit}", f"{row.parameters} M" if row.parameters else ""]
-                return ("adds " if row.base else "") + ", ".join(filter(None, parts))
-    return ""
+                found.append(("adds " if row.base else "") + ", ".join(filter(None, parts)))
+    return min(found, key=lambda text: text.startswith("adds"), default="")
 
 
 def shown_models() -> list[str]:
@@ -114,6 +115,14 @@ def zoo_row(name: str) -> str:
     return model_row(name, printed_cost(name), str(len(rows_of(name)) or ""))
 
 
+def prepared(card: sf.Card) -> str:
+    """Return how a model's input is prepared, in words."""
+    numbers = lambda values: ", ".join(f"{value:.4g}" for value in values)
+    fit = {"crop": f"crop of the short side at {card.resize}", "stretch": "stretched"}
+    told = [card.channel_order, fit.get(card.fit, "any size"), f"mean {numbers(card.mean)}"]
+    return ", ".join([*told, f"deviation {numbers(card.std)}"])
+
+
 def models() -> str:
     """Return a section for each family: what is known of it, and its models."""
     head = "model | input | parameters (M) | multiply-adds (G) | as printed | files: | published"
@@ -124,14 +133,17 @@ def models() -> str:
         count = sum(model.family == family for model in MODELS.values())
         facts = {
             "Papers": [card.paper for card in cards],
-            "Code": [card.code for card in cards],
+            "Code": [f"<https://github.com/{card.code}>" for card in cards if card.code],
+            "Licence of the code": [card.licence for card in cards],
+            "Input": map(prepared, cards),
             "Notes": [card.note for card in cards],
         }
-        lines = [
-            f"- {kind}: " + "; ".join(dict.fromkeys(filter(None, values)))
-            for kind, values in facts.items()
-            if any(values)
-        ]
+        lines = []
+        for kind, values in facts.items():
+            told = list(dict.fromkeys(filter(None, values)))
+            if told:
+                lines += [f"- {kind}: {told[0]}"] if len(told) == 1 else [f"- {kind}:"]
+                lines += [f"    - {value}" for value in told] if len(told) > 1 else []
         task = MODELS[names[0]].task or "regression"
         names_told = f'{count} names: `spectral-flax list --family {family} "*"`'
         sections += [f"### {title}", f"Task: {task}. {names_told}.", "\n".join(lines)]
