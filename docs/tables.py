@@ -79,7 +79,7 @@ def cost_of(name: str) -> Cost:
 def model_row(name: str, *more: str) -> str:
     """Return the line of one model: its cost on one input of its card's size."""
     card, total = sf.card(name), cost_of(name)
-    size = " x ".join(map(str, card.input_size))
+    size = "x".join(map(str, card.input_size))
     cost = f"{total.parameters / 1e6:.2f} | {total.multiply_adds / 1e9:.2f}"
     return " | ".join([f"`{name}`", size, cost, *more, card.published])
 
@@ -141,14 +141,14 @@ def models() -> str:
         lines = []
         for kind, values in facts.items():
             told = list(dict.fromkeys(filter(None, values)))
-            if told:
-                lines += [f"- {kind}: {told[0]}"] if len(told) == 1 else [f"- {kind}:"]
-                lines += [f"    - {value}" for value in told] if len(told) > 1 else []
+            lines += [f"- {kind}: {'; '.join(told)}"] if told else []
         task = MODELS[names[0]].task or "regression"
-        names_told = f'{count} names: `spectral-flax list --family {family} "*"`'
-        sections += [f"### {title}", f"Task: {task}. {names_told}.", "\n".join(lines)]
+        listed = f'{count} names: `spectral-flax list "*" --family {family}`'
+        sections += [f"### {title} {{ #{family} }}", f"Task: {task}. {listed}."]
         sections += [markdown(head, map(zoo_row, names)).rstrip()]
-    return "\n\n".join(["", *sections, "", ""]).replace("\n\n\n", "\n\n")
+        sections += ["<details markdown>\n<summary>Card</summary>", "\n".join(lines), "</details>"]
+    links = " · ".join(f"[{title}](#{family})" for family, title in FAMILIES.items())
+    return "\n\n".join(["", links, *sections, "", ""]).replace("\n\n\n", "\n\n")
 
 
 def block_cost(name: str) -> Cost:
@@ -186,15 +186,20 @@ def _file_row(row: PublicWeights) -> str:
 
 def weights() -> str:
     """Return a section for each project that published weights, with its files."""
-    sections = []
-    for project in dict.fromkeys(name.partition("/")[0] for name in table()):
+    projects = dict.fromkeys(name.partition("/")[0] for name in table())
+    sections = [" · ".join(f"[{project}](#{project})" for project in projects)]
+    for project in projects:
         rows = [row for row in table().values() if row.name.partition("/")[0] == project]
         licences = "; ".join(dict.fromkeys(row.licence or "none found" for row in rows))
         protocols = "; ".join(dict.fromkeys(f"{r.of}: {r.protocol}" for r in rows if r.metric))
         about = [f"Source: <{rows[0].source}>.", f"Licence: {licences}."]
         about += [f"Figures are the project's. {protocols}."] if protocols else []
         head = "name | model | where | options, and where the preparation differs | figure"
-        sections += [f"### {project}", " ".join(about), markdown(head, map(_file_row, rows))]
+        sections += [
+            f"### {project} {{ #{project} }}",
+            " ".join(about),
+            markdown(head, map(_file_row, rows)),
+        ]
     return "\n\n".join(["", *(section.rstrip() for section in sections), "", ""])[1:-1]
 
 
