@@ -176,7 +176,7 @@ def costs() -> str:
 
 def _file_row(row: PublicWeights) -> str:
     address = f"https://huggingface.co/{row.hub}" if row.hub else row.url or row.page
-    way = "the Hub" if row.hub else "fetched" if row.url else "by hand"
+    way = "Hub" if row.hub else "fetched" if row.url else "by hand"
     needs = [f"{k}={v!r}" for k, v in row.options.items()]
     needs += [f"{k} {v}" for k, v in row.preprocessing.items()]
     figure = f"{row.of} {row.metric}" if row.metric else ""
