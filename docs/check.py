@@ -25,8 +25,9 @@ PACKAGES = [
 MODULES = [
     *(f"spectral_flax.functional.{name}" for name in ("keypoints", "pairs")),
     *(f"spectral_flax.analysis.{name}" for name in ("attention", "receptive_field", "spectra")),
-    *(f"spectral_flax.analysis.{name}" for name in ("paths", "figures", "profile")),
-    *("train.config", "train.task", "train.tasks"),
+    *(f"spectral_flax.analysis.{name}" for name in ("paths", "figures", "panels", "profile")),
+    "spectral_flax.inference.preparation",
+    *("train.config", "train.task", "train.tasks", "train.run.loop"),
 ]
 LOADED = ("href", "src", "poster")  # attributes that hold an address
 FETCHED = ("link", "script", "img", "iframe", "source", "video")  # tags whose address is fetched
