@@ -1,19 +1,35 @@
 import pytest
 
-from docs.model_table import ROWS, row, written
+from docs.tables import README_MODELS, WRITTEN, cost_row, model_row, shown_models, split, zoo_row
+from spectral_flax.layers.blocks import PUBLISHED
 
-LINES = written().splitlines(keepends=True)[2:]
+AGAIN = "run python -m docs.tables"
+TABLES = {
+    ("README.md", "models"): (README_MODELS, model_row, ["resnet18", "resnet50_bat"]),
+    ("docs/models.md", "families"): (shown_models(), zoo_row, ["ffc_resnet50", "tsm_resnet50"]),
+    ("docs/operators.md", "costs"): (list(PUBLISHED), cost_row, ["srl_fft", "gfnet"]),
+}
+QUICK = [(table, name) for table, (_, _, names) in TABLES.items() for name in names]
+ALL = [(table, name) for table, (names, _, _) in TABLES.items() for name in names]
 
 
-def test_the_table_of_models_has_a_line_for_each():
-    assert [line.split("`")[1] for line in LINES] == ROWS
+def rows(table: tuple[str, str]) -> list[str]:
+    return [line for line in split(*table)[1].splitlines() if line.startswith("| `")]
 
 
-SOME = ("resnet18", "ffc_resnet50", "resnet50_bat", "tsm_resnet50", "pose_resnet50_srl_fft")
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_has_a_line_for_each(table):
+    names = [line.split("`")[1] for line in rows(table)]
+    assert sorted(names) == sorted(TABLES[table][0]), AGAIN
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in SOME else pytest.mark.full) for n in ROWS]
+    ("table", "name"), [pytest.param(*c, marks=() if c in QUICK else pytest.mark.full) for c in ALL]
 )
-def test_a_line_of_the_table_is_what_the_model_costs(name):
-    assert row(name) in LINES, "run python -m docs.model_table"
+def test_a_line_is_what_the_code_says(table, name):
+    assert f"| {TABLES[table][1](name)} |" in rows(table), AGAIN
+
+
+def test_the_table_of_public_files_is_theirs():
+    table = "docs/weights.md", "files"
+    assert split(*table)[1] == WRITTEN[table](), AGAIN

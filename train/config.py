@@ -20,6 +20,7 @@ from spectral_flax.models.record import Sampling
 from train.fields import BelowOne, Count, Natural, NonNegative, Path, Positive, Size
 
 Hue = Annotated[float, Ge(0), Le(0.5)]
+"""A change of hue, as a part of the circle of colours."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,7 +263,6 @@ class Config:
     """Steps to trace with JAX's profiler after the first few, into the folder profile."""
 
 
-# A saved run goes on only if these are unchanged: others would give its state another meaning.
 IDENTITY = (
     "model",
     "options",
@@ -279,9 +279,9 @@ IDENTITY = (
     "data.segments",
     "optimizer.name",
 )
-
-# What else decides which arrays a state has: a name stands for all fields of its group.
+"""A saved run goes on only if these are unchanged: others would give its state another meaning."""
 SHAPING = (*IDENTITY, "data", "optimizer")
+"""What else decides which arrays a state has: a name stands for all fields of its group."""
 
 
 def differences(old: Config, new: Config, names: Sequence[str] = IDENTITY) -> list[str]:

@@ -17,8 +17,11 @@ from train.data.source import Source, Split
 from train.errors import UserError
 
 Batch = dict[str, jax.Array]
+"""Arrays of a batch by name."""
 Scalars = dict[str, jax.Array]
+"""Figures by name."""
 Direction = Literal["max", "min"]
+"""When a metric is best."""
 
 
 class Task(Protocol):

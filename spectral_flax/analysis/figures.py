@@ -125,6 +125,7 @@ FIELD_LEGEND = (
     "energy of the gradient, in multiples of its mean over the image\n"
     "the circle, with its radius in pixels, holds half of it"
 )
+"""What the colours and the circle of `draw_receptive_fields` mean."""
 
 
 def draw_receptive_fields(

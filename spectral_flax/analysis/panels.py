@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 8.0  # inches, at 112 dots each: the width of a page
+WIDTH = 8.0
+"""Of a figure in inches: the width of a page."""
 DPI = 112
+"""Dots per inch."""
 _STYLE = {"font.size": 12, "axes.titlesize": 12, "svg.fonttype": "none", "savefig.dpi": DPI}
 _OVER = 0.65  # opacity of a map over its image
 

@@ -13,13 +13,13 @@ from jax import lax
 from spectral_flax.arrays import as_array, as_floating, wide
 from spectral_flax.functional.pooling import largest
 
-# COCO's joints: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles; left first.
 COCO_FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
-# Deviations of annotators, relative to the square root of the person's area.
+"""Left and right of COCO's eyes, ears, shoulders, elbows, wrists, hips, knees and ankles."""
 COCO_SIGMAS = (
     *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
     *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
 )
+"""Deviations of annotators, relative to the square root of the person's area."""
 
 
 def gaussian_heatmaps(

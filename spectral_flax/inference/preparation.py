@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 About = nnx.Module | ModelRecord | Preprocessing
+"""What tells how an input is prepared."""
 
 
 def preprocessing_of(about: About) -> Preprocessing:
@@ -188,3 +189,4 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 
 
 VIDEOS = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg")
+"""Suffixes of files that are read as videos."""

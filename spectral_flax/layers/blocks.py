@@ -187,6 +187,7 @@ BLOCKS = {
         sized=grids,
     ),
 }
+"""Blocks by name; `register_block` adds to them."""
 PUBLISHED = tuple(BLOCKS)
 """Names of the blocks of this library; users register others."""
 

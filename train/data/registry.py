@@ -69,6 +69,7 @@ SOURCES: dict[str, Callable[[Split, Data], Source]] = {
     "video_list": video_list,
     "imagenet2012": imagenet2012,
 }
+"""Data sets of classification by name."""
 
 
 def open_source(name: str, split: Split, data: Data | None = None) -> Source:

@@ -10,7 +10,9 @@ import numpy as np
 from spectral_flax.models.record import Preprocessing
 
 Example = dict[str, Any]
+"""Arrays of one example by name."""
 Split = Literal["train", "test"]
+"""The part of a data set."""
 
 
 Augment = Callable[[Example, np.random.Generator], Example]

@@ -17,12 +17,14 @@ from train.tasks.pose.task import POSE
 from train.tasks.segmentation.task import SEGMENTATION
 
 OpenSplit = Callable[[Split, Data], Source]
+"""Opens a split of a data set, given the config's `Data`."""
 TASKS: dict[str, TaskEntry] = {
     "classification": CLASSIFICATION,
     "segmentation": SEGMENTATION,
     "inpainting": INPAINTING,
     "pose": POSE,
 }
+"""Tasks by name; `register_task` adds to them."""
 
 
 def register_task(name: str, entry: TaskEntry) -> None:
