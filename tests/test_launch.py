@@ -23,7 +23,7 @@ def complaints(tool, *arguments):
     return done.stdout + done.stderr
 
 
-SCRIPTS = [*LAUNCH.glob("*.sh"), ROOT / ".ci/run", ROOT / ".ci/installs"]
+SCRIPTS = [*LAUNCH.glob("*.sh"), ROOT / ".ci/run", ROOT / ".ci/installs", ROOT / ".ci/types"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
