@@ -23,9 +23,10 @@ def complaints(tool, *arguments):
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "script", [*LAUNCH.glob("*.sh"), ROOT / ".ci/run", ROOT / ".ci/installs"], ids=lambda p: p.name
-)
+SCRIPTS = [*LAUNCH.glob("*.sh"), ROOT / ".ci/run", ROOT / ".ci/installs", ROOT / ".ci/types"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
 def test_shellcheck_finds_nothing(script):
     assert complaints("shellcheck", "--enable=quote-safe-variables", script) == ""
 

@@ -2,7 +2,7 @@
 """Non-local and compact generalised non-local blocks for images and videos."""
 
 import math
-from typing import Literal, Unpack, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -176,7 +176,7 @@ def _pooled(x: jax.Array) -> jax.Array:
 
 
 def non_local(
-    features: int, *, rank: int = 2, sub_sample: bool | None = None, rngs: nnx.Rngs, **options
+    features: int, *, rank: int = 2, sub_sample: bool | None = None, rngs: nnx.Rngs, **options: Any
 ) -> NonLocal:
     """Build the published block: keys and values are sub-sampled in videos, not in images.
 
@@ -255,7 +255,7 @@ RBF_GAMMA = 1e-4
 
 
 def compact_non_local_rbf(
-    features: int, *, gamma: float = RBF_GAMMA, rngs: nnx.Rngs, **options
+    features: int, *, gamma: float = RBF_GAMMA, rngs: nnx.Rngs, **options: Any
 ) -> CompactNonLocal:
     """Build the Gaussian form of `CompactNonLocal`, whose ``options`` it takes."""
     return CompactNonLocal(features, gamma=gamma, rngs=rngs, **options)

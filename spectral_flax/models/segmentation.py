@@ -30,7 +30,7 @@ _POOLINGS = 4
 class DoubleConv(nnx.Module):
     """Two 3x3 convolutions with normalisation and ReLU: ``[N, H, W, I] -> [N, H, W, O]``."""
 
-    def __init__(self, in_features: int, out_features: int, **numerics):
+    def __init__(self, in_features: int, out_features: int, **numerics: Unpack[Numerics]):
         self.conv1 = ConvNormAct(in_features, out_features, 3, **numerics)
         self.conv2 = ConvNormAct(out_features, out_features, 3, **numerics)
 
@@ -46,7 +46,7 @@ class UpStage(nnx.Module):
     encoder's, of odd size, is padded with zeros.
     """
 
-    def __init__(self, out_features: int, *, double: bool, **numerics):
+    def __init__(self, out_features: int, *, double: bool, **numerics: Unpack[Numerics]):
         features = 2 * out_features, out_features
         self.up = (
             transposed_conv(*features, 2, use_bias=True, **numerics)
