@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Average and maximum pooling: adaptive, with PyTorch's bins, or by strides."""
 
+import dataclasses
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -12,6 +13,8 @@ import numpy as np
 from jax import lax
 
 from spectral_flax.arrays import as_floating, wide
+from spectral_flax.kernels.batch_parallel import batch_parallel
+from spectral_flax.kernels.pencils import Names, exchange
 
 
 def adaptive_average_pool(
@@ -96,6 +99,44 @@ def average_pool(x: jax.Array, strides: Sequence[int]) -> jax.Array:
         raise ValueError(f"strides={tuple(strides)} for x of shape {x.shape}: one a spatial axis")
     _check_positive("strides", strides)
     _check_filled(x, range(1, x.ndim - 1))
+    if x.ndim < 4:
+        return _block_means(x, strides)
+    rows, strides = x.ndim - 3, tuple(map(int, strides))
+    means = _BlockMeans(strides, x.shape[rows])
+    return batch_parallel(means, x, split=(rows,), split_out=rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _BlockMeans:
+    """Means of blocks of maps of ``height`` rows.
+
+    XLA itself would split rows and the rows of a block over devices where the blocks are no
+    multiple of them.
+    """
+
+    strides: tuple[int, ...]
+    height: int
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _block_means(x, self.strides)
+
+    def across(self, names: Names) -> Callable[[jax.Array], jax.Array]:
+        *before, stride, last = self.strides
+        along_rows = (*[1] * len(before), stride, 1)
+
+        def local(x):
+            y = _block_means(x, (*before, 1, last))
+            whole = self.height % (lax.axis_size(names) * stride) == 0
+            if stride == 1 or whole:
+                return _block_means(y, along_rows)
+            width = y.shape[-2]
+            y = exchange(y, names, split=-2, join=-3, size=self.height)
+            return exchange(_block_means(y, along_rows), names, split=-3, join=-2, size=width)
+
+        return local
+
+
+def _block_means(x, strides):
     y = x.astype(wide(x.dtype))
     for axis, stride in enumerate(strides, start=1):
         n = y.shape[axis]

@@ -106,6 +106,13 @@ class _Configured:
             return self.fun(*args)
 
 
+def _settings(fun):
+    """Return the settings of JAX that an operation's function was called under."""
+    while not isinstance(fun, _Configured):
+        fun = fun.fun
+    return fun.settings
+
+
 @dataclasses.dataclass(frozen=True)
 class _Multilinear:
     """A function linear in each argument, with the axes that may be split over devices."""
@@ -303,7 +310,7 @@ def _transpose(cotangent, *args, op, jaxpr):
         result[index] = ad.Zero(aval)
         return result
     transposed = _Multilinear(
-        _Transposed(op, index, aval.shape, aval.dtype),
+        _Configured(_Transposed(op, index, aval.shape, aval.dtype), _settings(op.fun)),
         (op.out, *_without(op.batch, index)),
         op.batch[index],
         (op.split_out, *_without(op.split, index)),

@@ -29,10 +29,15 @@ def exchange(x: jax.Array, names: Names, *, split: int, join: int, size: int) ->
     to split is padded to a multiple of the devices.
     """
     split, join = split % x.ndim, join % x.ndim
-    missing = -x.shape[split] % lax.axis_size(names)
-    x = jnp.pad(x, [(0, missing if axis == split else 0) for axis in range(x.ndim)])
+    devices = lax.axis_size(names)
+    # Zero, which the compiler does not know: XLA's for CPUs fails on parts, here or in the
+    # gradient, that it sees to be zeros alone, as a device's without a row or column are.
+    start = lax.axis_index(names) // devices
+    if missing := -x.shape[split] % devices:
+        shape = [n + missing if axis == split else n for axis, n in enumerate(x.shape)]
+        x = lax.dynamic_update_slice_in_dim(jnp.zeros(shape, x.dtype), x, start, split)
     x = lax.all_to_all(x, names, split, join, tiled=True)
-    return lax.slice_in_dim(x, 0, size, axis=join)
+    return x if x.shape[join] == size else lax.dynamic_slice_in_dim(x, start, size, join)
 
 
 def by_columns(x: jax.Array) -> jax.Array:
