@@ -5,7 +5,7 @@ Each generator is trained on the left half of a photograph, by ``python -m train
 configs/photographs_lama.py``, and fills holes of three widths in the right half. The plain one has
 no spectral transforms and the width that makes its multiply-adds equal. Each run is in a directory
 of its own under --workdir; one that is done is not run again. Prints Markdown tables, mean +-
-deviation over the seeds, and writes docs/pictures/photographs.jpg.
+deviation over the seeds, and writes docs/pictures/inpainted_PHOTOGRAPH.jpg.
 
 Run: pip install -e ".[train,images,evidence]"
      python -m evidence.photographs [--seeds 0 1 2] [--steps N]
@@ -32,7 +32,7 @@ from train.tasks.inpainting.masks import Boxes, Mixed, Strokes
 GENERATORS = {"Fourier": {}, "plain": {"ratio": 0, "width": 10}}
 CLASSICAL = {"Telea": "INPAINT_TELEA", "Navier-Stokes": "INPAINT_NS"}
 TRIAL = Trial("photographs_lama", "psnr", {})
-PICTURE = ROOT / "docs/pictures/photographs.jpg"
+PICTURES = ROOT / "docs/pictures"
 # Of LaMa's evaluation in images of 256 pixels, half as large: networks see crops of 64.
 HOLES = {
     "thin": Mixed(
@@ -179,24 +179,21 @@ def _spread(values: Sequence[float], digits: int) -> str:
     return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def picture(rows: Sequence[dict[str, np.ndarray]], path: Path) -> None:
-    """Write rows of titled images, ``uint8 [H, W, 3]``, as a JPEG of 300 KiB at most.
+def picture(images: dict[str, np.ndarray], path: Path) -> None:
+    """Write titled images of one size, ``uint8 [H, W, 3]``, in a row, as a JPEG of 300 KiB at most.
 
-    Each image is twice its size. Images of a row are of one size, with their titles above them.
+    Each is shown twice as large.
     """
-    gap, head = 12, 44
-    sizes = [(2 * i.shape[1], 2 * i.shape[0]) for row in rows for i in list(row.values())[:1]]
-    width = max(len(row) * (w + gap) - gap for row, (w, _) in zip(rows, sizes, strict=True))
-    height = sum(head + h + gap for _, h in sizes) - gap
-    sheet = Image.new("RGB", (width, height), "white")
-    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=34), 0
-    for row, (w, h) in zip(rows, sizes, strict=True):
-        for i, (title, image) in enumerate(row.items()):
-            left = i * (w + gap)
-            draw.text((left + w // 2, top + head // 2), title, "black", font, anchor="mm")
-            shown = Image.fromarray(image).resize((w, h), Image.Resampling.BICUBIC)
-            sheet.paste(shown, (left, top + head))
-        top += head + h + gap
+    gap, head = 12, 56
+    first = next(iter(images.values()))
+    w, h = 2 * first.shape[1], 2 * first.shape[0]
+    sheet = Image.new("RGB", (len(images) * (w + gap) - gap, head + h), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=44)
+    for i, (title, image) in enumerate(images.items()):
+        left = i * (w + gap)
+        draw.text((left + w // 2, head // 2), title, "black", font, anchor="mm")
+        shown = Image.fromarray(image).resize((w, h), Image.Resampling.BICUBIC)
+        sheet.paste(shown, (left, head))
     path.parent.mkdir(parents=True, exist_ok=True)
     for quality in range(90, 40, -5):
         sheet.save(path, quality=quality, optimize=True)
@@ -266,7 +263,8 @@ def main() -> None:
     seconds = [run["cpu"] for run in runs]
     print(f"\n{np.mean(seconds):.0f} s of the processor for a run, of {given.steps} steps")
     write("photographs", {"steps": given.steps, "runs": runs, "rows": rows})
-    picture([c.pictures for c in compared], PICTURE)
+    for photograph, comparison in zip(photograph_data.PHOTOGRAPHS, compared, strict=True):
+        picture(comparison.pictures, PICTURES / f"inpainted_{photograph}.jpg")
 
 
 if __name__ == "__main__":
