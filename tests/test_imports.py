@@ -25,6 +25,7 @@ LIBRARY = [
     "checkpoints",
     "inference",
     "analysis",
+    "exporting",
     "__init__",
 ]
 # The command line runs training too.
