@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 
 from spectral_flax.exporting.program import Program
+from spectral_flax.exporting.rewriting import rewritten
 from spectral_flax.kernels.convolution import plain_convolutions
 from spectral_flax.layers.folding import fold_batch_norm
 
@@ -53,8 +56,7 @@ def write(program: Program, batch: int | None, path: pathlib.Path, metadata: str
 
     arrays = program.shapes(batch)
     # Traced here: the converter replaces functions of JAX and Flax by its own while it traces.
-    traced = jax.make_jaxpr(plain)(*arrays)
-    function = jax.extend.core.jaxpr_as_fun(traced)
+    function = rewritten(jax.make_jaxpr(plain)(*arrays), _RULES)
     names = dict(input_names=[one.name for one in program.inputs], output_names=[program.output])
     try:
         with _quiet():
@@ -74,6 +76,71 @@ def reader(path: pathlib.Path) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
+
+
+def _rectified(*arrays, name: str, **_) -> jax.Array | None:
+    """Rectify by one operation, which runtimes fuse with the convolution before it."""
+    return nnx.relu(*arrays) if name == "relu" else None
+
+
+def _padded(x, value, *, padding_config) -> jax.Array | None:
+    """Pad by the converter's `jnp.pad`: its `lax.pad` takes no batch of any size."""
+    inner = any(low < 0 or high < 0 or between for low, high, between in padding_config)
+    if inner or isinstance(value, jax.core.Tracer):
+        return None
+    margins = [(low, high) for low, high, _ in padding_config]
+    return jnp.pad(x, margins, constant_values=np.asarray(value).item())
+
+
+def _convolved_by_frames(x, kernel, **options) -> jax.Array | None:
+    """Convolve clips as images: the converter has no convolution over three axes.
+
+    ``[N, T, H, W, C], [T', H', W', C//groups, D] -> [N, T'', H'', W'', D]``.
+    """
+    if x.ndim != 5:
+        return None
+    strides, dilation = options["window_strides"], options["rhs_dilation"]
+    images = options | dict(window_strides=strides[1:], rhs_dilation=dilation[1:])
+    images |= dict(padding=options["padding"][1:], lhs_dilation=options["lhs_dilation"][1:])
+    images["dimension_numbers"] = ("NHWC", "HWIO", "NHWC")
+    before, after = options["padding"][0]
+    if before or after:
+        x = jnp.pad(x, ((0, 0), (before, after), *((0, 0),) * 3))
+    frames = (x.shape[1] - dilation[0] * (kernel.shape[0] - 1) - 1) // strides[0] + 1
+    total = None
+    for i, image_kernel in enumerate(kernel):
+        first = i * dilation[0]
+        seen = x[:, first : first + (frames - 1) * strides[0] + 1 : strides[0]]
+        y = lax.conv_general_dilated(seen.reshape(-1, *seen.shape[2:]), image_kernel, **images)
+        total = y if total is None else total + y
+    return total.reshape(-1, frames, *total.shape[1:])
+
+
+def _pooled(x, **options) -> jax.Array | None:
+    """Take maxima over windows of images, of which the converter has an operation.
+
+    ``[N, (T,) H, W, C]``; those over frames are of images with positions for columns.
+    """
+    window, strides = options["window_dimensions"], options["window_strides"]
+    if any(map(any, options["padding"])):
+        x = jnp.pad(x, options["padding"], constant_values=-np.inf)
+    if x.ndim == 4:
+        return nnx.max_pool(x, window_shape=window[1:3], strides=strides[1:3])
+    frames = x.reshape(-1, *x.shape[2:])
+    images = nnx.max_pool(frames, window_shape=window[2:4], strides=strides[2:4])
+    _, height, width, channels = images.shape
+    rows = images.reshape(-1, x.shape[1], height * width, channels)
+    pooled = nnx.max_pool(rows, window_shape=(window[1], 1), strides=(strides[1], 1))
+    return pooled.reshape(-1, pooled.shape[1], height, width, channels)
+
+
+# Functions of Flax and `jnp` in these rules are the converter's own: it is tracing.
+_RULES = {
+    "jit": _rectified,
+    "pad": _padded,
+    "conv_general_dilated": _convolved_by_frames,
+    "reduce_window_max": _pooled,
+}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traced functions with some of their operations replaced by others that a format has."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.extend.core
+
+Rule = Callable[..., jax.Array | None]
+# What holds the function inside an operation that calls one.
+_CALLED = {
+    "jit": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+}
+
+
+def rewritten(
+    traced: jax.extend.core.ClosedJaxpr, rules: Mapping[str, Rule]
+) -> Callable[..., list[jax.Array]]:
+    """Return a traced function, its calls inlined, with other operations in place of some.
+
+    A rule has the name of an operation, takes its arguments and parameters, and returns the result;
+    None leaves the operation as it is.
+    """
+    return lambda *args: _evaluate(traced.jaxpr, traced.consts, args, rules)
+
+
+def _evaluate(jaxpr, consts, args, rules: Mapping[str, Rule]) -> list[jax.Array]:
+    values: dict[Any, Any] = dict(
+        zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True)
+    )
+
+    def read(atom):
+        return atom.val if isinstance(atom, jax.extend.core.Literal) else values[atom]
+
+    for operation in jaxpr.eqns:
+        results = _apply(operation, [read(atom) for atom in operation.invars], rules)
+        values.update(zip(operation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _apply(operation, args, rules: Mapping[str, Rule]) -> list[jax.Array]:
+    primitive, params = operation.primitive, operation.params
+    if primitive.name in rules:
+        result = rules[primitive.name](*args, **params)
+        if result is not None:
+            return [result]
+    if primitive.name in _CALLED:
+        called = params[_CALLED[primitive.name]]
+        if isinstance(called, jax.extend.core.ClosedJaxpr):
+            return _evaluate(called.jaxpr, called.consts, args, rules)
+        return _evaluate(called, [], args, rules)
+    results = primitive.bind(*args, **params)
+    return results if primitive.multiple_results else [results]
