@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traced functions with some of their operations replaced by others that a format has."""
 
+import contextlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.extend.core
+import numpy as np
 
 Rule = Callable[..., jax.Array | None]
+_SMALL = 1024  # numbers
 # What holds the function inside an operation that calls one.
 _CALLED = {
     "jit": "jaxpr",
@@ -23,7 +27,8 @@ def rewritten(
     """Return a traced function, its calls inlined, with other operations in place of some.
 
     A rule has the name of an operation, takes its arguments and parameters, and returns the result;
-    None leaves the operation as it is.
+    None leaves the operation as it is. What follows from constants alone, such as a matrix from its
+    parameters, is computed at once.
     """
     return lambda *args: _evaluate(traced.jaxpr, traced.consts, args, rules)
 
@@ -53,5 +58,15 @@ def _apply(operation, args, rules: Mapping[str, Rule]) -> list[jax.Array]:
         if isinstance(called, jax.extend.core.ClosedJaxpr):
             return _evaluate(called.jaxpr, called.consts, args, rules)
         return _evaluate(called, [], args, rules)
-    results = primitive.bind(*args, **params)
+    at_once = not any(isinstance(x, jax.core.Tracer) for x in args) and _is_small(operation, args)
+    with jax.ensure_compile_time_eval() if at_once else contextlib.nullcontext():
+        results = primitive.bind(*args, **params)
     return results if primitive.multiple_results else [results]
+
+
+def _is_small(operation, args) -> bool:
+    """Return whether a file may keep a result in place of what it is made from."""
+    shapes = [atom.aval.shape for atom in operation.outvars]
+    if not all(isinstance(n, int) for shape in shapes for n in shape):  # of a batch of any size
+        return False
+    return sum(map(math.prod, shapes)) <= _SMALL + sum(np.size(x) for x in args)
