@@ -56,7 +56,7 @@ def write(program: Program, batch: int | None, path: pathlib.Path, metadata: str
 
     arrays = program.shapes(batch)
     # Traced here: the converter replaces functions of JAX and Flax by its own while it traces.
-    function = rewritten(jax.make_jaxpr(plain)(*arrays), _RULES)
+    function = rewritten(jax.make_jaxpr(plain)(*arrays), RULES)
     names = dict(input_names=[one.name for one in program.inputs], output_names=[program.output])
     try:
         with _quiet():
@@ -135,7 +135,7 @@ def _pooled(x, **options) -> jax.Array | None:
 
 
 # Functions of Flax and `jnp` in these rules are the converter's own: it is tracing.
-_RULES = {
+RULES = {
     "jit": _rectified,
     "pad": _padded,
     "conv_general_dilated": _convolved_by_frames,

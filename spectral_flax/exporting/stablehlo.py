@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.export
 import numpy as np
 from flax import nnx
 
