@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 
 from spectral_flax.exporting.program import Program
-from spectral_flax.exporting.rewriting import rewritten
+from spectral_flax.exporting.rewriting import place_of, rewritten
 from spectral_flax.kernels.convolution import plain_convolutions
 from spectral_flax.layers.folding import fold_batch_norm
 
@@ -160,17 +160,6 @@ def _operation(error: Exception) -> str:
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         for value in frame.f_locals.values():
             if isinstance(value, jax.extend.core.JaxprEqn):
-                return f"the operation {value.primitive.name!r}{_place(value)}"
+                place = str(value.source_info.name_stack) or place_of(value)
+                return f"the operation {value.primitive.name!r} ({place})"
     return "an operation of the model"
-
-
-def _place(operation: jax.extend.core.JaxprEqn) -> str:
-    """Return where in the code of a model an operation was traced."""
-    told = operation.source_info.traceback
-    for frame in told.frames if told is not None else ():
-        name = pathlib.Path(frame.file_name)
-        libraries = {"jax", "flax", "jax2onnx", "exporting"}
-        if not libraries & set(name.parts):
-            place = "/".join(name.parts[-3:])
-            return f" ({frame.function_name}, {place}, line {frame.line_num})"
-    return ""

@@ -3,6 +3,7 @@
 
 import contextlib
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 
 Rule = Callable[..., jax.Array | None]
 _SMALL = 1024  # numbers
+_HERE = pathlib.Path(__file__).parent
+_LIBRARIES = {"jax", "flax", "jax2onnx"}
 # What holds the function inside an operation that calls one.
 _CALLED = {
     "jit": "jaxpr",
@@ -49,19 +52,32 @@ def _evaluate(jaxpr, consts, args, rules: Mapping[str, Rule]) -> list[jax.Array]
 
 def _apply(operation, args, rules: Mapping[str, Rule]) -> list[jax.Array]:
     primitive, params = operation.primitive, operation.params
-    if primitive.name in rules:
-        result = rules[primitive.name](*args, **params)
-        if result is not None:
-            return [result]
-    if primitive.name in _CALLED:
-        called = params[_CALLED[primitive.name]]
-        if isinstance(called, jax.extend.core.ClosedJaxpr):
-            return _evaluate(called.jaxpr, called.consts, args, rules)
-        return _evaluate(called, [], args, rules)
-    at_once = not any(isinstance(x, jax.core.Tracer) for x in args) and _is_small(operation, args)
-    with jax.ensure_compile_time_eval() if at_once else contextlib.nullcontext():
-        results = primitive.bind(*args, **params)
-    return results if primitive.multiple_results else [results]
+    # A trace of the result still says where the model has the operation.
+    with jax.named_scope(place_of(operation)):
+        if primitive.name in rules:
+            result = rules[primitive.name](*args, **params)
+            if result is not None:
+                return [result]
+        if primitive.name in _CALLED:
+            called = params[_CALLED[primitive.name]]
+            if isinstance(called, jax.extend.core.ClosedJaxpr):
+                return _evaluate(called.jaxpr, called.consts, args, rules)
+            return _evaluate(called, [], args, rules)
+        at_once = not any(isinstance(x, jax.core.Tracer) for x in args)
+        at_once = at_once and _is_small(operation, args)
+        with jax.ensure_compile_time_eval() if at_once else contextlib.nullcontext():
+            results = primitive.bind(*args, **params)
+        return results if primitive.multiple_results else [results]
+
+
+def place_of(operation: jax.extend.core.JaxprEqn) -> str:
+    """Return which line of a model an operation was traced from; of one inside JAX, its name."""
+    told = operation.source_info.traceback
+    for frame in told.frames if told is not None else ():
+        path = pathlib.Path(frame.file_name)
+        if path.parent != _HERE and not _LIBRARIES & set(path.parts):
+            return f"{frame.function_name} of {path.name}, line {frame.line_num}"
+    return operation.primitive.name
 
 
 def _is_small(operation, args) -> bool:

@@ -170,7 +170,9 @@ def test_the_command_prints_the_error_of_each_file(model, tmp_path, monkeypatch,
     words = ["export", "--weights", "w.safetensors", "-o", "m.stablehlo", "--batch", "2"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert re.fullmatch(r"m.stablehlo: 16x24, \d\.\d MB, largest relative error \d\.\de[-+]\d+\n", out)
+    assert re.fullmatch(
+        r"m.stablehlo: 16x24, \d\.\d MB, largest relative error \d\.\de[-+]\d+\n", out
+    )
     assert main(words) == 2 and "exist" in capsys.readouterr().err
     assert main(["export", "resnet34", *words[1:], "--overwrite"]) == 2
     assert "missing" in capsys.readouterr().err

@@ -60,7 +60,7 @@ class Eigenvalues(nnx.Module):
     record = ModelRecord(preprocessing=Preprocessing(input_size=(8, 8)))
 
     def __call__(self, x):
-        return jnp.linalg.eigvalsh(x[..., 0])
+        return jnp.linalg.eigvalsh(x[0, ..., 0])[None]
 
 
 def test_an_operation_that_the_format_lacks_is_named_with_its_place(tmp_path):
