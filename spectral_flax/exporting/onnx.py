@@ -70,12 +70,30 @@ def write(program: Program, batch: int | None, path: pathlib.Path, metadata: str
 
 
 def reader(path: pathlib.Path) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """Return the function in a file, computed by onnxruntime on the CPU."""
+    """Return the function in a file, computed by onnxruntime on the CPU.
+
+    Raises ValueError, at once or when it is called, with the reason why onnxruntime does not.
+    """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with _told():
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
-    return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0]
+
+    def run(arrays):
+        with _told():
+            return session.run(None, dict(zip(names, arrays, strict=True)))[0]
+
+    return run
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Raise errors of onnxruntime, which have no common kind, as ValueError."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"onnxruntime does not run the file: {error}") from error
 
 
 def _rectified(*arrays, name: str, **_) -> jax.Array | None:

@@ -174,6 +174,8 @@ def test_the_command_prints_the_error_of_each_file(model, tmp_path, monkeypatch,
         r"m.stablehlo: 16x24, \d\.\d MB, largest relative error \d\.\de[-+]\d+\n", out
     )
     assert main(words) == 2 and "exist" in capsys.readouterr().err
+    (file,) = sf.export("w.safetensors", "m.stablehlo", batch=2, overwrite=True)
+    assert file.error < 1e-5
     assert main(["export", "resnet34", *words[1:], "--overwrite"]) == 2
     assert "missing" in capsys.readouterr().err
     assert main(["export", "-o", "n.stablehlo"]) == 2

@@ -50,8 +50,15 @@ def test_a_file_fills_in_as_the_library_does_and_takes_its_own_size_only(tmp_pat
     assert np.abs(filled - expected).max() <= 1
     np.testing.assert_array_equal(filled[mask == 0], image[mask == 0])
     for other in ([image[None, :8], mask[None, :8]], [np.stack([image] * 2), np.stack([mask] * 2)]):
-        with pytest.raises(Exception, match="Got invalid dimensions for input"):
+        with pytest.raises(ValueError, match="Got invalid dimensions for input"):
             run(other)
+
+
+def test_a_model_in_bfloat16_is_refused_with_the_reason(tmp_path):
+    model = sf.create_model("resnet18", width=8, depths=(1,), num_classes=3, dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"onnxruntime does not run the file: .*bfloat16"):
+        sf.export(model, tmp_path / "m.onnx", size=(16, 16), batch=1)
+    assert not list(tmp_path.iterdir())
 
 
 class Eigenvalues(nnx.Module):
