@@ -54,12 +54,12 @@ def export(
     tolerance: float = TOLERANCE,
     overwrite: bool = False,
 ) -> list[Exported]:
-    """Write a model as a file that runs without this library, and try it on random inputs.
+    """Write a model, its weights inside, as a file for other programs; try it on random inputs.
 
-    With the weights inside. "onnx" has standard operators only: transforms are products with their
-    matrices. It needs the extra ``onnx``. "stablehlo" is read by ``jax.export.deserialize`` and
-    runs on CPUs, NVIDIA's GPUs and TPUs. Beside a file lies its description in JSON: arguments,
-    result, preprocessing, class names.
+    "onnx" needs the extra ``onnx`` and has standard operators only: transforms are products with
+    matrices. "stablehlo" is for ``jax.export.deserialize`` on CPUs, NVIDIA's GPUs and TPUs. Beside
+    a file lies its description in JSON: arguments, result, preprocessing, class names. Returns what
+    was written, by size.
 
     Args:
       model: a model, or what `sf.load` reads.
@@ -74,22 +74,17 @@ def export(
       tolerance: an error above it (see `Exported`) is refused.
       overwrite: whether files that exist are replaced.
 
-    Returns:
-      What was written, by size.
-
     Raises:
       ValueError: an argument has an impossible value, the model does not take a size, the format
         lacks an operation of it, or the error is above the tolerance. No file is left.
       TypeError: a model does not say how pixels become its input.
-      ImportError: the extra is missing.
-      OSError: the folder does not exist, or the file does.
+      ImportError, OSError: the extra or the folder is missing, or the file exists.
     """
     format, sizes = check_export(path, format=format, size=size, overwrite=overwrite)
     batch = _batch(batch)
     if inputs not in ("pixels", "prepared"):
         raise ValueError(f"inputs={shown(inputs)}; expected 'pixels' or 'prepared'")
-    if not isinstance(model, nnx.Module):
-        model = load(model)
+    model = model if isinstance(model, nnx.Module) else load(model)
     about = preprocessing_of(model)
     frames = _frames(frames, about.input_size)
     sizes = sizes or [about.input_size[-2:]]
@@ -102,15 +97,19 @@ def export(
         with new_file(target, overwrite=overwrite) as draft:
             FORMATS[format].write(converted, batch, draft, told)
             error = _error(program, FORMATS[format].reader(draft), batch)
-            if not error <= tolerance:
-                raise ValueError(
-                    f"{target} would differ from the model by {error:.2g} of its largest output; "
-                    f"expected at most tolerance={tolerance:g}"
-                )
+            _check_error(error, tolerance, target)
         with new_file(_description_path(target), overwrite=overwrite) as draft:
             draft.write_text(told, encoding="utf-8")
         written.append(Exported(target, size, error))
     return written
+
+
+def _check_error(error: float, tolerance: float, target: pathlib.Path) -> None:
+    if not error <= tolerance:  # it may be NaN
+        raise ValueError(
+            f"{target} would differ from the model by {error:.2g} of its largest output; "
+            f"expected at most tolerance={tolerance:g}"
+        )
 
 
 def check_export(
@@ -150,7 +149,9 @@ def _error(program: Program, run, batch: int | None) -> float:
 
 def _description(model: nnx.Module, program: Program, format: str, batch: int | None) -> str:
     """Return what a user of the file must know, as JSON."""
-    record = json.loads(record_to_json(record_of(model)))
+    # What builds and trains the model is not for a stranger, and may name folders of its owner.
+    record = dataclasses.replace(record_of(model), options={}, run={})
+    known = json.loads(record_to_json(record))
     dims = ["batch" if batch is None else batch]
     arguments = [
         {"name": i.name, "dtype": i.dtype, "shape": dims + list(i.shape), "meaning": i.meaning}
@@ -160,7 +161,7 @@ def _description(model: nnx.Module, program: Program, format: str, batch: int | 
         "format": format,
         "inputs": arguments,
         "output": {"name": program.output, "meaning": program.meaning},
-        **{k: v for k, v in record.items() if k not in ("format", "library")},
+        **{k: v for k, v in known.items() if k not in ("format", "library", "options")},
     }
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
