@@ -3,6 +3,7 @@
 
 import contextlib
 import logging
+import math
 import pathlib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -101,6 +102,31 @@ def _rectified(*arrays, name: str, **_) -> jax.Array | None:
     return nnx.relu(*arrays) if name == "relu" else None
 
 
+def _product(x, y, *, dimension_numbers, **_) -> jax.Array | None:
+    """Multiply with a constant by a matrix product, where the converter has a general sum.
+
+    Every runtime has the one, and a fast one; not all have the other.
+    """
+    (contracted, of_table), (batch, _) = dimension_numbers
+    swapped = not isinstance(x, jax.core.Tracer)
+    if batch or swapped == (not isinstance(y, jax.core.Tracer)):
+        return None
+    if swapped:
+        x, y, contracted, of_table = y, x, of_table, contracted
+    kept = [axis for axis in range(x.ndim) if axis not in contracted]
+    others = [axis for axis in range(y.ndim) if axis not in of_table]
+    count = math.prod(y.shape[axis] for axis in of_table)
+    table = np.transpose(y, (*of_table, *others)).reshape(count, -1)
+    rows = jnp.transpose(x, (*kept, *contracted))
+    rows = rows.reshape(*rows.shape[: len(kept)], count) if len(contracted) > 1 else rows
+    product = jnp.matmul(rows, table)
+    product = product.reshape(*rows.shape[:-1], *(y.shape[axis] for axis in others))
+    if not swapped:
+        return product
+    last = range(len(kept), product.ndim)
+    return jnp.transpose(product, (*last, *range(len(kept))))
+
+
 def _padded(x, value, *, padding_config) -> jax.Array | None:
     """Pad by the converter's `jnp.pad`: its `lax.pad` takes no batch of any size."""
     inner = any(low < 0 or high < 0 or between for low, high, between in padding_config)
@@ -155,6 +181,7 @@ def _pooled(x, **options) -> jax.Array | None:
 # Functions of Flax and `jnp` in these rules are the converter's own: it is tracing.
 RULES = {
     "jit": _rectified,
+    "dot_general": _product,
     "pad": _padded,
     "conv_general_dilated": _convolved_by_frames,
     "reduce_window_max": _pooled,

@@ -11,6 +11,7 @@ from spectral_flax.exporting.onnx import RULES
 from spectral_flax.exporting.rewriting import rewritten
 
 RNG = np.random.default_rng(0)
+TABLE = RNG.standard_normal((2, 8, 5), np.float32)
 CLIP = RNG.standard_normal((2, 6, 9, 8, 4), np.float32)
 
 
@@ -69,6 +70,9 @@ def convolved(window, strides, padding, dilation=(1, 1, 1), groups=1):
         lambda x: nnx.max_pool(x, (1, 3, 3), (1, 2, 2), [(0, 0), (1, 1), (1, 1)]),
         lambda x: nnx.max_pool(x, (3, 2, 1), (2, 2, 1), [(1, 1), (0, 1), (0, 0)]),
         lambda x: nnx.max_pool(x[:, 0], (3, 3), (2, 2), [(1, 1), (1, 1)]),
+        lambda x: jnp.einsum("nthwc,rwk->nkrthc", x, TABLE),
+        lambda x: jnp.einsum("rwk,nthwc->rnckht", TABLE, x),
+        lambda x: jnp.einsum("nthwc,rwc->nrth", x, TABLE[:, :, :4]),
         lambda x: jnp.pad(nnx.relu(x), ((0, 0), (1, 2), (0, 0), (0, 0), (0, 0))),
     ],
 )
