@@ -77,8 +77,11 @@ def reader(path: pathlib.Path) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors, which it raises too; not what it leaves out
     with _told():
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     names = [one.name for one in session.get_inputs()]
 
     def run(arrays):
