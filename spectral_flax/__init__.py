@@ -8,6 +8,7 @@ from spectral_flax.checkpoints.load import CheckpointError, load_torch, save_tor
 from spectral_flax.checkpoints.public.table import list_models
 from spectral_flax.checkpoints.store import create_model, load, read_weights, save
 from spectral_flax.checkpoints.upload import push_to_hub
+from spectral_flax.exporting.export import Exported, export
 from spectral_flax.inference.inpainting import inpaint
 from spectral_flax.inference.prediction import predict
 from spectral_flax.inference.preparation import prepare
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Card",
     "CheckpointError",
+    "Exported",
     "LinenModel",
     "ModelRecord",
     "Preprocessing",
@@ -36,6 +38,7 @@ __all__ = [
     "card",
     "create_model",
     "evaluation_mode",
+    "export",
     "fold_batch_norm",
     "functional",
     "get_variables",

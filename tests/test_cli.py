@@ -49,6 +49,7 @@ NAMES = [
     "predict",
     "inpaint",
     "visualize",
+    "export",
     "train",
 ]
 NAMES += ["evaluate"]

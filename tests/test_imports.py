@@ -26,6 +26,7 @@ LIBRARY = [
     "bridges",
     "inference",
     "analysis",
+    "exporting",
     "__init__",
 ]
 # The command line runs training too.

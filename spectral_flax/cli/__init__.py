@@ -11,6 +11,7 @@ from spectral_flax import __version__
 from spectral_flax.cli import (
     compare,
     convert,
+    export,
     inpaint,
     list_models,
     predict,
@@ -23,7 +24,18 @@ from spectral_flax.cli.options import add_plugins, complain
 from spectral_flax.kernels.cpu import keep_freed_memory
 from spectral_flax.plugins import import_plugins
 
-COMMANDS = (list_models, show, profile, compare, convert, predict, inpaint, visualize, training)
+COMMANDS = (
+    list_models,
+    show,
+    profile,
+    compare,
+    convert,
+    predict,
+    inpaint,
+    visualize,
+    export,
+    training,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

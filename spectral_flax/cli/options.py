@@ -32,13 +32,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
     """Add what is to be known of weights to build their model and fill it."""
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="as in spectral-flax list; files of this library know theirs",
-    )
+    told = dict(metavar="NAME", help="as in spectral-flax list; files of this library know theirs")
+    if positional:
+        parser.add_argument("model", nargs="?", **told)
+    else:
+        parser.add_argument("--model", **told)
     parser.add_argument("--entry", help="which set of weights, where a PyTorch file has several")
     parser.add_argument(
         "--raw",

@@ -67,7 +67,7 @@ def prepare(images: Any, about: About) -> np.ndarray:
 
 
 def _image(image: "np.ndarray | Image.Image | File", about: Preprocessing) -> np.ndarray:
-    return _normalized(_cut(_as_image(image, about), about), about)
+    return normalized_as(_cut(_as_image(image, about), about), about)
 
 
 def _clip(video: "np.ndarray | File", about: Preprocessing) -> np.ndarray:
@@ -100,7 +100,7 @@ def prepare_views(
             found = file.frames(numbers)
     cut = {i: _views(picture, about, crops) for i, picture in found.items()}
     views = [np.stack([cut[i][v] for i in row.flat]) for row in numbers for v in range(crops)]
-    return _normalized(np.stack(views), about)
+    return normalized_as(np.stack(views), about)
 
 
 def _views(image: "Image.Image", about: Preprocessing, count: int) -> list[np.ndarray]:
@@ -143,7 +143,8 @@ def pixels_of(inputs: np.ndarray, about: About) -> np.ndarray:
     return pixels[..., ::-1] if about.channel_order == "BGR" else pixels
 
 
-def _normalized(pixels: np.ndarray, about: Preprocessing) -> np.ndarray:
+def normalized_as(pixels, about: Preprocessing):
+    """Return pixels, ``[..., C]`` of 0 to 255, as a model's input; arrays of NumPy or JAX."""
     mean, std = np.float32(about.mean), np.float32(about.std)
     if mean.max() > 1:  # of numbers from 0 to 255
         mean, std = mean / 255, std / 255

@@ -66,6 +66,7 @@ def test_arguments_have_the_names_and_order_of_flax(ours, theirs, shared):
         dict(padding=[2, 0], bias_init=nnx.initializers.ones, dtype=jnp.bfloat16),
         dict(kernel_init=nnx.initializers.ones, precision="highest", strides=3, padding=2),
     ],
+    ids=lambda options: "-".join(options) or "defaults",
     ids=str,
 )
 def test_a_plain_layer_of_the_same_arguments_is_the_layer_of_flax(options):
