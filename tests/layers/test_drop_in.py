@@ -67,7 +67,6 @@ def test_arguments_have_the_names_and_order_of_flax(ours, theirs, shared):
         dict(kernel_init=nnx.initializers.ones, precision="highest", strides=3, padding=2),
     ],
     ids=lambda options: "-".join(options) or "defaults",
-    ids=str,
 )
 def test_a_plain_layer_of_the_same_arguments_is_the_layer_of_flax(options):
     window = (8, 16, (3, 3))
