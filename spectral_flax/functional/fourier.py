@@ -78,7 +78,7 @@ class RealFFT:
         x = as_floating(x=x)
         sizes = _spatial(x, self.rank, "x")
         self._check_groups("channels of x", x.shape[-1])
-        return self._apply(x, sizes, _ForwardFFT(self, sizes), _ForwardMatmul(self, sizes))
+        return _apply(self, sizes, _ForwardFFT(self, sizes), _ForwardMatmul(self, sizes), x)
 
     def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
         """Return the map, ``[..., *grid, 2C] -> [..., *sizes, C]``.
@@ -95,27 +95,28 @@ class RealFFT:
             )
         self._check_groups("half the channels of s", s.shape[-1] / 2)
         sizes = (*grid[:-1], width)
-        return self._apply(s, sizes, _InverseFFT(self, sizes), _InverseMatmul(self, sizes))
-
-    def _apply(self, x, sizes, fft, matmul):
-        # There is no FFT of 16 bits.
-        needs_matmul = self.dtype is not None and np.dtype(self.dtype) != wide(x.dtype)
-        if self.implementation == "fft" and needs_matmul:
-            raise ValueError(
-                f"dtype={self.dtype} needs implementation='matmul'; an FFT computes in float32"
-            )
-        auto = self.implementation == "auto"
-        if self.implementation == "matmul" or (auto and self.dtype is not None):
-            return matmul(x)
-        if auto and choose_implementation(sizes, "cpu") == "matmul":
-            fft = ByPlatform(fft, cpu=matmul)
-        axis = 0 if x.ndim > self.rank + 1 else None
-        return batch_parallel(fft, x, batch=(axis,), out=axis)
+        return _apply(self, sizes, _InverseFFT(self, sizes), _InverseMatmul(self, sizes), s)
 
     def _check_groups(self, what, channels):
         integer = isinstance(self.groups, int | np.integer)
         if not integer or self.groups < 1 or channels % self.groups:
             raise ValueError(f"{what}: {channels:g}, do not divide into groups={self.groups!r}")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))  # traced once for all layers of one shape
+def _apply(transform, sizes, fft, matmul, x):
+    # There is no FFT of 16 bits.
+    needs_matmul = transform.dtype is not None and np.dtype(transform.dtype) != wide(x.dtype)
+    if transform.implementation == "fft" and needs_matmul:
+        dtype = transform.dtype
+        raise ValueError(f"dtype={dtype} needs implementation='matmul'; an FFT computes in float32")
+    auto = transform.implementation == "auto"
+    if transform.implementation == "matmul" or (auto and transform.dtype is not None):
+        return matmul(x)
+    if auto and choose_implementation(sizes, "cpu") == "matmul":
+        fft = ByPlatform(fft, cpu=matmul)
+    axis = 0 if x.ndim > transform.rank + 1 else None
+    return batch_parallel(fft, x, batch=(axis,), out=axis)
 
 
 def rfft2(
