@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from spectral_flax.buckets import Path
 
 T = TypeVar("T")
+CACHE = "SPECTRAL_FLAX_CACHE"
+
+
+def cache_folder() -> pathlib.Path:
+    """Return the folder of what can be made or downloaded again: `CACHE`, or that of the user."""
+    if os.environ.get(CACHE):
+        return pathlib.Path(os.environ[CACHE]).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(base).expanduser() / "spectral_flax"
 
 
 def any_path(path: str | os.PathLike[str], name: str = "path") -> "Path":

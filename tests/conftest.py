@@ -18,8 +18,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax
 import pytest
 
+from spectral_flax.kernels.kept_programs import KEPT_BYTES, drop_oldest
+
 CACHE = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
-CACHE_BYTES = 2**30
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -35,12 +36,7 @@ def pytest_configure(config):
     """Drop the oldest programs of a cache that has grown too large, before workers use it."""
     if hasattr(config, "workerinput"):
         return
-    kept = 0
-    programs = ((path.stat(), path) for path in CACHE.glob("*-cache"))
-    for about, path in sorted(programs, key=lambda pair: -pair[0].st_mtime):
-        kept += about.st_size
-        if kept > CACHE_BYTES:
-            path.unlink(missing_ok=True)
+    drop_oldest(CACHE, KEPT_BYTES)
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,14 @@ from train.command.line import parse
 from train.errors import InterruptedRunError, UserError
 
 
-def main(arguments: list[str] | None = None, program: str = "python -m train") -> int:
+def main(
+    arguments: list[str], program: str = "python -m train", *, own_process: bool = False
+) -> int:
     """Run the command line and return the exit code: 0 done, 2 refused, 75 or 130 interrupted.
 
-    ``program`` is what the user typed before the arguments.
+    ``program`` is what the user typed before the arguments. In a process of its own the command
+    keeps freed memory and compiled programs.
     """
-    own_process = arguments is None
-    arguments = sys.argv[1:] if own_process else arguments
     if arguments == ["--version"]:
         from spectral_flax import __version__
 
@@ -30,12 +31,14 @@ def main(arguments: list[str] | None = None, program: str = "python -m train") -
         config = parse(words, program)
         # Not before --help and typing errors are dealt with.
         from spectral_flax.kernels.cpu import keep_freed_memory
+        from spectral_flax.kernels.kept_programs import keep_programs
         from train.processes.distributed import joined
         from train.run.loop import run
         from train.run.rehearsal import rehearse, show
 
         if own_process:
             keep_freed_memory()
+            keep_programs()
         with joined(config.processes):
             if rehearses:
                 show(rehearse(config))
@@ -57,4 +60,4 @@ def main(arguments: list[str] | None = None, program: str = "python -m train") -
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:], own_process=True))

@@ -22,6 +22,7 @@ from spectral_flax.cli import (
 )
 from spectral_flax.cli.options import add_plugins, complain
 from spectral_flax.kernels.cpu import keep_freed_memory
+from spectral_flax.kernels.kept_programs import keep_programs
 from spectral_flax.plugins import import_plugins
 
 COMMANDS = (
@@ -36,6 +37,7 @@ COMMANDS = (
     export,
     training,
 )
+COMPILING = ("predict", "inpaint", "visualize")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(_joined(words))
     if arguments is None:  # the process is ours
         keep_freed_memory()
+        if args.command in COMPILING:
+            keep_programs()
         warnings.filterwarnings("ignore", module="PIL")  # what is wrong with a file, errors tell
         warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
         for stream in (sys.stdout, sys.stderr):
@@ -72,10 +76,8 @@ def _train(words: Sequence[str], *, own_process: bool) -> int:
     except ImportError as error:
         complain(error)
         return 2
-    if own_process:
-        keep_freed_memory()
     try:
-        return main(words[1:], f"spectral-flax {words[0]}")
+        return main(words[1:], f"spectral-flax {words[0]}", own_process=own_process)
     except BrokenPipeError:
         return _read_enough()
 

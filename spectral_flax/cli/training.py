@@ -2,7 +2,7 @@
 """``spectral-flax train`` and ``spectral-flax evaluate``: the programs of the package `train`."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 PROGRAMS = {
     "train": "train as a config file says: spectral-flax train CONFIG.py [--option value ...]",
@@ -16,7 +16,7 @@ def add_command(commands) -> None:
         commands.add_parser(name, help=text.partition(":")[0], description=text, add_help=False)
 
 
-def program(name: str) -> Callable[[Sequence[str] | None], int]:
+def program(name: str) -> Callable[..., int]:
     """Return the main function of one of `PROGRAMS`.
 
     Raises:

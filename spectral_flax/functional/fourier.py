@@ -8,6 +8,7 @@ the last axis only, so its zero and Nyquist frequencies enter by their Hermitian
 """
 
 import dataclasses
+import functools
 from typing import Literal, get_args
 
 import jax
@@ -92,7 +93,7 @@ class RealFFT:
         self._check_groups("channels of x", x.shape[-1])
         sizes = (*others, height * self._devices(), width)
         split = x.ndim - 3, x.ndim - 2
-        return self._apply(x, split, ForwardFFT(self, sizes), ForwardMatmul(self, sizes))
+        return _apply(self, split, ForwardFFT(self, sizes), ForwardMatmul(self, sizes), x)
 
     def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
         """Return the map, ``[..., *grid, 2C] -> [..., *sizes, C]``.
@@ -111,33 +112,34 @@ class RealFFT:
             )
         self._check_groups("half the channels of s", s.shape[-1] / 2)
         sizes, split = (*grid[:-1], width), (s.ndim - 2, s.ndim - 3)
-        return self._apply(s, split, InverseFFT(self, sizes), InverseMatmul(self, sizes))
+        return _apply(self, split, InverseFFT(self, sizes), InverseMatmul(self, sizes), s)
 
     def _devices(self):
         return 1 if self.axis_name is None else lax.axis_size(self.axis_name)
-
-    def _apply(self, x, split, fft, matmul):
-        # There is no FFT of 16 bits.
-        needs_matmul = self.dtype is not None and np.dtype(self.dtype) != wide(x.dtype)
-        if self.implementation == "fft" and needs_matmul:
-            raise ValueError(
-                f"dtype={self.dtype} needs implementation='matmul'; an FFT computes in float32"
-            )
-        auto, chosen = self.implementation == "auto", fft
-        if self.implementation == "matmul" or (auto and self.dtype is not None):
-            chosen = matmul
-        elif auto and choose_implementation(fft.sizes, "cpu") == "matmul":
-            chosen = ByPlatform(fft, cpu=matmul)
-        if self.axis_name is not None:
-            return chosen.across(self.axis_name)(x)
-        axis = 0 if x.ndim > self.rank + 1 else None
-        there, back = split
-        return batch_parallel(chosen, x, batch=(axis,), out=axis, split=(there,), split_out=back)
 
     def _check_groups(self, what, channels):
         integer = isinstance(self.groups, int | np.integer)
         if not integer or self.groups < 1 or channels % self.groups:
             raise ValueError(f"{what}: {channels:g}, do not divide into groups={self.groups!r}")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))  # traced once for all layers of one shape
+def _apply(transform, split, fft, matmul, x):
+    # There is no FFT of 16 bits.
+    needs_matmul = transform.dtype is not None and np.dtype(transform.dtype) != wide(x.dtype)
+    if transform.implementation == "fft" and needs_matmul:
+        dtype = transform.dtype
+        raise ValueError(f"dtype={dtype} needs implementation='matmul'; an FFT computes in float32")
+    auto, chosen = transform.implementation == "auto", fft
+    if transform.implementation == "matmul" or (auto and transform.dtype is not None):
+        chosen = matmul
+    elif auto and choose_implementation(fft.sizes, "cpu") == "matmul":
+        chosen = ByPlatform(fft, cpu=matmul)
+    if transform.axis_name is not None:
+        return chosen.across(transform.axis_name)(x)
+    axis = 0 if x.ndim > transform.rank + 1 else None
+    there, back = split
+    return batch_parallel(chosen, x, batch=(axis,), out=axis, split=(there,), split_out=back)
 
 
 def rfft2(

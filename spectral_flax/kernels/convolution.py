@@ -2,6 +2,7 @@
 """Convolution: the fastest form for each case, without gathers on a data-parallel mesh."""
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -86,6 +87,7 @@ def _padded(x, pairs, dilation):
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
 
 
+@functools.partial(jax.jit, static_argnums=0)  # traced once for all layers of one shape
 def _apply(options, x, kernel):
     if plain_convolutions.value:
         return options(x, kernel)

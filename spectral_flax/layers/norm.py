@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch normalisation, and a convolution with normalisation and activation."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -71,40 +72,57 @@ class BatchNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_channels_last(x, self.num_features)
-        dtype = self.dtype or x.dtype
-        x = x.astype(wide(x.dtype))
+        dtype = jnp.dtype(self.dtype or x.dtype)
+        mean, var = self.mean[...], self.var[...]
+        affine = self.scale[...], self.bias[...]
         if self.use_running_average:
-            centred = x - per_channel(self.mean[...].astype(x.dtype), x)
-            var = self.var[...].astype(x.dtype)
-        else:
-            centred, var = self._centred(x)
-        scale, bias = self.scale[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        inverse = lax.rsqrt(var + self.epsilon) * scale
-        y = centred * per_channel(inverse, x) + per_channel(bias, x)
-        return y.astype(dtype)
+            return _normalised(x, mean, var, *affine, self.epsilon, dtype)
+        options = self.momentum, self.epsilon, self.axis_name, dtype
+        y, mean, var = _normalised_by_batch(x, mean, var, *affine, *options)
+        # Not item assignment, which costs Flax a search of the whole trace for each layer.
+        self.mean.set_value(mean)
+        self.var.set_value(var)
+        return y
 
-    def _centred(self, x):
-        """Return x less the batch's mean, the (biased) variance, and update the running ones."""
-        axes = tuple(range(x.ndim - 1))
-        count = math.prod(x.shape[:-1])
-        if count == 0:  # an empty batch has no mean
-            return x, self.var[...].astype(x.dtype)
-        mean = x.mean(axes)
-        if self.axis_name is not None:
-            mean = lax.pmean(mean, self.axis_name)
-            count *= lax.axis_size(self.axis_name)
-        centred = x - per_channel(mean, x)
-        # On the CPU sums over positions are calls that need this in memory, where the rest of the
-        # program would still compute it from x again, and so both would be kept.
-        centred = held_on_cpu(centred)
-        var = jnp.square(centred).mean(axes)
-        if self.axis_name is not None:
-            var = lax.pmean(var, self.axis_name)
-        for running, batch in (self.mean, mean), (self.var, var * (count / max(count - 1, 1))):
-            batch = lax.stop_gradient(batch).astype(running[...].dtype)
-            # Not item assignment, which costs Flax a search of the whole trace for each layer.
-            running.set_value(self.momentum * running[...] + (1 - self.momentum) * batch)
-        return centred, var
+
+# Traced once for all layers of one shape: a network of Fourier units has hundreds of them.
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _normalised(x, mean, var, scale, bias, epsilon, dtype):
+    x = x.astype(wide(x.dtype))
+    centred = x - per_channel(mean.astype(x.dtype), x)
+    return _scaled(centred, var.astype(x.dtype), scale, bias, epsilon).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6, 7, 8))
+def _normalised_by_batch(x, mean, var, scale, bias, momentum, epsilon, axis_name, dtype):
+    """Return the result, and the running mean and variance with those of the batch."""
+    x = x.astype(wide(x.dtype))
+    count = math.prod(x.shape[:-1])
+    if count == 0:  # an empty batch has no mean
+        y = _scaled(x, var.astype(x.dtype), scale, bias, epsilon)
+        return y.astype(dtype), mean, var
+    axes = tuple(range(x.ndim - 1))
+    average = functools.partial(lax.pmean, axis_name=axis_name) if axis_name else lambda a: a
+    batch_mean = average(x.mean(axes))
+    # On the CPU sums over positions are calls that need this in memory, where the rest of the
+    # program would still compute it from x again, and so both would be kept.
+    centred = held_on_cpu(x - per_channel(batch_mean, x))
+    batch_var = average(jnp.square(centred).mean(axes))
+    count *= lax.axis_size(axis_name) if axis_name else 1
+    unbiased = batch_var * (count / max(count - 1, 1))
+    y = _scaled(centred, batch_var, scale, bias, epsilon).astype(dtype)
+    return y, _moved(mean, batch_mean, momentum), _moved(var, unbiased, momentum)
+
+
+def _scaled(centred, var, scale, bias, epsilon):
+    inverse = lax.rsqrt(var + epsilon) * scale.astype(centred.dtype)
+    bias = bias.astype(centred.dtype)
+    return centred * per_channel(inverse, centred) + per_channel(bias, centred)
+
+
+def _moved(running, batch, momentum):
+    batch = lax.stop_gradient(batch).astype(running.dtype)
+    return momentum * running + (1 - momentum) * batch
 
 
 class ConvNormAct(nnx.Module):

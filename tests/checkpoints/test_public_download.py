@@ -13,12 +13,13 @@ import spectral_flax as sf
 from spectral_flax.checkpoints.public import download as downloads
 from spectral_flax.checkpoints.public import table as public
 from spectral_flax.checkpoints.public.download import download
+from spectral_flax.files import CACHE
 from tests.checkpoints.small_network import SMALL, same
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(downloads.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     monkeypatch.delenv(downloads.OFFLINE, raising=False)
     monkeypatch.setattr(downloads, "_pause", lambda: 0.0)
     return tmp_path / "cache"

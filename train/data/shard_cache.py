@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_flax import buckets
-from spectral_flax.checkpoints.public.download import cache_folder
+from spectral_flax.files import cache_folder
 from train.errors import UserError
 
 

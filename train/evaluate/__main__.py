@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import track
 
 from spectral_flax.files import any_path
+from spectral_flax.kernels.cpu import keep_freed_memory
+from spectral_flax.kernels.kept_programs import keep_programs
 from train.command.line import load, take_options
 from train.config import Config, Data, Mesh
 from train.errors import UserError
@@ -71,12 +73,16 @@ class Arguments:
     """Where examples come from."""
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "python -m train.evaluate") -> int:
-    """Run the command line and return the exit code; ``program`` is what the user typed before."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+def main(
+    arguments: Sequence[str],
+    program: str = "python -m train.evaluate",
+    *,
+    own_process: bool = False,
+) -> int:
+    """Run the command line and return the exit code; see `train.__main__.main`."""
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns that it only reads
     try:
-        found = _evaluate(words, program)
+        found = _evaluate(list(arguments), program, own_process)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -90,10 +96,13 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m train
     return 0
 
 
-def _evaluate(words: list[str], program: str) -> Evaluation:
+def _evaluate(words: list[str], program: str, own_process: bool) -> Evaluation:
     named, words = take_options(Config(), words)
     given = _parse(words, Data(), program)
     _check(given, named)
+    if own_process:
+        keep_freed_memory()
+        keep_programs()
     base = load(given.config) if given.config is not None else Config()
     if given.output is not None:
         check_folder(any_path(given.output), overwrite=given.overwrite)
@@ -177,4 +186,4 @@ def _watch(batches: Iterable[Any], total: int) -> Iterable[Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:], own_process=True))

@@ -13,19 +13,12 @@ import time
 import urllib.error
 import urllib.request
 
+from spectral_flax.files import cache_folder
 from spectral_flax.messages import reason
 
 log = logging.getLogger(__name__)
 TRIES, TIMEOUT, PIECE = 4, 20, 1 << 20
-OFFLINE, CACHE = "HF_HUB_OFFLINE", "SPECTRAL_FLAX_CACHE"
-
-
-def cache_folder() -> pathlib.Path:
-    """Return the folder of downloaded files: ``SPECTRAL_FLAX_CACHE``, or that of the user."""
-    if os.environ.get(CACHE):
-        return pathlib.Path(os.environ[CACHE]).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(base).expanduser() / "spectral_flax"
+OFFLINE = "HF_HUB_OFFLINE"
 
 
 def is_offline() -> bool:

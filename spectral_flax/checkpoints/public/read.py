@@ -4,9 +4,10 @@
 import dataclasses
 
 from spectral_flax.checkpoints import hub
-from spectral_flax.checkpoints.public.download import cache_folder, download
+from spectral_flax.checkpoints.public.download import download
 from spectral_flax.checkpoints.public.table import PublicWeights, table
 from spectral_flax.checkpoints.weights import Weights
+from spectral_flax.files import cache_folder
 
 
 def read_public(name: str, *, entry: str | None = None) -> Weights:
