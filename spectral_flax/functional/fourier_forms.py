@@ -58,7 +58,8 @@ class ForwardFFT(_Half):
 
     def _packed(self, z, dtype):
         z = jnp.moveaxis(z * _forward_scale(self.transform.norm, self.sizes), self._channels, -1)
-        z = z.reshape(*z.shape[:-1], self.transform.groups, 1, -1)
+        groups = self.transform.groups
+        z = z.reshape(*z.shape[:-1], groups, 1, z.shape[-1] // groups)
         s = jnp.concatenate([z.real, z.imag], axis=-2)
         return lax.collapse(s, s.ndim - 3).astype(dtype)
 
