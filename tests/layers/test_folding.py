@@ -73,7 +73,7 @@ class NormFirst(nnx.Module):
         (lambda rngs: conv(3, 4, rngs=rngs), "Conv has no batch normalisation"),
         (
             lambda rngs: ConvNormAct(
-                3, 4, layer=lambda i, o, k, *, rngs, dtype: NormFirst(rngs), rngs=rngs
+                3, 4, layer=lambda i, o, k, **options: NormFirst(options["rngs"]), rngs=rngs
             ),
             "into a NormFirst",
         ),
