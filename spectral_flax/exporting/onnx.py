@@ -64,10 +64,36 @@ def write(program: Program, batch: int | None, path: pathlib.Path, metadata: str
             graph = jax2onnx.to_onnx(function, arrays, opset=OPSET, **names)
     except Exception as error:  # of any kind: a converter for each operation
         raise ValueError(f"ONNX lacks {_operation(error)}: {error}") from error
+    _share_equal_constants(graph.graph)
     if graph.ByteSize() > MAX_BYTES:
         raise ValueError(f"the ONNX file has {graph.ByteSize()} bytes; at most {MAX_BYTES} fit")
     onnx.helper.set_model_props(graph, {"spectral_flax": metadata})
     path.write_bytes(graph.SerializeToString())
+
+
+def _share_equal_constants(graph) -> None:
+    """Keep one of each constant: the converter writes a table anew wherever it is used."""
+    first: dict[bytes, str] = {}
+    names: dict[str, str] = {}
+    kept = []
+    for constant in graph.initializer:
+        name, constant.name = constant.name, ""
+        names[name] = first.setdefault(constant.SerializeToString(deterministic=True), name)
+        constant.name = name
+        if names[name] == name:
+            kept.append(constant)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    _rename(graph, names)
+
+
+def _rename(graph, names: dict[str, str]) -> None:
+    """Replace the names of what the operations of a graph take, those of loops inside it too."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, names)
 
 
 def reader(path: pathlib.Path) -> Callable[[Sequence[np.ndarray]], np.ndarray]:

@@ -21,6 +21,9 @@ _CALLED = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "remat2": "jaxpr",
+    "batch_parallel": "jaxpr",
+    "batch_parallel_by_platform": "jaxpr",
+    "custom_partitioning": "call",
 }
 
 

@@ -15,6 +15,7 @@ from spectral_flax.models.record import ModelRecord, Preprocessing
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("jax2onnx")
+as_array = onnx.numpy_helper.to_array
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -28,6 +29,8 @@ def test_every_family_is_the_same_in_onnxruntime(name, tmp_path):
     assert not graph.functions and {node.domain for node in graph.graph.node} == {""}
     operators = {node.op_type for node in graph.graph.node}
     assert "DFT" not in operators and (name != "lama" or "Einsum" not in operators)
+    values = [(c.dtype.str, c.shape, c.tobytes()) for c in map(as_array, graph.graph.initializer)]
+    assert len(set(values)) == len(values)
     told = {entry.key: entry.value for entry in graph.metadata_props}["spectral_flax"]
     about = json.loads(told)
     assert told == path.with_name("model.onnx.json").read_text()
