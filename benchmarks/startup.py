@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user waits for: imports, building a model, compiling its training step, the first step.
+"""What a user waits for before anything is compiled: imports, building a model.
 
 `python -m benchmarks.startup [--model ffc_resnet50] [--repeats 5]`. Each figure is the median of
-fresh processes, since nothing may be warm. The step is forward and backward at batch 4, 224 x 224.
+fresh processes, since nothing may be warm. What compiling takes: `benchmarks.compilation`.
 """
 
 import argparse
@@ -14,12 +14,6 @@ from benchmarks.results import write
 
 TIMED = "import time; start = time.perf_counter(); {0}; print(time.perf_counter() - start)"
 AFTER = "import spectral_flax as sf, jax; from flax import nnx; jax.devices(); "
-STEP = """
-import numpy as np
-from benchmarks import contestants
-model = sf.create_model({0!r}, rngs=nnx.Rngs(0))
-make = lambda: contestants.ours(model, np.ones((4, 224, 224, 3), np.float32), True)[0]
-"""
 
 
 def seconds(code: str, repeats: int, before: str = "") -> list[float]:
@@ -42,9 +36,6 @@ def main() -> None:
         f"create {args.model}, random weights": (create, AFTER),
         f"create {args.model}, abstract": (f"sf.abstract_model({args.model!r})", AFTER),
     }
-    step = AFTER + STEP.format(args.model)
-    cases["trace and compile a training step"] = ("make()", step)
-    cases["first step"] = ("call()", step + "call = make()\n")
     rows = {what: seconds(code, args.repeats, before) for what, (code, before) in cases.items()}
     for what, times in rows.items():
         spread = f"{min(times):.2f} to {max(times):.2f}"
