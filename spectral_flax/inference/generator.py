@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An inpainting network as a function of images and masks of any size."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from spectral_flax.kernels.convolution import plain_convolutions
+from spectral_flax.kernels.cpu import compiler_options
+from spectral_flax.kernels.memory import peak_memory
+from spectral_flax.layers.modes import evaluation_mode
+
+
+class Generator:
+    """A network in evaluation mode, which is compiled for each size that it is given.
+
+    Images are padded at the bottom and on the right, by mirroring, to multiples of ``multiple``.
+    """
+
+    def __init__(self, model: nnx.Module, multiple: int = 8):
+        self._graphdef, self._state = nnx.split(evaluation_mode(model))
+        self._multiple = multiple
+
+    def fill(
+        self, images: np.ndarray, missing: np.ndarray, devices: Sequence[jax.Device] = ()
+    ) -> np.ndarray:
+        """Fill in: ``[N, H, W, 3], bool [N, H, W] -> [N, H, W, 3]``; known pixels are kept.
+
+        With ``devices``, these share the rows of all maps.
+        """
+        height, width = missing.shape[1:]
+        scale = 255 if images.dtype == np.uint8 else 1
+        x = images.astype(np.float32) / np.float32(scale)
+        rows, columns = self._padded((height, width), len(devices))
+        margins = [(0, 0), (0, rows - height), (0, columns - width), (0, 0)]
+        arrays = x, missing.astype(np.float32)[..., None]
+        arrays = [np.pad(a, margins, mode="symmetric") for a in arrays]
+        state = self._state
+        if devices:
+            mesh = jax.make_mesh((len(devices),), ("space",), (AxisType.Auto,), devices=devices)
+            by_rows = NamedSharding(mesh, PartitionSpec(None, "space"))
+            arrays = jax.device_put(arrays, by_rows)
+            state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        # The CPU's forms of convolutions are for maps that one device has whole.
+        with plain_convolutions(plain_convolutions.value or bool(devices)):
+            filled = _compiled()(self._graphdef, state, *arrays)
+        filled = np.asarray(filled)[:, :height, :width] * scale
+        if images.dtype == np.uint8:
+            filled = np.rint(filled)
+        filled = np.clip(filled, 0, scale).astype(images.dtype)
+        return np.where(missing[..., None], filled, images)
+
+    def memory(self, shape: tuple[int, int, int], devices: int = 1) -> int:
+        """Return about how many bytes a device takes for ``[N, H, W]``, from a trace alone.
+
+        Raises:
+          ValueError: the model is no generator.
+        """
+        count, *size = shape
+        rows, columns = self._padded(tuple(size), devices)
+        maps = [jax.ShapeDtypeStruct((count, rows, columns, c), jnp.float32) for c in (3, 1)]
+        state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self._state)
+        with plain_convolutions(plain_convolutions.value or devices > 1):
+            traced = _compiled().trace(self._graphdef, state, *maps)
+        weights, images = (sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(t))
+                           for t in (state, maps))  # fmt: skip
+        return weights + (images + peak_memory(traced.jaxpr.jaxpr)) // devices
+
+    def _padded(self, size: tuple[int, int], devices: int) -> tuple[int, int]:
+        units = math.lcm(self._multiple, devices or 1), self._multiple
+        return tuple(-(-n // unit) * unit for n, unit in zip(size, units, strict=True))
+
+
+@functools.cache
+def _compiled():
+    # Not at import: the choice of options initialises JAX's devices.
+    return jax.jit(_fill, static_argnums=0, compiler_options=compiler_options())
+
+
+def _fill(graphdef, state, image, mask):
+    model = nnx.merge(graphdef, state)
+    try:
+        y = model(jnp.concatenate([image * (1 - mask), mask], axis=-1))
+    except ValueError as error:
+        raise ValueError(f"{type(model).__name__} is no inpainting generator: {error}") from error
+    if not hasattr(y, "shape") or y.shape != image.shape:
+        raise ValueError(f"{type(model).__name__} is no inpainting generator")
+    return y.astype(jnp.float32)
