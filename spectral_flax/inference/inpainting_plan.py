@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -102,7 +103,11 @@ def _by_rows(generator: Generator, size: tuple[int, int], devices: Sequence[jax.
 
 def _in_crops(generator: Generator, missing: np.ndarray, most: float) -> Plan:
     memory = functools.cache(lambda shape: generator.memory((1, *shape)))
-    per_pixel = memory((LEAST_SIDE, LEAST_SIDE)) / LEAST_SIDE**2
+    least = tuple(min(n, LEAST_SIDE) for n in missing.shape)
+    if memory(least) > most:
+        takes = f"takes about {shown_memory(memory(least))}"
+        raise ValueError(f"the least crop, {least[0]} x {least[1]}, {takes}")
+    per_pixel = memory(least) / math.prod(least)
 
     def fits(shape: tuple[int, int]) -> bool:
         # A trace takes seconds: only where it is a near thing.
@@ -111,9 +116,6 @@ def _in_crops(generator: Generator, missing: np.ndarray, most: float) -> Plan:
         return memory(shape) <= most
 
     holes = Holes(missing)
-    try:
-        crops = tuple(holes.crops(fits))
-    except ValueError as error:
-        raise ValueError(f"in crops: {error}") from None
+    crops = tuple(holes.crops(fits))
     largest = max(memory(crop.shape) for crop in crops)
     return Plan("crops", missing.shape, largest, holes=holes, crops=crops)
