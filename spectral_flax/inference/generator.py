@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from spectral_flax.kernels.convolution import plain_convolutions
+from spectral_flax.kernels.convolution import cpu_forms
 from spectral_flax.kernels.cpu import compiler_options
 from spectral_flax.kernels.memory import peak_memory
 from spectral_flax.layers.modes import evaluation_mode
@@ -51,8 +51,7 @@ class Generator:
             by_rows = NamedSharding(mesh, PartitionSpec(None, "space"))
             arrays = jax.device_put(arrays, by_rows)
             state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-        # The CPU's forms of convolutions are for maps that one device has whole.
-        with plain_convolutions(plain_convolutions.value or bool(devices)):
+        with cpu_forms(not devices):
             filled = _compiled()(self._graphdef, state, *arrays)
         filled = np.asarray(filled)[:, :height, :width] * scale
         if images.dtype == np.uint8:
@@ -70,7 +69,7 @@ class Generator:
         rows, columns = self._padded(tuple(size), devices)
         maps = [jax.ShapeDtypeStruct((count, rows, columns, c), jnp.float32) for c in (3, 1)]
         state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self._state)
-        with plain_convolutions(plain_convolutions.value or devices > 1):
+        with cpu_forms(devices == 1):
             traced = _compiled().trace(self._graphdef, state, *maps)
         weights, images = (sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(t))
                            for t in (state, maps))  # fmt: skip
