@@ -61,12 +61,13 @@ def profile_over_devices(
     ``model`` may be abstract (`abstract_model`); it is taken in evaluation mode and left alone.
 
     Raises:
-      ValueError: there are more devices than rows, or than `simulate_devices` made.
+      ValueError: there are more devices than rows, or than are simulated: `simulate_devices`.
     """
     height = shape[-3]
     if not 1 <= devices <= height:
         raise ValueError(f"devices={devices}; expected 1 to {height}, the rows of the images")
-    simulate_devices(devices)
+    if devices > len(jax.devices("cpu")):
+        raise ValueError(f"devices={devices}; {len(jax.devices('cpu'))} are simulated")
     types = (AxisType.Auto,)
     mesh = jax.make_mesh((devices,), ("space",), types, devices=jax.devices("cpu")[:devices])
     rows = NamedSharding(mesh, PartitionSpec(*[None] * (len(shape) - 3), "space"))
