@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from spectral_flax.kernels.convolution import cpu_forms
 from spectral_flax.kernels.cpu import compiler_options
-from spectral_flax.kernels.memory import peak_memory
+from spectral_flax.kernels.memory import convolution_space, peak_memory
 from spectral_flax.layers.modes import evaluation_mode
 
 # What programs took of the memory that is alive in their trace, LaMa big on the CPU at 256 and 512:
@@ -71,14 +71,19 @@ class Generator:
         state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self._state)
         with cpu_forms(devices == 1):
             traced = _compiled().trace(self._graphdef, state, *maps)
-        weights, images = (sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(t))
-                           for t in (state, maps))  # fmt: skip
-        alive = int(SHARE_OF_TRACE * peak_memory(traced.jaxpr.jaxpr))
-        return weights + (images + alive) // devices
+        jaxpr = traced.jaxpr.jaxpr
+        alive = int(SHARE_OF_TRACE * peak_memory(jaxpr))
+        if jax.default_backend() == "cpu":
+            alive += convolution_space(jaxpr)
+        return _size(state) + (_size(maps) + alive) // devices
 
     def _padded(self, size: tuple[int, int], devices: int) -> tuple[int, int]:
         units = math.lcm(self._multiple, devices or 1), self._multiple
         return tuple(-(-n // unit) * unit for n, unit in zip(size, units, strict=True))
+
+
+def _size(arrays) -> int:
+    return sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(arrays))
 
 
 @functools.cache
