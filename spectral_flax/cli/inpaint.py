@@ -40,8 +40,8 @@ def add_command(commands) -> None:
         "--mode",
         choices=get_args(Mode),
         default="auto",
-        help="how an image is filled in: whole, with its rows over several devices, or in crops "
-        "around the holes; by default the first that fits into memory",
+        help="how an image is filled in: whole, with its rows over several devices, in crops "
+        "around the holes, or refined from smaller sizes; by default the first that fits",
     )
     parser.add_argument(
         "--max-memory",

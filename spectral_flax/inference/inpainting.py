@@ -43,9 +43,11 @@ def inpaint(
     An image larger than a device's memory is filled in by another ``mode``, chosen from an estimate
     before anything is compiled: "whole", if it fits; "rows", the rows of all maps over this
     process's devices, if there are several; "crops", each hole with its surroundings, one crop
-    after another. "auto" takes the first that ``max_memory`` (bytes, or a text such as "8GiB")
-    allows; without that, four fifths of what the device has left. A mode that is named is refused
-    only where ``max_memory`` forbids it. ``report`` is told the plan, then each step, in a line.
+    after another; "refine", such crops at a size that a LaMa knows, then at two and four times
+    that, with features optimised to agree (`refinement`), and enlarged if that is still too small.
+    "auto" takes the first that ``max_memory`` (bytes, or a text such as "8GiB") allows; without
+    that, four fifths of what the device has left. A mode that is named is refused only where
+    ``max_memory`` forbids it. ``report`` is told the plan, then each step, in a line.
 
     Raises:
       ValueError: a shape does not fit, values are outside [0, 1], the model is no generator, or
@@ -94,7 +96,11 @@ def _inpaint(generator, image, missing, mode, limit, report):
         report(f"crop {number} of {len(plan.crops)}: {size} pixels")
         part, unknown = filled[crop.window], missing[crop.window]
         now = unknown & plan.holes.inside(crop)
-        part[now] = generator.fill(part[None], unknown[None])[0][now]
+        if plan.mode == "refine":
+            result = generator.refine(part, unknown, plan.finest[number - 1], report)
+        else:
+            result = generator.fill(part[None], unknown[None])[0]
+        part[now] = result[now]
         unknown[now] = False
     return filled
 

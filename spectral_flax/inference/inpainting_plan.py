@@ -15,8 +15,9 @@ from spectral_flax.inference.holes import LEAST_SIDE, Crop, Holes
 from spectral_flax.kernels.memory import shown_memory
 from spectral_flax.messages import closest
 
-Mode = Literal["auto", "whole", "rows", "crops"]
+Mode = Literal["auto", "whole", "rows", "crops", "refine"]
 SMALLEST = 8  # how much smaller the smallest maps of a generator are than the image
+REDUCTIONS = 3  # sizes that a crop may be refined at: its own, a half, a quarter
 SHARE = 1.3  # of one device's memory over the number of devices, which each of them takes
 
 
@@ -30,6 +31,7 @@ class Plan:
     devices: int = 1
     holes: Holes | None = None
     crops: tuple[Crop, ...] = ()
+    finest: tuple[int, ...] = ()  # how often the sides of each crop are halved, to be refined
 
     def __str__(self) -> str:
         size = " x ".join(map(str, self.size))
@@ -38,9 +40,12 @@ class Plan:
             return f"whole: {size} pixels, {needs}"
         if self.mode == "rows":
             return f"rows: {size} pixels over {self.devices} devices, {needs} each"
-        largest = max((crop.shape for crop in self.crops), key=np.prod)
+        largest = max((crop.shape for crop in self.crops), key=math.prod)
         count = f"{len(self.crops)} crop{'s' * (len(self.crops) > 1)}"
-        return f"crops: {count} of {size} pixels, {largest[0]} x {largest[1]} at most, {needs}"
+        told = f"{count} of {size} pixels, {largest[0]} x {largest[1]} at most"
+        if any(self.finest):
+            told += f", down to 1/{2 ** max(self.finest)} of the size and enlarged"
+        return f"{self.mode}: {told}, {needs}"
 
 
 def check_mode(mode: str) -> None:
@@ -60,8 +65,8 @@ def make_plan(
     """Return how the holes ``bool [H, W]`` of an image are to be filled.
 
     With "auto": whole if a device has the memory, ``limit`` bytes, or with the rows over several
-    ``devices``, else in crops. What is asked for by name is done, or refused where it is not
-    possible with ``limit``. Devices that are the CPU share its memory.
+    ``devices``, else in crops, else refined from smaller sizes. What is asked for by name is done,
+    or refused where it is not possible with ``limit``. Devices that are the CPU share its memory.
 
     Raises:
       ValueError: it can not be done, or not so; the message names the sizes.
@@ -85,6 +90,11 @@ def make_plan(
     if mode in ("auto", "crops"):
         try:
             return _in_crops(generator, missing, most)
+        except ValueError as error:
+            faults.append(str(error))
+    if mode in ("auto", "refine"):
+        try:
+            return _refined(generator, missing, most)
         except ValueError as error:
             faults.append(str(error))
     allowed = "" if limit is None else f" with {shown_memory(limit)} of memory"
@@ -119,3 +129,19 @@ def _in_crops(generator: Generator, missing: np.ndarray, most: float) -> Plan:
     crops = tuple(holes.crops(fits))
     largest = max(memory(crop.shape) for crop in crops)
     return Plan("crops", missing.shape, largest, holes=holes, crops=crops)
+
+
+def _refined(generator: Generator, missing: np.ndarray, most: float) -> Plan:
+    memory = functools.cache(generator.refinement_memory)
+    holes = Holes(missing)
+    crops = tuple(holes.crops(lambda size: True))
+    finest = []
+    for crop in crops:
+        sizes = [tuple(-(-n >> halvings) for n in crop.shape) for halvings in range(REDUCTIONS)]
+        fitting = [halvings for halvings, size in enumerate(sizes) if memory(size) <= most]
+        if not fitting:
+            size, takes = " x ".join(map(str, sizes[-1])), shown_memory(memory(sizes[-1]))
+            raise ValueError(f"to refine a crop at {size} pixels takes about {takes}")
+        finest.append(fitting[0])
+    shapes = {tuple(-(-n >> h) for n in c.shape) for c, h in zip(crops, finest, strict=True)}
+    return Plan("refine", missing.shape, max(map(memory, shapes)), 1, holes, crops, tuple(finest))

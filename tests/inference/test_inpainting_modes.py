@@ -10,9 +10,11 @@ from flax import nnx
 from jax import lax
 
 import spectral_flax as sf
+from spectral_flax.inference import refinement
 from spectral_flax.inference.generator import Generator
 from spectral_flax.inference.holes import Holes
 from spectral_flax.inference.inpainting_plan import make_plan
+from spectral_flax.layers.modes import evaluation_mode
 
 
 class Mean(nnx.Module):
@@ -30,6 +32,9 @@ class Linear:
 
     def memory(self, shape, devices=1):
         return 1024 * np.prod(shape) // devices
+
+    def refinement_memory(self, size):
+        return 4 * self.memory((1, *size))
 
 
 def holes(size=(1000, 1000)):
@@ -194,3 +199,59 @@ def test_a_batch_that_does_not_fit_is_done_image_by_image():
     result = sf.inpaint(Mean(), images, masks, max_memory=most, report=told.append)
     assert [line.partition(":")[0] for line in told] == ["whole"] * 2
     np.testing.assert_array_equal(result, [filled["whole"]] * 2)
+
+
+# Refinement
+
+
+@functools.cache
+def lama():
+    return evaluation_mode(sf.create_model("lama", blocks=1, width=8))
+
+
+@pytest.mark.parametrize(
+    ("size", "finest", "scales"),
+    [
+        ((300, 900), 0, [0]),
+        ((1024, 1024), 0, [1, 0]),
+        ((2048, 3000), 0, [2, 1, 0]),
+        ((9000, 9000), 0, [2, 1, 0]),
+        ((2048, 2048), 1, [2, 1]),
+        ((300, 300), 2, [2]),
+    ],
+)
+def test_scales_begin_where_the_network_was_tested_and_are_three_at_most(size, finest, scales):
+    assert refinement.scales_of(size, finest) == scales
+
+
+def test_refinement_brings_a_result_nearer_to_the_smaller_one(monkeypatch):
+    monkeypatch.setattr(refinement, "SIDE", 32)
+    image, missing = np.random.default_rng(0).random((64, 64, 3), np.float32), np.zeros((64, 64))
+    missing[4:60, 4:60] = 1
+    missing = missing > 0
+    smaller = [np.asarray(refinement.halved(image)), refinement.touched(missing)]
+    coarse = refinement.refined(lama(), *smaller)
+    inside = slice(10, 22), slice(10, 22)  # more than half the erosion from the border of the hole
+    differences = []
+    for iterations in (1, 15):
+        monkeypatch.setattr(refinement, "ITERATIONS", iterations)
+        result = refinement.halved(refinement.refined(lama(), image, missing))
+        differences.append(np.abs(result - coarse)[inside].mean())
+    assert differences[1] < 0.8 * differences[0]
+
+
+def test_a_refined_image_keeps_known_pixels_and_is_enlarged_where_memory_is_short():
+    image = np.random.default_rng(0).integers(0, 256, (72, 100, 3), np.uint8)
+    missing = np.zeros((72, 100), bool)
+    missing[20:60, 30:70] = True
+    generator, told = Generator(lama()), []
+    most = generator.refinement_memory((36, 50))
+    filled = sf.inpaint(lama(), image, missing, mode="refine", max_memory=most, report=told.append)
+    assert "1/2 of the size" in told[0]
+    np.testing.assert_array_equal(filled[~missing], image[~missing])
+    assert (filled[missing] != image[missing]).mean() > 0.9
+
+
+def test_only_a_lama_is_refined():
+    with pytest.raises(ValueError, match="Mean is no LaMa"):
+        make_plan(Generator(Mean()), holes(), mode="refine")
