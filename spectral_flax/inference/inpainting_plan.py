@@ -133,15 +133,23 @@ def _in_crops(generator: Generator, missing: np.ndarray, most: float) -> Plan:
 
 def _refined(generator: Generator, missing: np.ndarray, most: float) -> Plan:
     memory = functools.cache(generator.refinement_memory)
+    least = _reduced([min(n, LEAST_SIDE) for n in missing.shape], REDUCTIONS - 1)
+    if memory(least) > most:
+        takes = f"takes about {shown_memory(memory(least))}"
+        raise ValueError(f"to refine the least crop, {least[0]} x {least[1]}, {takes}")
     holes = Holes(missing)
     crops = tuple(holes.crops(lambda size: True))
     finest = []
     for crop in crops:
-        sizes = [tuple(-(-n >> halvings) for n in crop.shape) for halvings in range(REDUCTIONS)]
+        sizes = [_reduced(crop.shape, halvings) for halvings in range(REDUCTIONS)]
         fitting = [halvings for halvings, size in enumerate(sizes) if memory(size) <= most]
         if not fitting:
             size, takes = " x ".join(map(str, sizes[-1])), shown_memory(memory(sizes[-1]))
             raise ValueError(f"to refine a crop at {size} pixels takes about {takes}")
         finest.append(fitting[0])
-    shapes = {tuple(-(-n >> h) for n in c.shape) for c, h in zip(crops, finest, strict=True)}
-    return Plan("refine", missing.shape, max(map(memory, shapes)), 1, holes, crops, tuple(finest))
+    sizes = {_reduced(crop.shape, h) for crop, h in zip(crops, finest, strict=True)}
+    return Plan("refine", missing.shape, max(map(memory, sizes)), 1, holes, crops, tuple(finest))
+
+
+def _reduced(size: Sequence[int], halvings: int) -> tuple[int, ...]:
+    return tuple(-(-n // 2**halvings) for n in size)

@@ -111,7 +111,7 @@ def _stepped(graphdef, state, z, moments, step, image, mask, coarse, inner):
 
     def loss(z):
         y = _decoded(graphdef, state, z)
-        return _mean(jnp.abs(y - image), 1 - mask) + _mean(jnp.abs(halved(y[0]) - coarse), inner)
+        return _mean(jnp.abs(y - image), 1 - mask) + _mean(jnp.abs(halved(y) - coarse), inner)
 
     gradient = jax.grad(loss)(z)
     mean, square = moments
@@ -126,16 +126,15 @@ def _mean(x, weights):
 
 
 def halved(x):
-    """Blur ``[H, W, 3]`` by a Gaussian of one pixel, five across, and average two by two."""
-    height, width, channels = x.shape
+    """Blur ``[..., H, W, C]`` by a Gaussian of one pixel, five across; average two by two."""
+    *batch, height, width, channels = x.shape
     weights = jnp.exp(-0.5 * jnp.arange(-2, 3.0) ** 2)
     weights /= weights.sum()
-    for axis in (0, 1):
-        pads = [(2, 2) if i == axis else (0, 0) for i in range(3)]
-        padded = jnp.pad(x, pads, mode="reflect")
-        n = x.shape[axis]
-        x = sum(w * lax.slice_in_dim(padded, i, i + n, axis=axis) for i, w in enumerate(weights))
-    return x.reshape(height // 2, 2, width // 2, 2, channels).mean((1, 3))
+    for axis in (x.ndim - 3, x.ndim - 2):
+        padded = jnp.pad(x, [(2 * (i == axis),) * 2 for i in range(x.ndim)], mode="reflect")
+        shifted = (lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(5))
+        x = sum(w * part for w, part in zip(weights, shifted, strict=True))
+    return x.reshape(*batch, height // 2, 2, width // 2, 2, channels).mean((-4, -2))
 
 
 def touched(missing):

@@ -173,7 +173,7 @@ def test_what_can_not_be_is_refused_with_the_sizes(options, told):
 def test_half_a_gigapixel_without_memory_is_refused_before_it_is_looked_at():
     missing = np.broadcast_to(np.True_, (20000, 25000))
     with pytest.raises(ValueError, match=r"20000 x 25000 pixels can not .* the least crop"):
-        make_plan(Linear(), missing, limit=2**25)
+        make_plan(Linear(), missing, limit=2**23)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +226,7 @@ def test_scales_begin_where_the_network_was_tested_and_are_three_at_most(size, f
 
 def test_refinement_brings_a_result_nearer_to_the_smaller_one(monkeypatch):
     monkeypatch.setattr(refinement, "SIDE", 32)
+    monkeypatch.setattr(refinement, "RATE", 0.1)  # the network is not trained
     image, missing = np.random.default_rng(0).random((64, 64, 3), np.float32), np.zeros((64, 64))
     missing[4:60, 4:60] = 1
     missing = missing > 0
@@ -237,7 +238,7 @@ def test_refinement_brings_a_result_nearer_to_the_smaller_one(monkeypatch):
         monkeypatch.setattr(refinement, "ITERATIONS", iterations)
         result = refinement.halved(refinement.refined(lama(), image, missing))
         differences.append(np.abs(result - coarse)[inside].mean())
-    assert differences[1] < 0.8 * differences[0]
+    assert differences[1] < 0.9 * differences[0]
 
 
 def test_a_refined_image_keeps_known_pixels_and_is_enlarged_where_memory_is_short():
