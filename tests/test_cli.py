@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import math
 import pathlib
 import re
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from spectral_flax.checkpoints.load import save_torch
@@ -13,7 +16,7 @@ from spectral_flax.checkpoints.store import load, read_weights, save
 from spectral_flax.checkpoints.torch.writer import write_torch
 from spectral_flax.checkpoints.weights import variables
 from spectral_flax.cli import COMMANDS, main
-from spectral_flax.models.registry import create_model, list_models
+from spectral_flax.models.registry import abstract_model, create_model, list_models
 
 OPTIONS = dict(width=8, depths=(1, 1), num_classes=4)
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
@@ -134,10 +137,28 @@ def test_profile_prints_layers(capsys):
     assert all(part in out for part in ("stem", "stage4", "head", "total", "11.690"))
 
 
+def test_profile_tells_what_devices_that_share_an_image_have_and_get(capsys):
+    small = ["lama", "-O", "blocks=1", "-O", "width=8", "--size", "128"]
+    assert main(["profile", *small, "--devices", "8", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["lama"]
+    model = abstract_model("lama", blocks=1, width=8)
+    weights = sum(4 * math.prod(a.shape) for a in jax.tree.leaves(nnx.state(model)))
+    given, result = (128 * 128 * channels // 8 * 4 for channels in (4, 3))
+    assert weights + given <= found["arguments"] < 1.05 * (weights + given)
+    assert result <= found["result"] < 1.1 * result
+    assert found["temporary"] < 128 * 128 * 8 * 4  # less than one whole map
+    assert "all-gather" not in found["moved"]
+    assert found["moved"]["all-to-all"]["count"] == 4  # two pairs of transforms
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["profile"], "give the names of models"),
+        (["profile", "resnet18", "--devices", "0"], "--devices 0 is not a positive number"),
+        (["profile", "resnet18", "--devices", "99"], "99 devices can not be simulated"),
+        (["profile", "resnet18", "--devices", "8", "--size", "4"], "expected 1 to 4, the rows"),
+        (["profile", "--table", "pose", "--devices", "8"], "without --table"),
         (["profile", "resnet50", "--table", "pose"], "give the names of models"),
         (["profile", "resnet5"], "no model 'resnet5'; closest: resnet50"),
         (["profile", "ffc_resnet18", "-O", "ratoi=1"], "has no option 'ratoi'; closest: ratio"),
@@ -241,7 +262,17 @@ def test_inpaint_fills_the_hole_and_nothing_else(tmp_path, capsys):
     filled = np.asarray(Image.open(tmp_path / "out.png"))
     np.testing.assert_array_equal(filled[hole == 0], image[hole == 0])
     assert (filled[hole > 0] != image[hole > 0]).any()
+    assert "whole: 13 x 17 pixels, about" in capsys.readouterr().err
     assert "none.png" in fails(capsys, "inpaint", files[0], tmp_path / "none.png", *weights)
+    again = [*files, *weights, "--overwrite", "--max-memory", "1K"]
+    assert "13 x 17 pixels can not be inpainted" in fails(capsys, "inpaint", *again)
+
+
+@pytest.mark.parametrize("option", [["--max-memory", "much"], ["--mode", "tiles"]])
+def test_inpaint_refuses_options_that_mean_nothing(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["inpaint", "image.png", "mask.png", "-o", "out.png", "--weights", "w", *option])
+    assert repr(option[1]) in capsys.readouterr().err
 
 
 POSE = dict(depths=(1, 1, 1, 1), encoder_width=8, decoder_width=8, input_size=(64, 48))

@@ -7,7 +7,7 @@ convolutions, matrix products and Fourier transforms, also within loops and tran
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from spectral_flax.analysis.calls import hooked
 from spectral_flax.functional.fourier import RealFFT
+from spectral_flax.kernels.memory import inner_jaxprs
 
 _MARK = "@"  # begins a name scope that is the path of a module
 
@@ -151,7 +152,7 @@ class _Counter:
             self.layers.setdefault(where, Cost())
             results = [any(flags)] * len(eqn.outvars)
             if any(flags):
-                inner = list(_inner(eqn))
+                inner = list(inner_jaxprs(eqn))
                 if inner:
                     results = self._nested(eqn, inner, flags, where, times, keep)
                 else:
@@ -232,14 +233,6 @@ def _path_of(eqn, outer: str) -> str:
             # An inner function that was traced before, for another module, bears its name.
             return inner if inner.startswith(outer) else outer
     return outer
-
-
-def _inner(eqn) -> Iterator[Any]:
-    for value in eqn.params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            jaxpr = getattr(item, "jaxpr", item)
-            if hasattr(jaxpr, "eqns") and hasattr(jaxpr, "invars"):
-                yield jaxpr
 
 
 def _loop_parts(eqn, body) -> tuple[int, int]:

@@ -3,6 +3,9 @@
 
 import argparse
 import pathlib
+from typing import get_args
+
+from rich.console import Console
 
 from spectral_flax.cli.options import (
     add_model,
@@ -13,6 +16,8 @@ from spectral_flax.cli.options import (
     load_model,
 )
 from spectral_flax.inference.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
+from spectral_flax.inference.inpainting_plan import Mode
+from spectral_flax.kernels.memory import parse_memory
 
 
 def add_command(commands) -> None:
@@ -31,9 +36,22 @@ def add_command(commands) -> None:
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="as the input of spectral-flax convert"
     )
+    parser.add_argument(
+        "--mode",
+        choices=get_args(Mode),
+        default="auto",
+        help="how an image is filled in: whole, with its rows over several devices, in crops "
+        "around the holes, or refined from smaller sizes; by default the first that fits",
+    )
+    parser.add_argument(
+        "--max-memory",
+        type=_memory,
+        metavar="SIZE",
+        help="such as 8GiB: what a device may be taken of; by default most of what it has left",
+    )
     add_model(parser)
     add_overwrite(parser)
-    parser.set_defaults(run=run)  # fmt: skip
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,12 +63,22 @@ def run(args: argparse.Namespace) -> int:
     if not several:
         read_job(*job, overwrite=overwrite)
     model, _ = load_model(args, args.weights)
-    if not several:
-        inpaint_file(model, *job, overwrite=overwrite)
-        print(args.output)
-        return 0
-    done = 0
-    for path in inpaint_folder(model, *job, overwrite=overwrite, on_fault=complain):
-        print(path, flush=True)
-        done += 1
-    return exit_code(done, count)
+    console = Console(stderr=True, highlight=False)
+    options = dict(mode=args.mode, max_memory=args.max_memory, report=console.print)
+    with console.status("filling in"):  # on a terminal only
+        if not several:
+            inpaint_file(model, *job, overwrite=overwrite, **options)
+            print(args.output)
+            return 0
+        done = 0
+        for path in inpaint_folder(model, *job, overwrite=overwrite, **options, on_fault=complain):
+            print(path, flush=True)
+            done += 1
+        return exit_code(done, count)
+
+
+def _memory(text: str) -> int:
+    try:
+        return parse_memory(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -4,12 +4,15 @@
 import argparse
 import json
 
+from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 from spectral_flax.analysis.profile import Cost, Profile, profile
 from spectral_flax.analysis.published import TABLES, Convention, Row, agrees, recount
+from spectral_flax.analysis.rows_over_devices import profile_over_devices, simulate_devices
 from spectral_flax.cli.options import add_options, described, input_shape, model_names, parse_size
+from spectral_flax.kernels.memory import shown_memory
 from spectral_flax.models.registry import abstract_model, card
 
 TOLERANCE = 0.02  # of multiply-adds against a published figure
@@ -30,6 +33,9 @@ def add_command(commands) -> None:
     parser.add_argument("--frames", type=int, help="of the input of a video model")
     parser.add_argument("--layers", nargs="?", type=int, const=99, metavar="DEPTH",
                         help="a line a layer, or for parts of names to this depth")  # fmt: skip
+    parser.add_argument("--devices", type=int, metavar="N",
+                        help="that share the rows of an image: what each has in memory and gets "
+                        "from others, as compiled for simulated ones")  # fmt: skip
     parser.add_argument("--table", choices=sorted(TABLES),
                         help="a paper's table: our counts beside the published ones")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -43,8 +49,13 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("give the names of models, or --table and none")
     if args.frames is not None and args.frames < 1:
         raise ValueError(f"--frames {args.frames} is not a positive number")
+    if args.devices is not None and (args.table or args.layers is not None):
+        raise ValueError("--devices is of whole models: give it without --table and --layers")
     if args.table:
         _print_published(args.table, args.json)
+        return
+    if args.devices is not None:
+        _print_devices(args)
         return
     found = {name: _profile(name, args) for name in model_names(args.names)}
     if args.json:
@@ -65,10 +76,48 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _profile(name: str, args: argparse.Namespace) -> Profile:
-    about = card(name)
+    return profile(*_model_and_shape(name, args))
+
+
+def _model_and_shape(name: str, args: argparse.Namespace) -> tuple[nnx.Module, tuple[int, ...]]:
     model = abstract_model(name, **dict(args.options))
     channels = getattr(model, "in_features", 3)
-    return profile(model, input_shape(about, args.size, args.frames, channels))
+    return model, input_shape(card(name), args.size, args.frames, channels)
+
+
+def _print_devices(args: argparse.Namespace) -> None:
+    """Print what each of several devices has in memory and gets from the others."""
+    if args.devices < 1:
+        raise ValueError(f"--devices {args.devices} is not a positive number")
+    simulate_devices(args.devices)  # before anything else uses JAX
+    jobs = {name: _model_and_shape(name, args) for name in model_names(args.names)}
+    found = {name: profile_over_devices(*job, args.devices) for name, job in jobs.items()}
+    if args.json:
+        as_json = {
+            name: vars(cost) | {"moved": {kind: c._asdict() for kind, c in cost.moved.items()}}
+            for name, cost in found.items()
+        }
+        print(json.dumps(as_json, indent=2))
+        return
+    table = Table(show_edge=False)
+    table.add_column("on each device", no_wrap=True)
+    for column in ("arguments", "temporary", "result", "in all"):
+        table.add_column(column, justify="right")
+    for name, cost in found.items():
+        sizes = cost.arguments, cost.temporary, cost.result, cost.memory
+        table.add_row(name, *map(shown_memory, sizes))
+    moved = Table("received by each", show_edge=False)
+    for column in ("operation", "times", "bytes"):
+        moved.add_column(column, justify="right" if column != "operation" else "left")
+    for name, cost in found.items():
+        for kind, (count, size) in cost.moved.items():
+            moved.add_row(name, kind, str(count), f"{size:,}")
+    console = Console(highlight=False)
+    console.print(table, "", moved, "", sep="\n")
+    console.print(
+        f"One forward pass of an image in float32 whose rows {args.devices} devices share, as "
+        "compiled for that many simulated ones; nothing was run. Operations in a loop count once."
+    )
 
 
 def _as_json(counted: Profile, depth: int | None) -> dict:

@@ -25,7 +25,9 @@ def reflect(x: jax.Array, margins: Sequence[int]) -> jax.Array:
     """Pad by reflection: ``[N, *spatial, C]``, by as many positions as ``margins`` says.
 
     The numbers of ``jnp.pad(mode="reflect")``, which glues pieces together: where devices share
-    the axis, XLA moves twice the data for that. A margin as long as its axis is left to it.
+    the axis, XLA moves twice the data for that. So zeros are padded, and each position among them
+    chosen from its mirror image: pieces padded to the whole length would be whole maps on every
+    device. A margin as long as its axis is left to ``jnp.pad``.
     """
     for axis, margin in enumerate(margins, start=1):
         size = x.shape[axis]
@@ -33,15 +35,14 @@ def reflect(x: jax.Array, margins: Sequence[int]) -> jax.Array:
             pads = [(margin, margin) if i == axis else (0, 0) for i in range(x.ndim)]
             x = jnp.pad(x, pads, mode="reflect")
         elif margin:
-            first = lax.slice_in_dim(x, 1, margin + 1, axis=axis)
-            last = lax.slice_in_dim(x, size - margin - 1, size - 1, axis=axis)
-            first, last = (lax.rev(part, (axis,)) for part in (first, last))
-            x = _zeros_around(x, margin, margin, axis)
-            x += _zeros_around(first, 0, size + margin, axis)
-            x += _zeros_around(last, size + margin, 0, axis)
+            pads = [(margin, margin, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+            padded = lax.pad(x, jnp.zeros((), x.dtype), pads)
+            shape = [size + 2 * margin if i == axis else 1 for i in range(x.ndim)]
+            positions = lax.broadcasted_iota(jnp.int32, shape, axis)
+            for away in range(1, margin + 1):
+                for edge, mirrored in ((0, away), (size - 1, size - 1 - away)):
+                    image = lax.slice_in_dim(x, mirrored, mirrored + 1, axis=axis)
+                    place = margin + 2 * edge - mirrored
+                    padded = jnp.where(positions == place, image, padded)
+            x = padded
     return x
-
-
-def _zeros_around(x, before, after, axis):
-    margins = [(before, after, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
-    return lax.pad(x, jnp.zeros((), x.dtype), margins)

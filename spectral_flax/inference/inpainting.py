@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inpainting of arrays, files and folders by a LaMa generator."""
 
-import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +13,24 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from spectral_flax.files import local_path
+from spectral_flax.inference.generator import Generator
 from spectral_flax.inference.image_output import check_output, check_output_folder, save_image
 from spectral_flax.inference.images import files_by_stem, pillow, read_pair
-from spectral_flax.kernels.cpu import compiler_options
-from spectral_flax.layers.modes import evaluation_mode
+from spectral_flax.inference.inpainting_plan import Mode, check_mode, make_plan
+from spectral_flax.kernels.memory import available_memory, parse_memory
+
+MARGIN = 0.8  # of the memory that is left, which may be planned with; estimates are rough
 
 
 def inpaint(
-    model: nnx.Module, image: ArrayLike, mask: ArrayLike, *, multiple: int = 8
+    model: nnx.Module,
+    image: ArrayLike,
+    mask: ArrayLike,
+    *,
+    multiple: int = 8,
+    mode: Mode = "auto",
+    max_memory: int | str | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> np.ndarray:
     """Fill in the missing part of an image: ``[H, W, 3], [H, W] -> [H, W, 3]``.
 
@@ -30,8 +40,18 @@ def inpaint(
     padded at the bottom and on the right, by mirroring, to multiples of ``multiple``; a larger one
     means fewer compilations for a collection of sizes.
 
+    An image larger than a device's memory is filled in by another ``mode``, chosen from an estimate
+    before anything is compiled: "whole", if it fits; "rows", the rows of all maps over this
+    process's devices, if there are several; "crops", each hole with its surroundings, one crop
+    after another; "refine", such crops at a size that a LaMa knows, then at two and four times
+    that, with features optimised to agree (`refinement`), and enlarged if that is still too small.
+    "auto" takes the first that ``max_memory`` (bytes, or a text such as "8GiB") allows; without
+    that, four fifths of what the device has left. A mode that is named is refused only where
+    ``max_memory`` forbids it. ``report`` is told the plan, then each step, in a line.
+
     Raises:
-      ValueError: a shape does not fit, values are outside [0, 1], or the model is no generator.
+      ValueError: a shape does not fit, values are outside [0, 1], the model is no generator, or
+        the mode is unknown, impossible, or takes more memory than ``max_memory``.
       TypeError: the image is neither uint8 nor floating.
     """
     image, mask = np.asarray(image), np.asarray(mask)
@@ -47,22 +67,49 @@ def inpaint(
         raise ValueError("image has values outside [0, 1]")
     if multiple < 1 or multiple % 8:
         raise ValueError(f"multiple={multiple}; expected a multiple of 8")
+    check_mode(mode)
+    limit = _limit(mode, max_memory)
     missing = mask != 0
     if not missing.any():
         return image.copy()
-    scale = 255 if image.dtype == np.uint8 else 1
-    x, m = image.astype(np.float32) / np.float32(scale), missing.astype(np.float32)[..., None]
+    generator = Generator(model, multiple)
     if image.ndim == 3:
-        x, m = x[None], m[None]
-    height, width = x.shape[1:3]
-    margins = [(0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)]
-    x, m = (np.pad(a, margins, mode="symmetric") for a in (x, m))
-    graphdef, state = nnx.split(evaluation_mode(model))
-    filled = np.asarray(_compiled_fill()(graphdef, state, x, m))[:, :height, :width] * scale
-    if image.dtype == np.uint8:
-        filled = np.rint(filled)
-    filled = np.clip(filled, 0, scale).reshape(image.shape).astype(image.dtype)
-    return np.where(missing[..., None], filled, image)
+        return _inpaint(generator, image, missing, mode, limit, report)
+    most = float("inf") if limit is None else limit
+    if mode in ("auto", "whole") and generator.memory(missing.shape) <= most:
+        return generator.fill(image, missing)
+    pairs = zip(image, missing, strict=True)
+    return np.stack([_inpaint(generator, *pair, mode, limit, report) for pair in pairs])
+
+
+def _inpaint(generator, image, missing, mode, limit, report):
+    """Fill in one image as planned."""
+    devices = jax.local_devices()
+    plan = make_plan(generator, missing, mode=mode, limit=limit, devices=devices)
+    report(str(plan))
+    if plan.mode in ("whole", "rows"):
+        sharing = devices if plan.mode == "rows" else ()
+        return generator.fill(image[None], missing[None], sharing)[0]
+    filled, missing = image.copy(), missing.copy()
+    for number, crop in enumerate(plan.crops, start=1):
+        size = " x ".join(map(str, crop.shape))
+        report(f"crop {number} of {len(plan.crops)}: {size} pixels")
+        part, unknown = filled[crop.window], missing[crop.window]
+        now = unknown & plan.holes.inside(crop)
+        if plan.mode == "refine":
+            result = generator.refine(part, unknown, plan.finest[number - 1], report)
+        else:
+            result = generator.fill(part[None], unknown[None])[0]
+        part[now] = result[now]
+        unknown[now] = False
+    return filled
+
+
+def _limit(mode: Mode, max_memory: int | str | None) -> int | None:
+    if max_memory is not None:
+        return parse_memory(max_memory)
+    left = available_memory(jax.local_devices()[0]) if mode == "auto" else None
+    return None if left is None else int(left * MARGIN)
 
 
 def inpaint_file(
@@ -71,15 +118,16 @@ def inpaint_file(
     mask: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    multiple: int = 8,
     overwrite: bool = False,
+    **options: Any,
 ) -> None:
     """Fill in an image file where a mask file marks it, and write the result to ``out``.
 
     Marked is what is not black, or the shape in a mask's alpha channel (`images.read_mask`). Grey
     images stay grey and an alpha channel is kept as it is, and so are colour profile, EXIF,
     resolution and texts; the result is upright. Known pixels are unchanged if ``out`` is of a
-    lossless format (PNG, TIFF, WebP). All is checked before the work begins.
+    lossless format (PNG, TIFF, WebP). All is checked before the work begins. ``options`` are those
+    of `inpaint`.
 
     Raises:
       ValueError: a file is no image, has more than 8 bits a channel, the sizes or the frames
@@ -89,7 +137,7 @@ def inpaint_file(
     pixels, missing = read_job(image, mask, out, overwrite=overwrite)
     grey, opaque = pixels.shape[-1] < 3, pixels.shape[-1] in (1, 3)
     colour = np.repeat(pixels[..., :1], 3, -1) if grey else pixels[..., :3]
-    filled = inpaint(model, colour, missing, multiple=multiple)
+    filled = inpaint(model, colour, missing, **options)
     if grey:
         filled = np.rint(filled.astype(np.float32).mean(-1, keepdims=True)).astype(np.uint8)
     if not opaque:
@@ -124,9 +172,9 @@ def inpaint_folder(
     masks: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    multiple: int = 8,
     overwrite: bool = False,
     on_fault: Callable[[Exception], None] | None = None,
+    **options: Any,
 ) -> Iterator[pathlib.Path]:
     """Fill in every image of a folder with the mask of the same stem, writing PNG files to ``out``.
 
@@ -138,7 +186,7 @@ def inpaint_folder(
     local_path(out, "output").mkdir(parents=True, exist_ok=True)
     for image, mask, path in jobs:
         try:
-            inpaint_file(model, image, mask, path, multiple=multiple, overwrite=overwrite)
+            inpaint_file(model, image, mask, path, overwrite=overwrite, **options)
         except (ValueError, OSError) as error:
             if on_fault is None:
                 raise
@@ -175,20 +223,3 @@ def folder_jobs(
     ]
     check_output_folder(out, [path for _, _, path in jobs], overwrite=overwrite)
     return jobs
-
-
-@functools.cache
-def _compiled_fill():
-    # Not at import: the choice of options initialises JAX's devices.
-    return jax.jit(_fill, static_argnums=0, compiler_options=compiler_options())
-
-
-def _fill(graphdef, state, image, mask):
-    model = nnx.merge(graphdef, state)
-    try:
-        y = model(jnp.concatenate([image * (1 - mask), mask], axis=-1))
-    except ValueError as error:
-        raise ValueError(f"{type(model).__name__} is no inpainting generator: {error}") from error
-    if not hasattr(y, "shape") or y.shape != image.shape:
-        raise ValueError(f"{type(model).__name__} is no inpainting generator")
-    return y.astype(jnp.float32)

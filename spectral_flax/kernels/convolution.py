@@ -24,6 +24,12 @@ plain_convolutions = jax.make_user_context(False)
 To compare with, or to look for a fault. A program is compiled for each of the two.
 """
 
+cpu_forms = jax.make_user_context(True)
+"""Within ``with cpu_forms(False):`` the CPU computes convolutions as other platforms do.
+
+For programs in which devices share the rows of maps: the CPU's own forms are of whole maps.
+"""
+
 
 def convolution(
     x: jax.Array,
@@ -189,7 +195,7 @@ def _has_forms(x, kernel):
 
     It has no rule for arrays whose type says how they are split, and none for symbolic sizes.
     """
-    if x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+    if not cpu_forms.value or x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         return False
     if not all(isinstance(n, int) for n in (*x.shape, *kernel.shape)):
         return False

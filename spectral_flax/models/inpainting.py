@@ -116,8 +116,7 @@ class Lama(Rematerialisable):
         self.in_features = in_features
         self.output_activation = output_activation
 
-    def features(self, x: jax.Array) -> dict[str, jax.Array]:
-        """Return the feature maps by name: ``stem``, ``down1`` …, ``blocks``, ``up1`` … ."""
+    def _before(self, x: jax.Array) -> dict[str, jax.Array]:
         x = as_floating(x=x)
         unit = 2 ** len(self.down)
         if (
@@ -134,17 +133,33 @@ class Lama(Rematerialisable):
         for i, down in enumerate(self.down, start=1):
             x = down(x)
             maps[f"down{i}"] = x
+        return maps
+
+    def _after(self, x: jax.Array) -> dict[str, jax.Array]:
         for block in self.blocks:
             x = self._run(block, x)
-        maps["blocks"] = x
+        maps = {"blocks": x}
         for i, up in enumerate(self.up, start=1):
             x = up(x)
             maps[f"up{i}"] = x
         return maps
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = self.features(x)[f"up{len(self.up)}"]
+    def features(self, x: jax.Array) -> dict[str, jax.Array]:
+        """Return the feature maps by name: ``stem``, ``down1`` …, ``blocks``, ``up1`` … ."""
+        before = self._before(x)
+        return before | self._after(before[f"down{len(self.down)}"])
+
+    def encode(self, x: jax.Array) -> jax.Array:
+        """Return the map that the residual blocks get."""
+        return self._before(x)[f"down{len(self.down)}"]
+
+    def decode(self, x: jax.Array) -> jax.Array:
+        """Return the result from the map that the residual blocks get."""
+        x = self._after(x)[f"up{len(self.up)}"]
         return _ACTIVATIONS[self.output_activation](self.head(x))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.decode(self.encode(x))
 
 
 class PatchDiscriminator(nnx.Module):
