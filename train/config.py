@@ -17,10 +17,7 @@ from annotated_types import Ge, Interval, Le, Lt
 from spectral_flax.checkpoints.earlier import current_options
 from spectral_flax.messages import shown
 from spectral_flax.models.record import Sampling
-from train.fields import BelowOne, Count, Natural, NonNegative, Path, Positive, Size
-
-Hue = Annotated[float, Ge(0), Le(0.5)]
-"""A change of hue, as a part of the circle of colours."""
+from train.fields import BelowOne, Count, Hue, Natural, NonNegative, Path, Positive, Size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +47,8 @@ class Data:
     segments: Count = 1
     """Clips spread over the video that make one example (videos)."""
     crop: Literal["random_resized", "multi_scale", "short_side", "centre"] = "random_resized"
-    """Crop of a training image (image and video files). random_resized: any area and
-    shape; multi_scale: one of four scales and 13 places; short_side: resized at random, then
-    cropped; centre: as in the test."""
+    """Crop of a training image or clip. random_resized: any area and shape; multi_scale: one of four
+    scales and 13 places; short_side: resized at random, then cropped; centre: as in the test."""
     scale: tuple[Positive, Annotated[Positive, Le(1)]] = (0.08, 1.0)
     """Least and greatest share of the area (crop random_resized)."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)

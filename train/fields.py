@@ -21,6 +21,7 @@ Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 BelowOne = Annotated[float, Interval(ge=0, lt=1)]
+Hue = Annotated[float, Ge(0), Le(0.5)]  # a change of it, as a part of the circle of colours
 
 _WORDS = {
     int: "a whole number",
