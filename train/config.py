@@ -47,8 +47,8 @@ class Data:
     segments: Count = 1
     """Clips spread over the video that make one example (videos)."""
     crop: Literal["random_resized", "multi_scale", "short_side", "centre"] = "random_resized"
-    """Crop of a training image or clip. random_resized: any area and shape; multi_scale: one of four
-    scales and 13 places; short_side: resized at random, then cropped; centre: as in the test."""
+    """Crop of a training image or clip. random_resized: any area and shape; multi_scale: one of
+    four scales and 13 places; short_side: resized at random, then cropped; centre: as in tests."""
     scale: tuple[Positive, Annotated[Positive, Le(1)]] = (0.08, 1.0)
     """Least and greatest share of the area (crop random_resized)."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
