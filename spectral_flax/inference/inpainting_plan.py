@@ -18,7 +18,7 @@ from spectral_flax.messages import closest
 Mode = Literal["auto", "whole", "rows", "crops", "refine"]
 SMALLEST = 8  # how much smaller the smallest maps of a generator are than the image
 REDUCTIONS = 3  # sizes that a crop may be refined at: its own, a half, a quarter
-SHARE = 1.3  # of one device's memory over the number of devices, which each of them takes
+SHARE = 1.1  # of one device's memory over the number of devices, which each of them takes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,11 +18,11 @@ from spectral_flax.layers.modes import evaluation_mode
 
 
 class Mean(nnx.Module):
-    """A generator that sees 32 pixels far: the mean of what is known there."""
+    """A generator that sees 16 pixels far: the mean of what is known there."""
 
     def __call__(self, x):
         known = jnp.concatenate([x[..., :3], 1 - x[..., 3:]], -1)
-        for window in ((1, 65, 1, 1), (1, 1, 65, 1)):
+        for window in ((1, 33, 1, 1), (1, 1, 33, 1)):
             known = lax.reduce_window(known, 0.0, lax.add, window, (1,) * 4, "SAME")
         return known[..., :3] / jnp.maximum(known[..., 3:], 1)
 
@@ -96,7 +96,7 @@ def test_crops_leave_no_border():
     assert steps[border] < 1.2 * max(steps[border - 8], steps[border + 8])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_each_hole_is_whole_in_one_crop(seed):
     rng = np.random.default_rng(seed)
     missing = np.zeros(rng.integers(200, 1500, 2), bool)
