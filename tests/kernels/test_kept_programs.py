@@ -22,7 +22,7 @@ from spectral_flax.kernels.kept_programs import keep_programs
 print(os.listdir(os.environ["SPECTRAL_FLAX_CACHE"]))
 keep_programs()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-mesh = jax.make_mesh((2,), ("data",))
+mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 split = NamedSharding(mesh, PartitionSpec("data"))
 x = jax.ShapeDtypeStruct((4, 20, 20, 2), jnp.float32, sharding=split)
 jax.jit(sf.functional.rfft2).lower(x).compile()
