@@ -7,7 +7,7 @@ published ones before anything is timed. Each side's settings take a short turn 
 is named and takes the turns that count. Prints Markdown tables and writes
 benchmarks/results/compare_SUITE_PRECISION.json.
 
-Run: pip install -e ".[bench]"
+Run: pip install -e ".[bench]"        (and jaxnn, in an environment with torchvision)
      python -m benchmarks.compare plain operators models
      python -m benchmarks.compare models --only resnet50 --work training --compiled --turns 5
 """
