@@ -178,6 +178,18 @@ def _network(path: str, block: str | None = None, block_options=None, **options)
 IMAGES, QUICK_IMAGES = [(4, 224, 224, 3)], [(2, 64, 64, 3)]
 NETWORK_WORKS = ("inference", "training")
 
+
+def _fast_fourier(lfu: bool) -> Case:
+    return Case(
+        IMAGES,
+        QUICK_IMAGES,
+        _model("ffc_resnet50", ratio=0.25, lfu=lfu),
+        _network("fourier:FFCResNet", ratio=0.25, lfu=lfu),
+        "ffc_resnet50_lfu",
+        NETWORK_WORKS,
+    )
+
+
 MODELS = {
     "resnet50": Case(
         IMAGES,
@@ -188,22 +200,8 @@ MODELS = {
         NETWORK_WORKS,
         {"jaxnn": "benchmarks.sides:jaxnn"},
     ),
-    "ffc_resnet50": Case(
-        IMAGES,
-        QUICK_IMAGES,
-        _model("ffc_resnet50", ratio=0.25, lfu=False),
-        _network("fourier:FFCResNet", ratio=0.25, lfu=False),
-        "ffc_resnet50_lfu",
-        NETWORK_WORKS,
-    ),
-    "ffc_resnet50_lfu": Case(
-        IMAGES,
-        QUICK_IMAGES,
-        _model("ffc_resnet50", ratio=0.25, lfu=True),
-        _network("fourier:FFCResNet", ratio=0.25, lfu=True),
-        "ffc_resnet50_lfu",
-        NETWORK_WORKS,
-    ),
+    "ffc_resnet50": _fast_fourier(lfu=False),
+    "ffc_resnet50_lfu": _fast_fourier(lfu=True),
     "resnet50_bat": Case(
         IMAGES,
         [(2, 112, 112, 3)],

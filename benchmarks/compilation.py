@@ -93,7 +93,7 @@ def in_a_process(cache: str, arguments: list) -> dict:
     """Return what `measured` finds in a fresh process that keeps its programs in ``cache``."""
     code = (
         "import json, sys; from benchmarks.compilation import measured; "
-        "from spectral_flax.kernels.kept_programs import keep_programs; keep_programs(); "
+        "from spectral_flax.kept_programs import keep_programs; keep_programs(); "
         "print(json.dumps(measured(*json.loads(sys.argv[1]))))"
     )
     given = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}

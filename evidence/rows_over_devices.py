@@ -12,7 +12,6 @@ Run: python -m evidence.rows_over_devices [NAME ...] [--sizes 512 1024] [--meshe
 """
 
 import argparse
-import importlib
 import os
 import re
 
@@ -27,6 +26,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import spectral_flax as sf
 from benchmarks.results import write
 from spectral_flax.analysis.collectives import collectives
+from spectral_flax.kernels.convolution import cpu_forms
 
 NAMES = ("ffc_resnet50", "resnet50_bat", "resnet50_nl", "lama", "unet_srl_fft")
 WHOLE = PartitionSpec()
@@ -93,9 +93,12 @@ def main() -> None:
     parser.add_argument("--meshes", nargs="*", default=["1x8", "2x4"], help="data x space")
     parser.add_argument("--parts", nargs="*", default=["forward", "training"])
     parser.add_argument("--run", action="store_true")
-    given = parser.parse_args()
-    module = importlib.import_module("spectral_flax.kernels.convolution")
-    module._has_forms = lambda *_: False
+    with cpu_forms(False):
+        measure(parser.parse_args())
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Compile, and with ``--run`` compute, everything that is asked for, and write the figures."""
     rows = {}
     for name, size, shape in (
         (name, size, shape)

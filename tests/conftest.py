@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import jax
 import pytest
 
-from spectral_flax.kernels.kept_programs import KEPT_BYTES, drop_oldest
+from spectral_flax.kept_programs import KEPT_BYTES, drop_oldest
 
 CACHE = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
 

@@ -16,6 +16,8 @@ LIBRARY = [
     "messages",
     "buckets",
     "files",
+    "kept_programs",
+    "memory",
     "plugins",
     "arrays",
     "kernels",

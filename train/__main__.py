@@ -30,8 +30,8 @@ def main(
     try:
         config = parse(words, program)
         # Not before --help and typing errors are dealt with.
+        from spectral_flax.kept_programs import keep_programs
         from spectral_flax.kernels.cpu import keep_freed_memory
-        from spectral_flax.kernels.kept_programs import keep_programs
         from train.processes.distributed import joined
         from train.run.loop import run
         from train.run.rehearsal import rehearse, show

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from spectral_flax.analysis.calls import hooked
 from spectral_flax.functional.fourier import RealFFT
-from spectral_flax.kernels.memory import inner_jaxprs
+from spectral_flax.memory import inner_jaxprs
 
 _MARK = "@"  # begins a name scope that is the path of a module
 

@@ -21,8 +21,8 @@ from spectral_flax.cli import (
     visualize,
 )
 from spectral_flax.cli.options import add_plugins, complain
+from spectral_flax.kept_programs import keep_programs
 from spectral_flax.kernels.cpu import keep_freed_memory
-from spectral_flax.kernels.kept_programs import keep_programs
 from spectral_flax.plugins import import_plugins
 
 COMMANDS = (

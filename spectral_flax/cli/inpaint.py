@@ -17,7 +17,7 @@ from spectral_flax.cli.options import (
 )
 from spectral_flax.inference.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
 from spectral_flax.inference.inpainting_plan import Mode
-from spectral_flax.kernels.memory import parse_memory
+from spectral_flax.memory import parse_memory
 
 
 def add_command(commands) -> None:

@@ -12,7 +12,7 @@ from spectral_flax.analysis.profile import Cost, Profile, profile
 from spectral_flax.analysis.published import TABLES, Convention, Row, agrees, recount
 from spectral_flax.analysis.rows_over_devices import profile_over_devices, simulate_devices
 from spectral_flax.cli.options import add_options, described, input_shape, model_names, parse_size
-from spectral_flax.kernels.memory import shown_memory
+from spectral_flax.memory import shown_memory
 from spectral_flax.models.registry import abstract_model, card
 
 TOLERANCE = 0.02  # of multiply-adds against a published figure

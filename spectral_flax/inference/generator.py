@@ -14,8 +14,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from spectral_flax.inference import refinement
 from spectral_flax.kernels.convolution import cpu_forms
 from spectral_flax.kernels.cpu import compiler_options
-from spectral_flax.kernels.memory import convolution_space, peak_memory
 from spectral_flax.layers.modes import evaluation_mode
+from spectral_flax.memory import convolution_space, peak_memory
 from spectral_flax.models.inpainting import Lama
 
 # What programs take, of the memory that is alive in their traces. Measured on the CPU for LaMa big:

@@ -17,7 +17,7 @@ from spectral_flax.inference.generator import Generator
 from spectral_flax.inference.image_output import check_output, check_output_folder, save_image
 from spectral_flax.inference.images import files_by_stem, pillow, read_pair
 from spectral_flax.inference.inpainting_plan import Mode, check_mode, make_plan
-from spectral_flax.kernels.memory import available_memory, parse_memory
+from spectral_flax.memory import available_memory, parse_memory
 
 MARGIN = 0.8  # of the memory that is left, which may be planned with; estimates are rough
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from spectral_flax.inference.generator import Generator
 from spectral_flax.inference.holes import LEAST_SIDE, Crop, Holes
-from spectral_flax.kernels.memory import shown_memory
+from spectral_flax.memory import shown_memory
 from spectral_flax.messages import closest
 
 Mode = Literal["auto", "whole", "rows", "crops", "refine"]

@@ -1,11 +1,10 @@
 """Layers on maps whose rows lie on a mesh axis: those of one device, and no map gathered."""
 
-import importlib
-
 import pytest
 from flax import nnx
 from rows_over_devices import check_layer
 
+from spectral_flax.kernels.convolution import cpu_forms
 from spectral_flax.layers import (
     FFC,
     DoubleAttention,
@@ -20,10 +19,10 @@ SIX = (2, 12, 12, 16)  # blocks of two rows, which four devices do not share eve
 
 
 @pytest.fixture(autouse=True)
-def convolutions_of_accelerators(monkeypatch):
+def convolutions_of_accelerators():
     """The forms that the CPU gets gather the gradients of maps of a row a device."""
-    module = importlib.import_module("spectral_flax.kernels.convolution")
-    monkeypatch.setattr(module, "_has_forms", lambda *_: False)
+    with cpu_forms(False):
+        yield
 
 
 @pytest.mark.parametrize("shape", [UNEVEN, SIX], ids=str)

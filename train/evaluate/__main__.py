@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import track
 
 from spectral_flax.files import any_path
+from spectral_flax.kept_programs import keep_programs
 from spectral_flax.kernels.cpu import keep_freed_memory
-from spectral_flax.kernels.kept_programs import keep_programs
 from train.command.line import load, take_options
 from train.config import Config, Data, Mesh
 from train.errors import UserError

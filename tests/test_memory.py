@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from spectral_flax.kernels.memory import available_memory, parse_memory, peak_memory, shown_memory
+from spectral_flax.memory import available_memory, parse_memory, peak_memory, shown_memory
 
 
 def peak(function):

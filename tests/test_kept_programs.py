@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from spectral_flax.kernels.kept_programs import drop_oldest, keep_programs
+from spectral_flax.kept_programs import drop_oldest, keep_programs
 
 # A Fourier transform split over two devices: its program holds a function that splits it.
 COMPILING = """
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import spectral_flax as sf
-from spectral_flax.kernels.kept_programs import keep_programs
+from spectral_flax.kept_programs import keep_programs
 
 print(os.listdir(os.environ["SPECTRAL_FLAX_CACHE"]))
 keep_programs()
