@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from benchmarks.compiled_step import compiled_step
 from benchmarks.results import write
 from spectral_flax.analysis.collectives import collectives
-from spectral_flax.kernels.convolution import cpu_forms
+from spectral_flax.kernels.convolution import whole_maps
 from train.config import Config
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     for name in given.names:
         for size in given.sizes:
             config = Config(model=name, parallel=given.parallel, batch_size=16)
-            with cpu_forms(False):
+            with whole_maps(False):
                 step = compiled_step(config, size)
             rows[f"{name} {size}"] = row = collectives(step.program.as_text())
             params = size_in_bytes(step.params.values())

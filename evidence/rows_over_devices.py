@@ -26,7 +26,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import spectral_flax as sf
 from benchmarks.results import write
 from spectral_flax.analysis.collectives import collectives
-from spectral_flax.kernels.convolution import cpu_forms
+from spectral_flax.kernels.convolution import whole_maps
 
 NAMES = ("ffc_resnet50", "resnet50_bat", "resnet50_nl", "lama", "unet_srl_fft")
 WHOLE = PartitionSpec()
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--meshes", nargs="*", default=["1x8", "2x4"], help="data x space")
     parser.add_argument("--parts", nargs="*", default=["forward", "training"])
     parser.add_argument("--run", action="store_true")
-    with cpu_forms(False):
+    with whole_maps(False):
         measure(parser.parse_args())
 
 

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from spectral_flax.analysis.collectives import Collective, collectives
-from spectral_flax.kernels.convolution import cpu_forms
+from spectral_flax.kernels.convolution import whole_maps
 from spectral_flax.layers.modes import evaluation_mode
 
 
@@ -81,7 +81,7 @@ def profile_over_devices(
     # The parts of arguments have to be equal, unlike those of what is computed from them.
     images = rows if height % devices == 0 else whole
     function = jax.jit(run, in_shardings=(whole, images))
-    with cpu_forms(False):
+    with whole_maps(False):
         program = function.lower(abstract, jax.ShapeDtypeStruct(tuple(shape), dtype)).compile()
     memory = program.memory_analysis()
     return DeviceCost(

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax.checkpoints.store import record_of
 from spectral_flax.inference.preparation import normalized_as, preprocessing_of
 from spectral_flax.layers.modes import evaluation_mode
-from spectral_flax.models.record import UNKNOWN, ModelRecord
+from spectral_flax.models.inpainting import masked_input
 
 Inputs = Literal["pixels", "prepared"]
 
@@ -74,11 +75,6 @@ def make_program(
     return made
 
 
-def record_of(model: nnx.Module) -> ModelRecord:
-    """Return the record of a model; an unknown one where it has none."""
-    return model.record if hasattr(model, "record") else UNKNOWN
-
-
 _OUTPUTS = {
     "classification": ("logits", "float32 [N, classes]; their softmax are probabilities"),
     "segmentation": ("logits", "float32 [N, H, W, classes]; the largest is the class of a pixel"),
@@ -121,7 +117,7 @@ def _filling(model, record, sizes) -> Program:
         # As a number first: not every runtime compares bytes.
         missing = jnp.minimum(mask.astype(np.float32), 1)[..., None]
         x, m = (jnp.pad(a, margins, mode="symmetric") for a in (pixels / 255, missing))
-        y = model(jnp.concatenate([x * (1 - m), m], axis=-1)).astype(np.float32)
+        y = model(masked_input(x, m)).astype(np.float32)
         filled = 255 * jnp.clip(y[:, :height, :width], 0, 1)
         return jnp.where(missing > 0, filled, pixels)
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from spectral_flax.kernels.convolution import whole_maps
+
 
 def repeat_last(x: jax.Array, size: int, axis: int) -> jax.Array:
     """Extend ``axis`` to ``size`` by repeating its last position.
@@ -25,13 +27,13 @@ def reflect(x: jax.Array, margins: Sequence[int]) -> jax.Array:
     """Pad by reflection: ``[N, *spatial, C]``, by as many positions as ``margins`` says.
 
     The numbers of ``jnp.pad(mode="reflect")``, which glues pieces together: where devices share
-    the axis, XLA moves twice the data for that. So zeros are padded, and each position among them
-    chosen from its mirror image: pieces padded to the whole length would be whole maps on every
-    device. A margin as long as its axis is left to ``jnp.pad``.
+    the axis, XLA moves twice the data for that. So within `kernels.whole_maps` of False zeros are
+    padded, and each position among them chosen from its mirror image: pieces padded to the whole
+    length would be whole maps on every device. A margin as long as its axis is left to ``jnp.pad``.
     """
     for axis, margin in enumerate(margins, start=1):
         size = x.shape[axis]
-        if margin >= size:
+        if margin >= size or (margin and whole_maps.value):
             pads = [(margin, margin) if i == axis else (0, 0) for i in range(x.ndim)]
             x = jnp.pad(x, pads, mode="reflect")
         elif margin:

@@ -12,11 +12,11 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from spectral_flax.inference import refinement
-from spectral_flax.kernels.convolution import cpu_forms
+from spectral_flax.kernels.convolution import whole_maps
 from spectral_flax.kernels.cpu import compiler_options
 from spectral_flax.layers.modes import evaluation_mode
 from spectral_flax.memory import convolution_space, peak_memory
-from spectral_flax.models.inpainting import Lama
+from spectral_flax.models.inpainting import Lama, masked_input
 
 # What programs take, of the memory that is alive in their traces. Measured on the CPU for LaMa big:
 # 1.03 planned by XLA at 512, and 1.8 for a step of refinement at 832, where the process took 2.5.
@@ -52,7 +52,7 @@ class Generator:
             by_rows = NamedSharding(mesh, PartitionSpec(None, "space"))
             arrays = jax.device_put(arrays, by_rows)
             state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-        with cpu_forms(not devices):
+        with whole_maps(not devices):
             filled = _compiled()(self._graphdef, state, *arrays)
         return _merged(images, missing, np.asarray(filled)[:, :height, :width])
 
@@ -77,7 +77,7 @@ class Generator:
         rows, columns = self._padded(tuple(size), devices)
         maps = [jax.ShapeDtypeStruct((count, rows, columns, c), jnp.float32) for c in (3, 1)]
         state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), self._state)
-        with cpu_forms(devices == 1):
+        with whole_maps(devices == 1):
             traced = _compiled().trace(self._graphdef, state, *maps)
         return _size(state) + (_size(maps) + _planned(traced, TIMES_ALIVE)) // devices
 
@@ -134,7 +134,7 @@ def _compiled():
 def _fill(graphdef, state, image, mask):
     model = nnx.merge(graphdef, state)
     try:
-        y = model(jnp.concatenate([image * (1 - mask), mask], axis=-1))
+        y = model(masked_input(image, mask))
     except ValueError as error:
         raise ValueError(f"{type(model).__name__} is no inpainting generator: {error}") from error
     if not hasattr(y, "shape") or y.shape != image.shape:

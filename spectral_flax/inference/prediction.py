@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
+from spectral_flax.checkpoints.store import record_of
 from spectral_flax.inference.classification import BATCH, best_classes, classify, outputs
 from spectral_flax.inference.images import File, pillow, read_image
 from spectral_flax.inference.pose import predict_pose
@@ -16,7 +17,7 @@ from spectral_flax.inference.preparation import (
     prepare_views,
     preprocessing_of,
 )
-from spectral_flax.models.record import UNKNOWN, Preprocessing
+from spectral_flax.models.record import Preprocessing
 
 
 class Pose(NamedTuple):
@@ -57,7 +58,7 @@ def predict(
       TypeError: the model has no record, and ``about`` does not stand in for it.
       OSError, ImageFileError: a file can not be read.
     """
-    record = model.record if hasattr(model, "record") else UNKNOWN
+    record = record_of(model)
     about = preprocessing_of(model if about is None else about)
     if not isinstance(images, Sequence) or isinstance(images, str | bytes):
         how = dict(about=about, class_names=class_names, top=top, boxes=boxes)

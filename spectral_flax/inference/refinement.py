@@ -20,7 +20,7 @@ from flax import nnx
 from jax import lax
 
 from spectral_flax.kernels.cpu import compiler_options
-from spectral_flax.models.inpainting import Lama
+from spectral_flax.models.inpainting import Lama, masked_input
 
 # As published, with sizes up to 1.8 million pixels.
 SIDE = 512  # pixels, about, of the shorter side of the coarsest scale
@@ -99,7 +99,7 @@ def _compiled(function):
 
 
 def _encoded(graphdef, state, image, mask):
-    return nnx.merge(graphdef, state).encode(jnp.concatenate([image * (1 - mask), mask], -1))
+    return nnx.merge(graphdef, state).encode(masked_input(image, mask))
 
 
 def _decoded(graphdef, state, z):

@@ -24,10 +24,11 @@ plain_convolutions = jax.make_user_context(False)
 To compare with, or to look for a fault. A program is compiled for each of the two.
 """
 
-cpu_forms = jax.make_user_context(True)
-"""Within ``with cpu_forms(False):`` the CPU computes convolutions as other platforms do.
+whole_maps = jax.make_user_context(True)
+"""Within ``with whole_maps(False):`` nothing takes a form that is for maps on one device alone.
 
-For programs in which devices share the rows of maps: the CPU's own forms are of whole maps.
+For programs in which devices share the rows of maps: convolutions on the CPU are then those of
+other platforms, and reflection moves rows, not maps.
 """
 
 
@@ -195,7 +196,7 @@ def _has_forms(x, kernel):
 
     It has no rule for arrays whose type says how they are split, and none for symbolic sizes.
     """
-    if not cpu_forms.value or x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
+    if not whole_maps.value or x.dtype != kernel.dtype or not jnp.issubdtype(x.dtype, jnp.floating):
         return False
     if not all(isinstance(n, int) for n in (*x.shape, *kernel.shape)):
         return False

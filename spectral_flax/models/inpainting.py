@@ -28,6 +28,14 @@ from spectral_flax.models.registry import Model, add
 _ACTIVATIONS = {"sigmoid": nnx.sigmoid, "tanh": jnp.tanh, None: lambda x: x}
 
 
+def masked_input(image: jax.Array, mask: jax.Array) -> jax.Array:
+    """Return what a generator gets: ``[N, H, W, 3], [N, H, W, 1] -> [N, H, W, 4]``.
+
+    The image times ``1 - mask``, then the mask, which is 1 where the image is missing.
+    """
+    return jnp.concatenate([image * (1 - mask), mask], axis=-1)
+
+
 class ResidualFFC(nnx.Module):
     """Two FFCs, normalised and rectified, beside the identity: ``[N, H, W, C]`` to the same."""
 
@@ -44,8 +52,7 @@ class Lama(Rematerialisable):
 
     H and W are multiples of ``2**downsampling``.
     A 7x7 convolution, ``downsampling`` halvings, residual blocks of FFCs, as many doublings, a 7x7
-    convolution. The input is the image (values in [0, 1]) times (1 - mask), then the mask (1 where
-    the image is missing). Convolutions pad by reflection.
+    convolution. The input is `masked_input` of an image in [0, 1]. Convolutions pad by reflection.
 
     Args:
       blocks: residual blocks.

@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 from rows_over_devices import check_layer
 
-from spectral_flax.kernels.convolution import cpu_forms
+from spectral_flax.kernels.convolution import whole_maps
 from spectral_flax.layers import (
     FFC,
     DoubleAttention,
@@ -21,7 +21,7 @@ SIX = (2, 12, 12, 16)  # blocks of two rows, which four devices do not share eve
 @pytest.fixture(autouse=True)
 def convolutions_of_accelerators():
     """The forms that the CPU gets gather the gradients of maps of a row a device."""
-    with cpu_forms(False):
+    with whole_maps(False):
         yield
 
 

@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from spectral_flax.kernels import whole_maps
 from spectral_flax.kernels.cpu import compiler_options
 from spectral_flax.layers.modes import evaluation_mode
 from train.checkpoints.state import Leaves, Network, TrainState
@@ -51,7 +52,8 @@ def make_train_step(
         if task.players:
             update = lambda grads: tx.update(grads, state.opt_state, state.params)[0]
             compute = alternating_gradients(gradient, task.players, update)
-        scalars, model_state, grads = compute(params, state.model_state, batch, key)
+        with whole_maps(mesh.shape["space"] == 1):
+            scalars, model_state, grads = compute(params, state.model_state, batch, key)
         norm = optax.tree.norm(grads)
         grads = lax.with_sharding_constraint(grads, everywhere.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -187,7 +189,9 @@ def make_eval_step(
     def eval_step(params: Leaves, model_state: Leaves, batch: Batch) -> Scalars:
         params = lax.with_sharding_constraint(params, replicated(mesh))
         batch = split_rows(mesh, batch)
-        return task.metric_sums(evaluation_mode(network.merge(params, model_state)), batch)
+        model = evaluation_mode(network.merge(params, model_state))
+        with whole_maps(mesh.shape["space"] == 1):
+            return task.metric_sums(model, batch)
 
     options = compiler_options(mesh.devices.flat[0].platform)
     return jax.jit(eval_step, out_shardings=replicated(mesh), compiler_options=options)

@@ -16,7 +16,7 @@ import spectral_flax as sf
 from spectral_flax.checkpoints.names import register_rules
 from spectral_flax.checkpoints.names.inpainting import training_rules
 from spectral_flax.checkpoints.weights import Weights
-from spectral_flax.models.inpainting import PatchDiscriminator
+from spectral_flax.models.inpainting import PatchDiscriminator, masked_input
 from train.checkpoints.encoders import fill_encoder, kept_encoder
 from train.config import Config
 from train.data import Source
@@ -165,7 +165,7 @@ def _with_holes(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 def _filled(generator, batch):
     image, mask = batch["image"].astype(jnp.float32) / 255, batch["mask"][..., None]
-    fake = generator(jnp.concatenate([image * (1 - mask), mask], axis=-1))
+    fake = generator(masked_input(image, mask))
     return image, mask, fake.astype(jnp.float32)
 
 
