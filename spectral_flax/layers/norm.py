@@ -101,17 +101,54 @@ def _normalised_by_batch(x, mean, var, scale, bias, momentum, epsilon, axis_name
     if count == 0:  # an empty batch has no mean
         y = _scaled(x, var.astype(x.dtype), scale, bias, epsilon)
         return y.astype(dtype), mean, var
-    axes = tuple(range(x.ndim - 1))
-    average = functools.partial(lax.pmean, axis_name=axis_name) if axis_name else lambda a: a
-    batch_mean = average(x.mean(axes))
-    # On the CPU sums over positions are calls that need this in memory, where the rest of the
-    # program would still compute it from x again, and so both would be kept.
-    centred = held_on_cpu(x - per_channel(batch_mean, x))
-    batch_var = average(jnp.square(centred).mean(axes))
+    # Held, and so is its cotangent: both gradients of a convolution read that.
+    x = held_on_cpu(x)
+    y, batch_mean, batch_var = _standardised(x, scale, bias, epsilon, axis_name)
     count *= lax.axis_size(axis_name) if axis_name else 1
     unbiased = batch_var * (count / max(count - 1, 1))
-    y = _scaled(centred, batch_var, scale, bias, epsilon).astype(dtype)
-    return y, _moved(mean, batch_mean, momentum), _moved(var, unbiased, momentum)
+    moved = _moved(mean, batch_mean, momentum), _moved(var, unbiased, momentum)
+    return y.astype(dtype), *moved
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _standardised(x, scale, bias, epsilon, axis_name):
+    """Return the result, and mean and variance of the batch."""
+    y, mean, var, _ = _with_centred(x, scale, bias, epsilon, axis_name)
+    return y, mean, var
+
+
+def _with_centred(x, scale, bias, epsilon, axis_name):
+    mean = _mean(x, axis_name)
+    # On the CPU sums over positions are calls that need this in memory, where the rest of the
+    # program would still compute it from x again, and so both would be kept.
+    centred = held_on_cpu(x - per_channel(mean, x))
+    var = _mean(jnp.square(centred), axis_name)
+    return _scaled(centred, var, scale, bias, epsilon), mean, var, centred
+
+
+@_standardised.defjvp
+def _standardised_jvp(epsilon, axis_name, primals, tangents):
+    """Differentiate, as a sum of two maps with one factor a channel.
+
+    So its transpose takes two sums over positions and one more pass over the maps. What follows
+    from the chain rule step by step takes three, and writes a map in between.
+    """
+    x, scale, _ = primals
+    x_dot, *affine_dot = tangents
+    y, mean, var, centred = _with_centred(*primals, epsilon, axis_name)
+    scale_dot, bias_dot = (a.astype(x.dtype) for a in affine_dot)
+    inverse = lax.rsqrt(var + epsilon)
+    factor = inverse * scale.astype(x.dtype)
+    mean_dot, moment = _mean(x_dot, axis_name), _mean(centred * x_dot, axis_name)
+    along = inverse * (scale_dot - factor * inverse * moment)
+    terms = x_dot * per_channel(factor, x), centred * per_channel(along, x)
+    y_dot = sum(terms) + per_channel(bias_dot - factor * mean_dot, x)
+    return (y, mean, var), (y_dot, mean_dot, 2 * moment)
+
+
+def _mean(x, axis_name):
+    mean = x.mean(tuple(range(x.ndim - 1)))
+    return lax.pmean(mean, axis_name) if axis_name else mean
 
 
 def _scaled(centred, var, scale, bias, epsilon):
