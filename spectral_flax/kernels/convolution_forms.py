@@ -125,6 +125,7 @@ def on_cpu(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
 _THIN = 8  # channels of an input that is thinner than a vector register
 _WINDOW = 27  # positions of the largest window measured, 3x3x3
 _POSITIONS = 512  # below it, n h w of a small map
+_MANY_POSITIONS = 2048  # from which on products are still large with tiles of 4x4 outputs
 _WIDE = 48  # channels of input and output from which on the transforms of Winograd's form pay
 
 
@@ -154,12 +155,17 @@ def _is_default(precision):
 
 
 def _minimal_convolution(form, x, kernel):
-    return winograd.convolution_3x3(x, kernel, form.padding)
+    return winograd.convolution_3x3(x, kernel, form.padding, outputs=_outputs(form))
 
 
 def _minimal_input_gradient(form, kernel, y):
     padding = tuple((2 - before, 2 - after) for before, after in form.padding)
-    return winograd.convolution_3x3(y, kernel, padding, transposed=True)
+    options = dict(transposed=True, outputs=_outputs(form))
+    return winograd.convolution_3x3(y, kernel, padding, **options)
+
+
+def _outputs(form):
+    return 4 if math.prod(form.shapes[Y][:-1]) >= _MANY_POSITIONS else 2
 
 
 def _convolution_by_frames(form, x, kernel):

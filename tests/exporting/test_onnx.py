@@ -29,7 +29,9 @@ def test_every_family_is_the_same_in_onnxruntime(name, tmp_path):
     assert not graph.functions and {node.domain for node in graph.graph.node} == {""}
     operators = {node.op_type for node in graph.graph.node}
     assert "DFT" not in operators and (name != "lama" or "Einsum" not in operators)
-    assert not any(constant.data_type == onnx.TensorProto.BOOL for constant in graph.graph.initializer)
+    assert not any(
+        constant.data_type == onnx.TensorProto.BOOL for constant in graph.graph.initializer
+    )
     values = [(c.dtype.str, c.shape, c.tobytes()) for c in map(as_array, graph.graph.initializer)]
     assert len(set(values)) == len(values)
     told = {entry.key: entry.value for entry in graph.metadata_props}["spectral_flax"]
