@@ -48,7 +48,7 @@ def filtering(outputs: int) -> Filtering:
     values = [[a**k / s for k in range(_WINDOW)] for a, s in zip(points, scales, strict=True)]
     last = [[a**k for a in points] + [Fraction(k == outputs - 1)] for k in range(outputs)]
     return Filtering(
-        inputs=[*(_with_roots(rest) + [Fraction(0)] for rest in others), _with_roots(points)],
+        inputs=[*([*_with_roots(rest), Fraction(0)] for rest in others), _with_roots(points)],
         kernel=[*values, [Fraction(k == _WINDOW - 1) for k in range(_WINDOW)]],
         outputs=last,
     )
