@@ -13,8 +13,7 @@ import numpy as np
 from flax import nnx
 
 from spectral_flax.checkpoints.records import record_to_json
-from spectral_flax.checkpoints.store import record_of
-from spectral_flax.checkpoints.store import load
+from spectral_flax.checkpoints.store import load, record_of
 from spectral_flax.exporting import onnx, stablehlo
 from spectral_flax.exporting.program import Inputs, Program, make_program
 from spectral_flax.files import local_path, new_file, refuse_existing
