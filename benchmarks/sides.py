@@ -131,7 +131,7 @@ def _jitted(module, shape, work, dtype, options) -> Prepared:
             result, kept[0] = compiled(kept[0], x)
         jax.block_until_ready((result, kept[0]))
 
-    return Prepared(run, facts)
+    return Prepared(run, facts, compiled)
 
 
 def pytorch(

@@ -37,10 +37,12 @@ class Prepared:
     Attributes:
       run: does the work a number of times, and returns when all of it is done.
       facts: figures for the table, such as seconds of tracing and of compiling.
+      program: what is run, as XLA compiled it, where it did.
     """
 
     run: Callable[[int], None]
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    program: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
