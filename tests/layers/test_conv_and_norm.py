@@ -24,6 +24,41 @@ def test_statistics_of_large_means_are_exact():
     np.testing.assert_allclose(norm.var[...], x.astype(np.float64).var(0, ddof=1), rtol=1e-4)
 
 
+def normalised(x, scale, bias, epsilon=1e-5):
+    """The formula, with statistics of the batch."""
+    mean = lambda a: a.mean((0, 1, 2), keepdims=True)
+    centred = x - mean(x)
+    scale, bias = (jnp.broadcast_to(a, x.shape) for a in (scale, bias))
+    return centred / jnp.sqrt(mean(centred**2) + epsilon) * scale + bias
+
+
+def test_derivatives_are_those_of_the_formula():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        layer = BatchNorm(3, param_dtype=jnp.float64)
+        x, weights = (jnp.asarray(rng.standard_normal((4, 5, 2, 3))) for _ in range(2))
+        affine = tuple(jnp.asarray(rng.standard_normal(3)) for _ in range(2))
+
+        def ours(x, scale, bias):
+            graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
+            params = nnx.State({"scale": nnx.Param(scale), "bias": nnx.Param(bias)})
+            return nnx.merge(graphdef, params, rest, copy=True)(x)
+
+        losses = [
+            lambda *args, f=f: jnp.sum(jnp.sin(f(*args)) * weights) for f in (ours, normalised)
+        ]
+        tangents = tuple(jnp.asarray(rng.standard_normal(a.shape)) for a in (x, *affine))
+        found, expected = (
+            (
+                jax.grad(loss, (0, 1, 2))(x, *affine),
+                jax.jvp(loss, (x, *affine), tangents),
+                jax.jvp(jax.grad(loss, (0, 1, 2)), (x, *affine), tangents),
+            )
+            for loss in losses
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), found, expected)
+
+
 def test_one_position_has_finite_statistics():
     norm = BatchNorm(2)
     assert jnp.isfinite(norm(jnp.ones((1, 1, 1, 2)))).all()
