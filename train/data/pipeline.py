@@ -9,8 +9,10 @@ one number, kept in the checkpoint.
 import dataclasses
 import re
 import signal
+import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import grain
 import jax
@@ -82,6 +84,16 @@ class Batches:
     def __init__(self, batches: grain.MapDataset, data: Data, ahead: int):
         self.batches, self.data, self.ahead = batches, data, ahead
         self.position, self.iterator, self._closing = 0, None, None
+        self._first: Future | None = None  # what `begin` reads
+
+    def begin(self) -> None:
+        """Start threads or worker processes now, and read the first batch while others work."""
+        if self.iterator is None:
+            self._start()
+            self._first = Future()
+            # Not a pool, whose thread the end of the program would wait for.
+            read = threading.Thread(target=_fill, args=(self._first, self.iterator), daemon=True)
+            read.start()
 
     def __iter__(self) -> "Batches":
         return self
@@ -90,7 +102,8 @@ class Batches:
         if self.iterator is None:
             self._start()
         try:
-            batch = next(self.iterator)
+            first, self._first = self._first, None
+            batch = next(self.iterator) if first is None else first.result()
         except (RuntimeError, EOFError, ConnectionError) as error:
             code = re.search(r"Worker process .* exit code (-?\d+)", str(error))
             if not self.data.workers or (isinstance(error, RuntimeError) and code is None):
@@ -117,13 +130,13 @@ class Batches:
         """End threads and worker processes; a later ``next`` starts them again."""
         if self._closing is not None:
             self._closing()
-        self.iterator = self._closing = None
+        self.iterator = self._closing = self._first = None
 
     def _start(self) -> None:
         rest, workers = self.batches[self.position :], self.data.workers
         ahead = max(1, self.ahead // max(workers, 1))
         rest = rest.to_iter_dataset(
-            grain.ReadOptions(num_threads=self.data.threads, prefetch_buffer_size=ahead)
+            grain.ReadOptions(num_threads=min(self.data.threads, ahead), prefetch_buffer_size=ahead)
         )
         if workers:
             if not flags.FLAGS.is_parsed():  # Grain's workers read a flag of absl
@@ -134,6 +147,13 @@ class Batches:
         self.iterator = iter(rest)
         # Also at the end of the program, while there still is one to end the workers in.
         self._closing = weakref.finalize(self, self.iterator.close)
+
+
+def _fill(first: Future, iterator: Iterator[Example]) -> None:
+    try:
+        first.set_result(next(iterator))
+    except BaseException as error:  # for whoever asks for the batch
+        first.set_exception(error)
 
 
 def leave_signals(index: int, count: int) -> None:

@@ -48,7 +48,7 @@ from train.run.mesh import (
 )
 from train.run.optimizers import make_optimizer, make_schedule, peak_learning_rate
 from train.run.record import Run
-from train.run.step import make_eval_step, make_train_step
+from train.run.step import compile_step, make_eval_step, make_train_step
 from train.task import Task
 from train.tasks import TASKS, identity, make_task
 
@@ -180,6 +180,9 @@ class _Loop:
     def train(self, state: TrainState, steps: int, command: str) -> TrainState:
         """Take the steps that are left; evaluate and save in between, and save at the end."""
         config, train_step = self.config, make_train_step(self.run, state)
+        if int(state.step) < steps:
+            self.batches.begin()
+            self.program = compile_step(train_step, self.run, state)  # held, for calls to find
         pending = None
         for step in range(int(state.step) + 1, steps + 1):
             batch = shard_batch(self.run.mesh, self.report.take(self.batches))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training step: a pure function from state and batch to the next state and scalars."""
 
+import gc
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -81,6 +82,28 @@ def make_train_step(
         out_shardings=(everywhere, whole),
         compiler_options=compiler_options(mesh.devices.flat[0].platform),
     )
+
+
+def compile_step(step: Callable, run: Run, state: TrainState) -> jax.stages.Compiled:
+    """Compile a training step for the batches that the task declares, before there is one.
+
+    While the result is held, calls of ``step`` with such batches find the program; one with others
+    compiles its own.
+    """
+    sharding = batch_sharding(run.mesh)
+    shapes = run.task.batch_shape(run.config.batch_size)
+    batch = {
+        name: jax.ShapeDtypeStruct(of.shape, of.dtype, sharding=sharding)
+        for name, of in shapes.items()
+    }
+    collects = gc.isenabled()
+    gc.disable()  # tracing makes many objects and few cycles: a sixth of its time
+    try:
+        lowered = step.lower(state, batch)
+    finally:
+        if collects:
+            gc.enable()
+    return lowered.compile()
 
 
 def _gradient(

@@ -61,6 +61,29 @@ def test_a_restored_position_gives_the_same_batches():
         np.testing.assert_array_equal(a["label"], b["label"])
 
 
+def test_reading_ahead_changes_no_batch():
+    plain, begun = batches(), batches()
+    begun.begin()
+    for _ in range(2):
+        np.testing.assert_array_equal(next(begun)["image"], next(plain)["image"])
+    begun.close()
+    begun.begin()  # where it stopped
+    begun.begin()
+    np.testing.assert_array_equal(next(begun)["image"], next(plain)["image"])
+    assert begun.get_state() == {"next_index": 3}
+
+
+def test_a_fault_in_what_is_read_ahead_is_for_whoever_takes_it():
+    def gone(example):
+        raise OSError("the disk is gone")
+
+    stream = batches()
+    stream.batches = stream.batches.map(gone)
+    stream.begin()
+    with pytest.raises(OSError, match="gone"):
+        next(stream)
+
+
 def test_worker_processes_change_neither_batches_nor_positions():
     plain, worked = batches(), batches(data=Data(workers=2, prefetch=4))
     for _ in range(3):

@@ -84,6 +84,14 @@ def test_the_step_compiles_once_and_consumes_its_state(toy):
     assert int(state.step) == 3
 
 
+@pytest.mark.parametrize("parallel", ["pjit", "pmap"])
+def test_a_run_compiles_its_step_once(toy, caplog, parallel):
+    with jax.log_compiles():
+        loop.run(toy(parallel=parallel, steps=2))
+    compiled = [r for r in caplog.messages if "XLA compilation of jit(train_step)" in r]
+    assert len(compiled) == 1
+
+
 def test_a_step_changes_every_parameter_and_statistic(toy):
     step, state, batch = built(toy())
     before = jax.device_get(state)
