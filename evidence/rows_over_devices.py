@@ -12,6 +12,7 @@ Run: python -m evidence.rows_over_devices [NAME ...] [--sizes 512 1024] [--meshe
 """
 
 import argparse
+import itertools
 import os
 import re
 
@@ -28,13 +29,20 @@ from benchmarks.results import write
 from spectral_flax.analysis.collectives import collectives
 from spectral_flax.kernels.convolution import whole_maps
 
-NAMES = ("ffc_resnet50", "resnet50_bat", "resnet50_nl", "lama", "unet_srl_fft")
+NAMES = (
+    "ffc_resnet50", "resnet50_bat", "resnet50_nl", "lama", "unet_srl_fft", "gfnet_xs", "fno2d"
+)  # fmt: skip
+CHANNELS = {"lama": 4, "fno2d": 1}
 WHOLE = PartitionSpec()
 
 
-def steps(name: str) -> dict:
+def _options(name, size):
+    return {"input_size": (size, size)} if name.startswith("gfnet") else {}
+
+
+def steps(name: str, size: int) -> dict:
     """Return the forward pass and the training step of a network, and its initial variables."""
-    init, apply = sf.init_apply(name)
+    init, apply = sf.init_apply(name, **_options(name, size))
 
     def forward(variables, images):
         return apply(variables, images)[0]
@@ -43,7 +51,7 @@ def steps(name: str) -> dict:
         def loss(params):
             given = variables | {"params": params}
             output, new = apply(given, images, train=True, rng=jax.random.key(0))
-            return jnp.square(output).mean(), new["batch_stats"]
+            return jnp.square(output).mean(), new.get("batch_stats", {})
 
         return jax.grad(loss, has_aux=True)(variables["params"])
 
@@ -100,23 +108,18 @@ def main() -> None:
 def measure(given: argparse.Namespace) -> None:
     """Compile, and with ``--run`` compute, everything that is asked for, and write the figures."""
     rows = {}
-    for name, size, shape in (
-        (name, size, shape)
-        for name in given.names
-        for size in given.sizes
-        for shape in given.meshes
-    ):
-        functions = steps(name)
+    for name, size, part in itertools.product(given.names, given.sizes, given.parts):
+        functions = steps(name, size)
         variables = jax.eval_shape(functions["init"], jax.random.key(0))
-        channels = 4 if name.startswith("lama") else 3
-        data, space = map(int, shape.split("x"))
-        mesh = jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
-        for part in given.parts:
+        channels = CHANNELS.get(name, 3)
+        one = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+        single = compiled(jax.jit(functions[part]), variables, one)
+        for shape in given.meshes:
+            data, space = map(int, shape.split("x"))
+            mesh = jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
             images = jax.ShapeDtypeStruct((data, size, size, channels), jnp.float32)
-            one = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
             program = compiled(on_rows(functions[part], mesh), variables, images)
-            alone = compiled(jax.jit(functions[part]), variables, one)
-            row = report(program, alone)
+            row = report(program, single)
             if given.run:
                 values = (
                     functions["init"](jax.random.key(0)),

@@ -54,6 +54,8 @@ class RealFFT:
       dtype: computation dtype of the matmul form. None: float32, or float64 for float64 input;
         the FFT has no other.
       precision: of the matrix products; None is "highest", which an FFT's accuracy needs.
+      columns: frequencies along the width that spectra have, from 0 on; None: all, W//2 + 1. Others
+        are neither computed nor exchanged, and the inverse takes them to be zero.
       axis_name: inside ``shard_map``, the mesh axis that splits the rows H of maps, all devices
         having as many. The columns of spectra are split then: ``ceil((W//2 + 1) / devices)`` each,
         those that no frequency is left for being zeros. Under ``jit`` the sharding of the arrays
@@ -75,6 +77,7 @@ class RealFFT:
     dtype: DTypeLike | None = None
     precision: lax.PrecisionLike = None
     axis_name: Names | None = None
+    columns: int | None = None
     multiplier = 2
 
     def __post_init__(self) -> None:
@@ -90,6 +93,7 @@ class RealFFT:
         """Return the half spectrum, ``[..., *sizes, C] -> [..., *grid, 2C]``."""
         x = as_floating(x=x)
         *others, height, width = _spatial(x, self.rank, "x")
+        self._frequencies(width)
         self._check_groups("channels of x", x.shape[-1])
         sizes = (*others, height * self._devices(), width)
         split = x.ndim - 3, x.ndim - 2
@@ -104,15 +108,26 @@ class RealFFT:
         grid = _spatial(s, self.rank, "s")
         width, devices = sizes[-1], self._devices()
         integer = isinstance(width, int | np.integer)
-        if not integer or width < 1 or grid[-1] != -(-(width // 2 + 1) // devices):
+        if not integer or width < 1 or grid[-1] != -(-self._frequencies(width) // devices):
+            expected = "width//2 + 1" if self.columns is None else f"columns={self.columns}"
             over = f", over {devices} devices," if devices > 1 else ""
             raise ValueError(
-                f"s has {grid[-1]} frequencies along the width; expected width//2 + 1{over} for "
+                f"s has {grid[-1]} frequencies along the width; expected {expected}{over} for "
                 f"width={width!r}"
             )
         self._check_groups("half the channels of s", s.shape[-1] / 2)
         sizes, split = (*grid[:-1], width), (s.ndim - 2, s.ndim - 3)
         return _apply(self, split, InverseFFT(self, sizes), InverseMatmul(self, sizes), s)
+
+    def _frequencies(self, width):
+        """Return how many frequencies spectra have along the width."""
+        there = width // 2 + 1
+        if self.columns is None:
+            return there
+        integer = isinstance(self.columns, int | np.integer)
+        if not integer or not 1 <= self.columns <= there:
+            raise ValueError(f"columns={self.columns!r}; expected 1 to {there} for width={width}")
+        return self.columns
 
     def _devices(self):
         return 1 if self.axis_name is None else lax.axis_size(self.axis_name)

@@ -30,6 +30,11 @@ class _Half:
     sizes: tuple[int, ...]
 
     @property
+    def _columns(self):
+        """How many frequencies spectra have along the width."""
+        return self.transform.columns or self.sizes[-1] // 2 + 1
+
+    @property
     def _channels(self):
         """Where an FFT over the last axes has them."""
         return -len(self.sizes) - 1
@@ -44,17 +49,20 @@ class ForwardFFT(_Half):
     """Half spectra of maps, by FFT."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.transform.columns is not None:
+            return self._by_axes(x, lambda z: z)
         z = jnp.moveaxis(x, -1, self._channels).astype(wide(x.dtype))
         return self._packed(lax.fft(z, "rfft", self.sizes), x.dtype)
 
     def across(self, names: Names):
-        def local(x):
-            z = jnp.moveaxis(x, -1, self._channels).astype(wide(x.dtype))
-            z = lax.fft(z, "rfft", self.sizes[-1:])
-            z = exchange(z, names, split=-1, join=-2, size=self.sizes[-2])
-            return self._packed(self._other_axes(z, "fft"), x.dtype)
+        height = self.sizes[-2]
+        columns = lambda z: exchange(z, names, split=-1, join=-2, size=height)
+        return functools.partial(self._by_axes, columns=columns)
 
-        return local
+    def _by_axes(self, x, columns):
+        z = jnp.moveaxis(x, -1, self._channels).astype(wide(x.dtype))
+        z = lax.fft(z, "rfft", self.sizes[-1:])[..., : self._columns]
+        return self._packed(self._other_axes(columns(z), "fft"), x.dtype)
 
     def _packed(self, z, dtype):
         z = jnp.moveaxis(z * _forward_scale(self.transform.norm, self.sizes), self._channels, -1)
@@ -68,15 +76,19 @@ class InverseFFT(_Half):
     """Maps of half spectra, by FFT."""
 
     def __call__(self, s: jax.Array) -> jax.Array:
+        if self.transform.columns is not None:
+            return self._by_axes(s, lambda z: z)
         return self._map(lax.fft(self._unpacked(s), "irfft", self.sizes), s.dtype)
 
     def across(self, names: Names):
-        def local(s):
-            z = self._other_axes(self._unpacked(s), "ifft")
-            z = exchange(z, names, split=-2, join=-1, size=self.sizes[-1] // 2 + 1)
-            return self._map(lax.fft(z, "irfft", self.sizes[-1:]), s.dtype)
+        rows = lambda z: exchange(z, names, split=-2, join=-1, size=self._columns)
+        return functools.partial(self._by_axes, rows=rows)
 
-        return local
+    def _by_axes(self, s, rows):
+        z = rows(self._other_axes(self._unpacked(s), "ifft"))
+        if missing := self.sizes[-1] // 2 + 1 - self._columns:
+            z = jnp.pad(z, [(0, 0)] * (z.ndim - 1) + [(0, missing)])
+        return self._map(lax.fft(z, "irfft", self.sizes[-1:]), s.dtype)
 
     def _unpacked(self, s):
         r = _complex_channels(s, self.transform.groups).astype(wide(s.dtype))
@@ -126,6 +138,7 @@ class ForwardMatmul(_Matmul):
         scale = _forward_scale(self.transform.norm, self.sizes)
         last, others = _forward_tables(self.sizes, scale)
         y = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+        last = last[..., : self._columns]
         y = columns(self._product("...wgc,rwk->...kgrc", y, last, x.dtype))
         y = self._other_axes(y, others, x.dtype)
         return lax.collapse(y, y.ndim - 3).astype(x.dtype)
@@ -138,8 +151,7 @@ class InverseMatmul(_Matmul):
         return self._computed(s, lambda y: y)
 
     def across(self, names: Names):
-        frequencies = self.sizes[-1] // 2 + 1
-        rows = lambda y: exchange(y, names, split=-5, join=-4, size=frequencies)
+        rows = lambda y: exchange(y, names, split=-5, join=-4, size=self._columns)
         return functools.partial(self._computed, rows=rows)
 
     def _computed(self, s, rows):
@@ -147,7 +159,7 @@ class InverseMatmul(_Matmul):
         last, others = _inverse_tables(self.sizes, scale / math.prod(self.sizes))
         y = _complex_channels(s, self.transform.groups)
         y = rows(self._other_axes(y, others, s.dtype))
-        y = self._product("...kgrc,rkw->...wgc", y, last, s.dtype)
+        y = self._product("...kgrc,rkw->...wgc", y, last[:, : self._columns], s.dtype)
         return lax.collapse(y, y.ndim - 2).astype(s.dtype)
 
 

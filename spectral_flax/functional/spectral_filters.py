@@ -112,14 +112,14 @@ def spectral_convolution(
     there = (*sizes[:-1], sizes[-1] // 2 + 1)
     if any(mode > size for mode, size in zip(modes, there, strict=True)):
         raise ValueError(f"modes={modes}; a map of {sizes} has {there} frequencies")
-    transform = RealFFT(rank, implementation=implementation)
-    s = _lowest(transform.forward(x), modes)
+    transform = RealFFT(rank, implementation=implementation, columns=modes[-1])
+    s = _lowest(transform.forward(x), modes[:-1])
     s = s.reshape(*s.shape[:-1], 2, x.shape[-1])
     axes = "thw"[-rank:]
     rule = f"...{axes}ri,{axes}riso->...{axes}so"
     s = jnp.einsum(rule, s, _complex_matrix(kernel.astype(s.dtype), rank), precision=precision)
     s = s.reshape(*s.shape[:-2], 2 * kernel.shape[-1])
-    return transform.inverse(_with_zeros(s, there), sizes)
+    return transform.inverse(_with_zeros(s, sizes[:-1]), sizes)
 
 
 def _aligned(array: jax.Array, ndim: int) -> jax.Array:
@@ -138,30 +138,19 @@ def _complex_matrix(kernel: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def _lowest(s: jax.Array, modes: Sequence[int]) -> jax.Array:
-    """Cut the lowest frequencies out of a half spectrum, the negative ones first."""
-    rank = len(modes)
-    s = lax.slice_in_dim(s, 0, modes[-1], axis=s.ndim - 2)
-    for i, mode in enumerate(modes[:-1]):
-        axis = s.ndim - 1 - rank + i
+    """Cut the lowest frequencies of all axes but the width out, the negative ones first."""
+    for axis, mode in enumerate(modes, start=s.ndim - 2 - len(modes)):
         negative, size = mode // 2, s.shape[axis]
         parts = ((size - negative, size), (0, mode - negative))
         s = jnp.concatenate([lax.slice_in_dim(s, *part, axis=axis) for part in parts], axis)
     return s
 
 
-def _with_zeros(s: jax.Array, grid: Sequence[int]) -> jax.Array:
-    """Put the lowest frequencies back into a half spectrum of zeros: the inverse of `_lowest`."""
-    rank = len(grid)
-    for i, size in enumerate(grid[:-1]):
-        axis = s.ndim - 1 - rank + i
+def _with_zeros(s: jax.Array, sizes: Sequence[int]) -> jax.Array:
+    """Put the lowest frequencies back among zeros: the inverse of `_lowest`."""
+    for axis, size in enumerate(sizes, start=s.ndim - 2 - len(sizes)):
         mode = s.shape[axis]
-        negative = mode // 2
-        parts = [
-            lax.slice_in_dim(s, *part, axis=axis) for part in ((0, negative), (negative, mode))
-        ]
-        shape = list(s.shape)
-        shape[axis] = size - mode
-        s = jnp.concatenate([parts[1], jnp.zeros(shape, s.dtype), parts[0]], axis)
-    margins = [(0, 0)] * s.ndim
-    margins[-2] = (0, grid[-1] - s.shape[-2])
-    return jnp.pad(s, margins)
+        negative, positive = jnp.split(s, [mode // 2], axis)
+        shape = [size - mode if i == axis else n for i, n in enumerate(s.shape)]
+        s = jnp.concatenate([positive, jnp.zeros(shape, s.dtype), negative], axis)
+    return s

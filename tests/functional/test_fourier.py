@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from spectral_flax.functional import (
+    RealFFT,
     irfft2,
     irfft3,
     rfft2,
@@ -82,6 +83,20 @@ def test_the_3d_transform_agrees_with_numpy_and_inverts(size, implementation):
         wanted = np.fft.rfftn(x, axes=(1, 2, 3), norm="ortho")
         np.testing.assert_allclose(s, packed(wanted, 2), atol=1e-12)
         np.testing.assert_allclose(y, x, atol=1e-12)
+
+
+@BOTH
+@pytest.mark.parametrize(("size", "columns"), [((5, 8), 3), ((3, 4, 7), 2), ((4, 6), 4)], ids=str)
+def test_the_first_columns_of_a_spectrum_stand_for_one_with_zeros(size, columns, implementation):
+    options = dict(groups=2, implementation=implementation)
+    few = RealFFT(len(size), columns=columns, **options)
+    every = RealFFT(len(size), **options)
+    x = draw(2, *size, 4).astype(np.float32)
+    s = every.forward(x)[..., :columns, :]
+    np.testing.assert_allclose(jax.jit(few.forward)(x), s, atol=F32)
+    zeros = [(0, 0)] * (s.ndim - 2) + [(0, size[-1] // 2 + 1 - columns), (0, 0)]
+    full = every.inverse(jnp.pad(s, zeros), size)
+    np.testing.assert_allclose(few.inverse(s, size), full, atol=F32)
 
 
 @BOTH
@@ -180,6 +195,12 @@ def test_quarters_hold_every_position_in_its_place(size):
         (lambda: rfft2(jnp.zeros((4, 4, 3)), 2), ValueError, "3, do not divide into groups=2"),
         (lambda: irfft2(jnp.zeros((4, 3, 6)), 4, 2), ValueError, "3, do not divide into groups=2"),
         (lambda: irfft2(jnp.zeros((4, 3, 2)), 7), ValueError, "3 frequencies.*width=7"),
+        (
+            lambda: RealFFT(columns=4).forward(jnp.zeros((4, 5, 1))),
+            ValueError,
+            "columns=4; .*1 to 3",
+        ),
+        (lambda: RealFFT(columns=0).inverse(jnp.zeros((4, 3, 2)), (4, 4)), ValueError, "columns=0"),
         (lambda: rfft2(jnp.zeros((4, 4, 1)), norm="orto"), ValueError, "norm='orto'; expected"),
         (
             lambda: rfft2(jnp.zeros((4, 4, 1)), implementation="cufft"),

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from rows_over_devices import check_equal_to_one_device, draw, mesh
 
-from spectral_flax.functional import irfft2, irfft3, pairs, rfft2, rfft3
+from spectral_flax.functional import irfft2, irfft3, pairs, rfft2, rfft3, spectral_convolution
 
 
 def through_spectrum(x, axis_name=None, implementation="fft"):
@@ -35,6 +35,13 @@ def test_a_transform_pair_moves_a_map_twice(shape, implementation):
     rows, columns = (-(-n // 4) for n in (height, width // 2 + 1))
     local = np.prod(others) // 2 * 4 * rows * columns * features * 16  # bytes of complex numbers
     assert found["all-to-all"] == (4, 4 * local)  # there and back, and both for the gradient
+
+
+def test_a_spectral_convolution_moves_what_it_keeps():
+    kernel = draw(3, 2, 2, 4, 4)
+    found = check_equal_to_one_device(spectral_convolution, draw(2, 7, 12, 4), kernel)
+    local = 2 * 4 * 4 * 16  # rows, columns (two, padded) and channels of complex numbers
+    assert found["all-to-all"] == (4, 4 * local)
 
 
 def test_inside_shard_map_the_axis_is_named():
