@@ -32,7 +32,12 @@ from spectral_flax.functional.orthogonal import (
     random_orthogonal,
     random_reflectors,
 )
-from spectral_flax.functional.pooling import adaptive_average_pool, adaptive_max_pool, average_pool
+from spectral_flax.functional.pooling import (
+    adaptive_average_pool,
+    adaptive_max_pool,
+    average_pool,
+    max_pool,
+)
 from spectral_flax.functional.shift import temporal_shift
 from spectral_flax.functional.spectral_filters import (
     fourier_mixer,
@@ -64,6 +69,7 @@ __all__ = [
     "irfft3",
     "keypoints",
     "matrix_to_reflectors",
+    "max_pool",
     "octave_down",
     "octave_up",
     "orthogonal_matrix",

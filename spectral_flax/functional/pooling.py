@@ -14,6 +14,7 @@ from jax import lax
 
 from spectral_flax.arrays import as_floating, wide
 from spectral_flax.kernels.batch_parallel import batch_parallel
+from spectral_flax.kernels.convolution import whole_maps
 from spectral_flax.kernels.pencils import Names, exchange
 
 
@@ -82,6 +83,72 @@ def largest(x: jax.Array, axis: int) -> jax.Array:
 def larger(first: jax.Array, second: jax.Array) -> jax.Array:
     """Take the larger of two, and its gradient; of equals the first. NaN is larger."""
     return jnp.where((second > first) | (second != second), second, first)
+
+
+def max_pool(
+    x: jax.Array,
+    window: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]] = "VALID",
+) -> jax.Array:
+    """Take the maximum of each window: ``[N, *spatial, C] -> [N, *spatial', C]``.
+
+    Arguments and result as of ``nnx.max_pool``; positions that padding adds are never the maximum.
+    Of several positions of a window that are largest the first, row by row, gets the gradient. On
+    the CPU that is computed axis by axis: what XLA makes of the gradient takes five times as long.
+
+    Raises:
+      TypeError: ``x`` is not a real floating array.
+      ValueError: ``window`` and ``strides`` do not have a positive integer for each spatial axis,
+        or one is empty.
+    """
+    x = as_floating(x=x)
+    for name, values in (("window", window), ("strides", strides)):
+        if len(values) != x.ndim - 2:
+            raise ValueError(f"{name}={tuple(values)} for x of shape {x.shape}: one a spatial axis")
+        _check_positive(name, values)
+    _check_filled(x, range(1, x.ndim - 1))
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:-1], window, strides, padding)
+    pairs = tuple((int(low), int(high)) for low, high in padding)
+    return _max_pool(x, tuple(map(int, window)), tuple(map(int, strides)), pairs)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x, window, strides, padding):
+    return _max_pool_at_once(x, window, strides, padding)
+
+
+@_max_pool.defjvp
+def _max_pool_jvp(window, strides, padding, primals, tangents):
+    def derivative(form):
+        pool = lambda x: form(x, window, strides, padding)
+        return lambda x, x_dot: jax.jvp(pool, (x,), (x_dot,))[1]
+
+    y = _max_pool_at_once(*primals, window, strides, padding)
+    at_once, by_axes = map(derivative, (_max_pool_at_once, _max_pool_by_axes))
+    if not whole_maps.value:
+        return y, at_once(*primals, *tangents)
+    return y, lax.platform_dependent(*primals, *tangents, default=at_once, cpu=by_axes)
+
+
+def _max_pool_at_once(x, window, strides, padding):
+    least = np.asarray(-np.inf, x.dtype)  # a constant, by which JAX knows a maximum
+    return lax.reduce_window(
+        x, least, lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0))
+    )
+
+
+def _max_pool_by_axes(x, window, strides, padding):
+    # The last axis first, so that of equals the first row by row is taken.
+    for axis in reversed(range(1, x.ndim - 1)):
+        size, stride, pair = window[axis - 1], strides[axis - 1], padding[axis - 1]
+        margins = [(*pair, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+        padded = lax.pad(x, jnp.full((), -jnp.inf, x.dtype), margins)
+        last = padded.shape[axis] - size + 1
+        views = (lax.slice_in_dim(padded, i, i + last, stride, axis) for i in range(size))
+        x = functools.reduce(larger, views)
+    return x
 
 
 def average_pool(x: jax.Array, strides: Sequence[int]) -> jax.Array:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from spectral_flax.functional.pooling import max_pool
 from spectral_flax.layers.conv import Size
 from spectral_flax.layers.norm import ConvNormAct
 from spectral_flax.layers.numerics import Numerics
@@ -70,13 +71,13 @@ class Pool(NamedTuple):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.padding == "same":
-            return nnx.max_pool(x, self.window, self.strides, "SAME")
+            return max_pool(x, self.window, self.strides, "SAME")
         if self.padding == "ceil":
             sizes = zip(x.shape[1:-1], self.window, self.strides, strict=True)
             margins = [(0, max(0, k - n, (k - n) % s)) for n, k, s in sizes]
         else:
             margins = [(0, 0) if k == 1 else (self.padding,) * 2 for k in self.window]
-        return nnx.max_pool(x, self.window, self.strides, margins)
+        return max_pool(x, self.window, self.strides, margins)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Unpack
 import jax
 from flax import nnx
 
+from spectral_flax.functional.pooling import max_pool
 from spectral_flax.layers.activations import relu
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
@@ -169,11 +170,11 @@ class ResNet(Classifier):
         margin, ceil = self.stem_options.pool_padding, self.stem_options.pool_ceil
         beyond = [(n + 2 * margin - 3) % 2 if ceil else 0 for n in x.shape[-3:-1]]
         padding = [(0, 0)] * (self.rank - 2) + [(margin, margin + more) for more in beyond]
-        return nnx.max_pool(x, spatial_window(self.rank, 3), spatial_window(self.rank, 2), padding)
+        return max_pool(x, spatial_window(self.rank, 3), spatial_window(self.rank, 2), padding)
 
     def _pool_frames(self, x: jax.Array) -> jax.Array:
         window = spatial_window(self.rank, 1, self.temporal_pool_stride)
-        return nnx.max_pool(x, window, window)
+        return max_pool(x, window, window)
 
     def map_sizes(self, input_size: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the size of each stage's map, (T,) H, W, for an input of that size.

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from spectral_flax.arrays import as_floating
+from spectral_flax.functional.pooling import max_pool
 from spectral_flax.layers.blocks import BLOCKS, Builder, blocks_of_rank
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.norm import ConvNormAct
@@ -137,7 +138,7 @@ class UNet(Rematerialisable):
         maps = {}
         for level, convs in enumerate(self.encoder):
             if level and self.pooled[level - 1]:
-                x = nnx.max_pool(x, (2, 2), (2, 2))
+                x = max_pool(x, (2, 2), (2, 2))
             x = maps[f"level{level}"] = self._run(convs, x)
         for i, stage in enumerate(self.decoder):
             number = _POOLINGS - i

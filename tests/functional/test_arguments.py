@@ -66,6 +66,7 @@ CALLS = {
     "Fourier": (fourier.RealFFT().forward, ((2, 4, 8, 3),), (1, 2)),
     "average": (lambda x: pooling.adaptive_average_pool(x, (2, 3)), ((2, 5, 6, 3),), (1, 2)),
     "maximum": (lambda x: pooling.adaptive_max_pool(x, (2, 3)), ((2, 5, 6, 3),), (1, 2)),
+    "windows": (lambda x: pooling.max_pool(x, (2, 3), (1, 2)), ((2, 5, 6, 3),), (1, 2)),
     "blocks": (lambda x: pooling.average_pool(x, (2, 3)), ((2, 5, 6, 3),), (1, 2)),
     "frames": (lambda x: pooling.pool_frames(x, 3), ((2, 5, 6, 3),), (1,)),
     "largest frames": (lambda x: pooling.pool_frames(x, 3, "max"), ((2, 5, 6, 3),), (1,)),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from spectral_flax.functional import keypoints, pooling
 
@@ -212,6 +213,47 @@ def test_only_floating_arrays_are_pooled(x):
             pool(x, (1, 1))
     with pytest.raises(TypeError, match=r"x (is|has dtype)"):
         pooling.pool_frames(x, 1)
+
+
+WINDOWS = [
+    ((4, 9, 8), (3, 3), (2, 2), ((1, 1), (1, 1))),
+    ((4, 7, 9), (3, 2), (1, 3), "SAME"),
+    ((4, 5, 6), (2, 2), (2, 2), "VALID"),
+    ((1, 5, 7, 6), (3, 3, 3), (2, 2, 1), ((0, 1), (1, 0), (1, 1))),
+]
+
+
+@pytest.mark.parametrize("case", WINDOWS, ids=str)
+def test_windows_give_their_maximum_and_its_gradient_to_the_first(case):
+    (count, *sizes), *options = case
+    # Few values, so that windows have several positions that are largest.
+    x = jnp.floor(2 * normal(count, *sizes, 3))
+
+    def both(pool):
+        y, pullback = jax.vjp(lambda x: pool(x, *options), x)
+        return (
+            y,
+            *pullback(normal(*y.shape, seed=1)),
+            jax.jvp(lambda x: pool(x, *options), (x,), (x,)),
+        )
+
+    ours, expected = jax.jit(lambda: (both(pooling.max_pool), both(nnx.max_pool)))()
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize(("platform", "count"), [("cpu", 0), ("cuda", 1)])
+def test_the_gradient_of_windows_has_a_form_of_its_own_on_the_cpu(platform, count):
+    gradient = jax.jit(jax.grad(lambda x: pooling.max_pool(x, (3, 3), (2, 2)).sum()))
+    text = gradient.trace(normal(1, 8, 8, 2)).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.select_and_scatter") == count
+
+
+def test_windows_have_a_length_for_each_axis():
+    with pytest.raises(ValueError, match=r"strides=\(2,\) for x of shape"):
+        pooling.max_pool(normal(1, 4, 4, 2), (2, 2), (2,))
+    with pytest.raises(ValueError, match="window is"):
+        pooling.max_pool(normal(1, 4, 4, 2), (2, 0), (2, 2))
 
 
 def test_sums_of_large_halves_do_not_overflow():
