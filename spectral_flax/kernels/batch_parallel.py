@@ -65,7 +65,7 @@ def batch_parallel(
         specs = tuple(_spec(jnp.ndim(a), (axis, names)) for a, axis in pairs)
         result = _spec(jax.eval_shape(fun, *map(_shape_of, args)).ndim, (out, names))
         return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=result)(*args)
-    return _bind(_Multilinear(_as_configured(fun), tuple(batch), out, split, split_out), *args)
+    return _bind(_Multilinear(as_configured(fun), tuple(batch), out, split, split_out), *args)
 
 
 # Options that change the operations of a traced function, or whether it can be traced.
@@ -82,7 +82,8 @@ _SETTINGS = (
 )
 
 
-def _as_configured(fun):
+def as_configured(fun: Callable) -> Callable:
+    """Return the function under the settings of JAX of this moment, whenever it is traced."""
     names = (name for name in _SETTINGS if hasattr(jax, name))
     return _Configured(fun, tuple((name, getattr(jax.config, f"jax_{name}")) for name in names))
 
@@ -197,32 +198,36 @@ def _explicit_batch_sharding(args, batch):
     return result
 
 
+def names_of(shapes, axes: Sequence[int | None]):
+    """Return the mesh axes that split one of these axes, each of one array; None if none does."""
+    for shape, axis in zip(shapes, axes, strict=True):
+        spec = getattr(shape.sharding, "spec", ())
+        if axis is not None and axis < len(spec) and spec[axis] is not None:
+            return spec[axis]
+    return None
+
+
+def sharding_of(mesh, shapes, shape, *axes: tuple[int | None, Any]):
+    """Return the sharding of a result, or an argument, with pairs of an axis and its mesh axes."""
+    if mesh.empty:  # nothing in the program names a mesh, so nothing is split by axis names
+        given = shapes[0].sharding
+        return type(given).get_replicated(sorted(given.device_set, key=lambda d: d.id))
+    return NamedSharding(mesh, _spec(len(shape.shape), *axes))
+
+
 @functools.cache
 def _partitioned(op: _Multilinear):
     """Return the operation with its partitioning rule: no other axes are split."""
     call = custom_partitioning(jax.jit(op.fun))  # which holds the constants; there may be none here
 
-    def names_of(shapes, axes):
-        for shape, axis in zip(shapes, axes, strict=True):
-            spec = getattr(shape.sharding, "spec", ())
-            if axis is not None and axis < len(spec) and spec[axis] is not None:
-                return spec[axis]
-        return None
-
-    def sharding(mesh, shapes, shape, *axes):
-        if mesh.empty:  # nothing in the program names a mesh, so nothing is split by axis names
-            given = shapes[0].sharding
-            return type(given).get_replicated(sorted(given.device_set, key=lambda d: d.id))
-        return NamedSharding(mesh, _spec(len(shape.shape), *axes))
-
     def infer(mesh, shapes, result):
         batch, split = names_of(shapes, op.batch), names_of(shapes, op.split)
-        return sharding(mesh, shapes, result, (op.out, batch), (op.split_out, split))
+        return sharding_of(mesh, shapes, result, (op.out, batch), (op.split_out, split))
 
     def partition(mesh, shapes, result):
         batch, split = names_of(shapes, op.batch), names_of(shapes, op.split)
         arguments = tuple(
-            sharding(mesh, shapes, shape, (axis, batch), (other, split))
+            sharding_of(mesh, shapes, shape, (axis, batch), (other, split))
             for shape, axis, other in zip(shapes, op.batch, op.split, strict=True)
         )
         summed = [(op.out, batch), (op.split_out, split)]

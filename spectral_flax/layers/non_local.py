@@ -10,10 +10,12 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from spectral_flax.arrays import with_range
+from spectral_flax.arrays import wide, with_range
 from spectral_flax.functional import attention
 from spectral_flax.functional.attention import flatten_positions
 from spectral_flax.functional.pooling import adaptive_max_pool
+from spectral_flax.kernels.convolution import whole_maps
+from spectral_flax.kernels.ring import ring_attention
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank
 from spectral_flax.layers.conv import conv
 from spectral_flax.layers.initializers import normal, zeros
@@ -42,7 +44,8 @@ class NonLocal(nnx.Module):
       scale: factor of the products before the softmax; None is ``inner_features ** -0.5``, and 1
         for "gaussian".
       use_bias: of the 1x1 convolutions.
-      chunk: queries treated at a time (see `functional.attention.softmax_attention`).
+      chunk: queries treated at a time (see `functional.attention.softmax_attention`). Where devices
+        share the rows of maps, keys and values go round instead: see `kernels.ring`.
       implementation: "chunked", or "cudnn" for the fused kernel on GPUs.
 
     Wang et al., "Non-local Neural Networks", CVPR 2018.
@@ -103,31 +106,44 @@ class NonLocal(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = as_map(x, self.rank, self.features)
-        q, k, v, _ = self._operands(x)
+        q, k, v = self._maps(x)
         dtype = v.dtype
         if self.mode in ("dot_product", "concatenation"):  # no mean of values, as a softmax gives
             v = v.astype(with_range(dtype))
-        chunked = dict(chunk=self.chunk, precision=self.precision)
-        if self.mode == "dot_product":
-            y = attention.dot_product_attention(q, k, v, precision=self.precision)
-        elif self.mode == "concatenation":
-            y = attention.concatenation_attention(*self._shares(q, k), v, **chunked)
-        else:
-            chunked |= dict(scale=self.scale, implementation=self.implementation)
-            y = attention.softmax_attention(q, k, v, **chunked)
-        y = self.norm(self.expand(y.reshape(*x.shape[:-1], y.shape[-1]))).astype(dtype)
+        y = self.norm(self.expand(self._attend(q, k, v))).astype(dtype)
         return x.astype(y.dtype) + y
+
+    def _attend(self, q, k, v):
+        options = dict(precision=self.precision)
+        if not whole_maps.value and self.mode != "dot_product" and self.implementation != "cudnn":
+            if self.mode != "concatenation":
+                return ring_attention(q, k, v, scale=self.scale, **options)
+            a, b = (share.astype(wide(share.dtype)) for share in self._shares(q, k))
+            # As products: <(a, 1), (1, b)> is a + b.
+            q, k = jnp.stack([a, jnp.ones_like(a)], -1), jnp.stack([jnp.ones_like(b), b], -1)
+            return ring_attention(q, k, v, weights="rectified", **options)
+        shape = *q.shape[:-1], v.shape[-1]
+        q, k, v = map(flatten_positions, (q, k, v))
+        if self.mode == "dot_product":
+            y = attention.dot_product_attention(q, k, v, **options)
+        elif self.mode == "concatenation":
+            options |= dict(chunk=self.chunk)
+            y = attention.concatenation_attention(*self._shares(q, k), v, **options)
+        else:
+            options |= dict(chunk=self.chunk, implementation=self.implementation)
+            y = attention.softmax_attention(q, k, v, scale=self.scale, **options)
+        return y.reshape(shape)
 
     def attention_maps(self, x: jax.Array) -> jax.Array:
         """Return all weights, ``[N, *spatial, *key positions]``, in float32 at least."""
         x = as_map(x, self.rank, self.features)
-        q, k, _, positions = self._operands(x)
+        q, k, positions = self._operands(x)
         return self._weights(q, k).reshape(*x.shape[:-1], *positions)
 
     def query_maps(self, x: jax.Array, position: tuple[int, ...]) -> dict[str, jax.Array]:
         """Return the weights of one position by name, ``[N, *key positions]``; never all."""
         x = as_map(x, self.rank, self.features)
-        q, k, _, positions = self._operands(x)
+        q, k, positions = self._operands(x)
         query = int(np.ravel_multi_index(position, x.shape[1:-1]))
         weights = self._weights(q[:, query : query + 1], k)
         return {"weights": weights.reshape(len(x), *positions)}
@@ -141,23 +157,25 @@ class NonLocal(nnx.Module):
         return attention.softmax_weights(q, k, scale=self.scale, precision=self.precision)
 
     def _operands(self, x):
-        """Return queries, keys and values ``[N, positions, C]`` and the sizes of the key map."""
+        """Return queries and keys ``[N, positions, C]`` and the sizes of the key map."""
+        q, k, _ = self._maps(x)
+        return flatten_positions(q), flatten_positions(k), k.shape[1:-1]
+
+    def _maps(self, x):
+        """Return the maps of queries, keys and values."""
         before = _pooled if self.sub_sample and not self.pool_projected else lambda x: x
         after = _pooled if self.sub_sample and self.pool_projected else lambda x: x
         pooled = before(x)
         value = after(self.value(pooled))
         if self.mode == "gaussian":
-            q, k = x.astype(value.dtype), after(pooled).astype(value.dtype)
-        else:
-            q, k = self.query(x), after(self.key(pooled))
-        flat = map(flatten_positions, (q, k, value))
-        return *flat, value.shape[1:-1]
+            return x.astype(value.dtype), after(pooled).astype(value.dtype), value
+        return self.query(x), after(self.key(pooled)), value
 
     def _shares(self, q, k):
         """Return what queries and keys add to the linear form of their concatenation."""
         kernel = self.score.kernel[...].reshape(2, -1).astype(q.dtype)
         return (
-            jnp.einsum("nic,c->ni", a, half, precision=self.precision)
+            jnp.einsum("...c,c->...", a, half, precision=self.precision)
             for a, half in zip((q, k), kernel, strict=True)
         )
 

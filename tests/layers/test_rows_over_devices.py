@@ -7,7 +7,9 @@ from rows_over_devices import check_layer
 from spectral_flax.kernels.convolution import whole_maps
 from spectral_flax.layers import (
     FFC,
+    CompactNonLocal,
     DoubleAttention,
+    NonLocal,
     RecurrentCrissCross,
     bat,
     srl_fft,
@@ -53,3 +55,29 @@ ATTENTION = {
 @pytest.mark.parametrize("name", ATTENTION)
 def test_attention_that_needs_no_pairs_of_positions(name):
     check_layer(ATTENTION[name](nnx.Rngs(0)), *EVEN)
+
+
+NON_LOCAL = [
+    ("embedded_gaussian", EVEN, False),
+    ("embedded_gaussian", UNEVEN, False),
+    ("gaussian", (2, 2, 8, 6, 16), True),
+    ("concatenation", UNEVEN, False),
+]
+
+
+@pytest.mark.parametrize(("mode", "shape", "sub_sample"), NON_LOCAL, ids=str)
+def test_keys_and_values_of_non_local_attention_go_round(mode, shape, sub_sample):
+    options = dict(rank=len(shape) - 2, mode=mode, sub_sample=sub_sample)
+    found = check_layer(NonLocal(16, rngs=nnx.Rngs(0), **options), *shape)
+    assert found["collective-permute"].count >= 3 * 2 + 4 * 4 - 2
+
+
+def test_a_dot_product_is_a_sum_over_positions():
+    found = check_layer(NonLocal(16, mode="dot_product", rngs=nnx.Rngs(0)), *EVEN)
+    assert set(found) == {"all-reduce"}
+
+
+@pytest.mark.parametrize("gamma", [None, 0.1])
+def test_compact_attention_is_a_sum_over_positions(gamma):
+    layer = CompactNonLocal(16, groups=4, gamma=gamma, rngs=nnx.Rngs(0))
+    assert set(check_layer(layer, *EVEN)) == {"all-reduce"}
