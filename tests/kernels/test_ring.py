@@ -1,0 +1,46 @@
+"""Attention round a ring, on one device: the attention of functions that see all positions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spectral_flax.functional import concatenation_attention, softmax_attention
+from spectral_flax.kernels import ring
+
+
+def draw(*shape):
+    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+
+
+def flat(x):
+    return x.reshape(len(x), -1, x.shape[-1])
+
+
+def softmax(q, k, v):
+    return softmax_attention(*map(flat, (q, k, v)), scale=0.3)
+
+
+def rectified(q, k, v):
+    a, b = (flat(x)[..., i] for x, i in ((q, 0), (k, 1)))
+    return concatenation_attention(0.3 * a, 0.3 * b, flat(v))
+
+
+@pytest.mark.parametrize("queries_at_once", [1000, 7])
+@pytest.mark.parametrize("expected", [softmax, rectified])
+def test_it_is_attention_with_its_gradients(expected, queries_at_once, monkeypatch):
+    q, k, v = draw(2, 3, 5, 2), draw(2, 2, 4, 2), draw(2, 2, 4, 6)
+    monkeypatch.setattr(ring, "_SCORES", queries_at_once * 8)
+    ring._by_devices.cache_clear()  # of programs with other parts
+    if expected is rectified:  # <(a, 1), (1, b)> is a + b
+        q, k = q.at[..., 1].set(1), k.at[..., 0].set(1)
+
+    def both(attention):
+        loss = lambda *args: jnp.sin(attention(*args)).sum()
+        return attention(q, k, v), jax.grad(loss, (0, 1, 2))(q, k, v)
+
+    options = dict(weights=expected.__name__, scale=0.3)
+    ours = both(lambda *args: flat(ring.ring_attention(*args, **options)))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(both(expected)), strict=True):
+        moving = b != 0  # queries and keys have a constant that only ours differentiates by
+        np.testing.assert_allclose(a * moving, b, rtol=1e-4, atol=1e-5)
