@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from spectral_flax.arrays import as_array
 from spectral_flax.kernels.batch_parallel import batch_parallel
 from spectral_flax.kernels.convolution_forms import convolution_form
+from spectral_flax.kernels.halos import SharedRows
 from spectral_flax.kernels.platforms import held_on_gpu
 
 plain_convolutions = jax.make_user_context(False)
@@ -112,9 +113,23 @@ def _apply(options, x, kernel):
     if unpadded_point and options.batch_group_count == 1 and set(options.lhs_dilation) == {1}:
         types = dict(precision=precision, preferred_element_type=options.preferred_element_type)
         return _pointwise(_strided(x, strides), kernel, options.feature_group_count, **types)
+    if not whole_maps.value and _has_halos(options, x):
+        window = options.rhs_dilation[-2] * (kernel.shape[-4] - 1) + 1
+        shared, rows = SharedRows(options, x.shape[-3], window), x.ndim - 3
+        axes = dict(batch=(0, None), out=0, split=(rows, None), split_out=rows)
+        return batch_parallel(shared, x, kernel, **axes)
     if options.feature_group_count == 1:
         return options(x, kernel)
     return batch_parallel(options, x, kernel, batch=(0, None), out=0)
+
+
+def _has_halos(options, x):
+    """Return whether XLA would gather maps whose rows are split, and `SharedRows` does not."""
+    if x.ndim < 4 or options.batch_group_count > 1:
+        return False
+    dilation = options.lhs_dilation[-2]
+    gathers = options.feature_group_count > 1 or dilation > 1
+    return gathers and (dilation == 1 or options.window_strides[-2] == 1)
 
 
 def _channels_last_numbers(rank):

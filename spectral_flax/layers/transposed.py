@@ -10,6 +10,8 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from spectral_flax.arrays import as_floating
+from spectral_flax.kernels.convolution import convolution
+from spectral_flax.layers.conv import per_channel
 from spectral_flax.layers.initializers import Initializer, kaiming_normal, zeros
 from spectral_flax.layers.norm import BatchNorm
 
@@ -29,7 +31,7 @@ def transposed_conv(
     param_dtype: DTypeLike = jnp.float32,
     precision: lax.PrecisionLike = None,
     rngs: nnx.Rngs,
-) -> nnx.ConvTranspose:
+) -> "TransposedConv":
     """Build a transposed convolution ``[N, H, W, in_features] -> [N, H', W', out_features]``.
 
     H' is ``(H - 1) * strides - 2 * padding + kernel_size + output_padding``. The gradient of a
@@ -38,7 +40,7 @@ def transposed_conv(
     if not 0 <= padding < kernel_size:
         raise ValueError(f"padding={padding}; expected at least 0, less than kernel_size")
     before = kernel_size - 1 - padding
-    return nnx.ConvTranspose(
+    return TransposedConv(
         in_features,
         out_features,
         (kernel_size,) * 2,
@@ -52,6 +54,21 @@ def transposed_conv(
         precision=precision,
         rngs=rngs,
     )
+
+
+class TransposedConv(nnx.ConvTranspose):
+    """Flax's transposed convolution, computed by `functional.convolution`.
+
+    For numbers as padding and one batch axis, without a mask.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, bias = self.promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
+        ones = (1,) * len(self.kernel_size)
+        options = dict(lhs_dilation=self.strides, precision=self.precision)
+        y = convolution(x, kernel, ones, self.padding, **options)
+        return y if bias is None else y + per_channel(bias, y)
 
 
 class TransposedConvNormAct(nnx.Module):

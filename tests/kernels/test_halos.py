@@ -1,0 +1,43 @@
+"""Convolutions of maps whose rows lie on a mesh axis: those of one device, and no map gathered."""
+
+from functools import partial
+
+import pytest
+from rows_over_devices import check_equal_to_one_device, draw
+
+from spectral_flax.functional import convolution
+from spectral_flax.kernels import whole_maps
+
+# Rows, then options: those of stride and dilation divide, those of 7 and 10 do not.
+GROUPED = [
+    (8, dict(window_strides=1, padding=1)),
+    (7, dict(window_strides=2, padding=1)),
+    (10, dict(window_strides=(3, 1), padding=((2, 0), (1, 1)))),
+    (9, dict(window_strides=1, padding=2, rhs_dilation=2)),
+]
+
+
+@pytest.mark.parametrize(("height", "options"), GROUPED, ids=str)
+def test_grouped_convolutions_take_rows_from_neighbours(height, options):
+    function = partial(convolution, feature_group_count=2, **options)
+    with whole_maps(False):
+        found = check_equal_to_one_device(function, draw(2, height, 5, 4), draw(3, 3, 2, 6))
+    assert set(found) <= {"collective-permute", "all-reduce"}
+
+
+# PyTorch's placement: a window of 3 with one row more at the end, and one of 4.
+TRANSPOSED = [(8, 3, (1, 2)), (7, 3, (1, 2)), (8, 4, (2, 2)), (5, 4, (2, 2))]
+
+
+@pytest.mark.parametrize(("height", "size", "padding"), TRANSPOSED, ids=str)
+def test_transposed_convolutions_take_rows_from_neighbours(height, size, padding):
+    function = partial(convolution, window_strides=1, padding=(padding, padding), lhs_dilation=2)
+    with whole_maps(False):
+        found = check_equal_to_one_device(function, draw(2, height, 5, 4), draw(size, size, 4, 3))
+    assert set(found) <= {"collective-permute", "all-reduce"}
+
+
+def test_grouped_convolutions_of_videos_do_too():
+    function = partial(convolution, window_strides=1, padding=1, feature_group_count=2)
+    with whole_maps(False):
+        check_equal_to_one_device(function, draw(2, 3, 8, 5, 4), draw(3, 3, 3, 2, 4))
