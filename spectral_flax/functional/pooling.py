@@ -16,6 +16,7 @@ from spectral_flax.arrays import as_floating, wide
 from spectral_flax.kernels.batch_parallel import batch_parallel
 from spectral_flax.kernels.convolution import whole_maps
 from spectral_flax.kernels.pencils import Names, exchange
+from spectral_flax.kernels.platforms import ByPlatform
 
 
 def adaptive_average_pool(
@@ -121,15 +122,31 @@ def _max_pool(x, window, strides, padding):
 
 @_max_pool.defjvp
 def _max_pool_jvp(window, strides, padding, primals, tangents):
-    def derivative(form):
-        pool = lambda x: form(x, window, strides, padding)
-        return lambda x, x_dot: jax.jvp(pool, (x,), (x_dot,))[1]
-
-    y = _max_pool_at_once(*primals, window, strides, padding)
-    at_once, by_axes = map(derivative, (_max_pool_at_once, _max_pool_by_axes))
+    (x,), (x_dot,) = primals, tangents
+    at_once, by_axes = (
+        _Derivative(form, window, strides, padding)
+        for form in (_max_pool_at_once, _max_pool_by_axes)
+    )
+    y = _max_pool_at_once(x, window, strides, padding)
     if not whole_maps.value:
-        return y, at_once(*primals, *tangents)
-    return y, lax.platform_dependent(*primals, *tangents, default=at_once, cpu=by_axes)
+        return y, at_once(x, x_dot)
+    # Linear in the second argument; the derivative by the first is zero.
+    both = lax.stop_gradient(x), x_dot
+    return y, batch_parallel(ByPlatform(at_once, cpu=by_axes), *both, batch=(0, 0))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Derivative:
+    """The derivative of a form of `max_pool` at ``x`` along ``x_dot``."""
+
+    form: Callable[..., jax.Array]
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+
+    def __call__(self, x: jax.Array, x_dot: jax.Array) -> jax.Array:
+        pool = lambda x: self.form(x, self.window, self.strides, self.padding)
+        return jax.jvp(pool, (x,), (x_dot,))[1]
 
 
 def _max_pool_at_once(x, window, strides, padding):
