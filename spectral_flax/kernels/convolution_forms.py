@@ -108,6 +108,9 @@ def on_cpu(form: Convolution, result: int, *args: jax.Array) -> jax.Array:
         if window <= _WINDOW:
             return views.kernel_gradient(form, *args)
         return by_jax(form, result, *args)
+    many = positions * window * channels > _VIEWS and form.shapes[Y][1] > 1
+    if result == Y and len(form.strides) == 2 and window > 1 and many:
+        return _convolution_by_bands(form, *args)
     if 1 < window <= _WINDOW and positions < _POSITIONS and channels >= _THIN:
         by_views = views.convolution_by_views if result == Y else views.input_gradient_by_views
         return by_views(form, *args)
@@ -126,6 +129,9 @@ _THIN = 8  # channels of an input that is thinner than a vector register
 _WINDOW = 27  # positions of the largest window measured, 3x3x3
 _POSITIONS = 512  # below it, n h w of a small map
 _MANY_POSITIONS = 2048  # from which on products are still large with tiles of 4x4 outputs
+_VIEWS = (
+    1 << 32
+)  # numbers in the views of all positions, for which XLA may ask the system for memory
 _WIDE = 48  # channels of input and output from which on the transforms of Winograd's form pay
 
 
@@ -135,6 +141,23 @@ def _unpadded_convolution(form, x, kernel):
     options = form.strides, padding, form.dilation, form.precision
     longer = _convolve(convolution_form(x, kernel, *options), x, kernel)
     return lax.slice_in_dim(longer, 0, form.shapes[Y][1], axis=1)
+
+
+def _convolution_by_bands(form, x, kernel):
+    """Compute some rows of the result after the other."""
+    stride, (before, _), dilation = form.strides[0], form.padding[0], form.dilation[0]
+    window, (height, rows) = dilation * (kernel.shape[0] - 1) + 1, (x.shape[1], form.shapes[Y][1])
+    views = math.prod(form.shapes[Y][:-1]) * math.prod(kernel.shape[:-1])
+    count = min(rows, views // _VIEWS + 1)
+    bands = []
+    for first, last in itertools.pairwise(i * rows // count for i in range(count + 1)):
+        start, stop = first * stride - before, (last - 1) * stride - before + window
+        band = lax.slice_in_dim(x, min(max(start, 0), height), max(min(stop, height), 0), axis=1)
+        margins = max(0, -start), max(0, stop - height)
+        padding = margins, *form.padding[1:]
+        part = convolution_form(band, kernel, form.strides, padding, form.dilation, form.precision)
+        bands.append(on_cpu(part, Y, band, kernel))
+    return jnp.concatenate(bands, axis=1)
 
 
 def _has_minimal_form(form, positions, dtype):

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 
 pytest.importorskip("PIL")
-from evidence.large_pictures import holes, large, steps_at_borders  # noqa: E402
+from evidence.large_pictures import holes, large, steps
 
 
 def test_a_step_at_the_border_of_a_hole_shows():
     ramp = np.tile(np.arange(64.0)[:, None, None], (1, 64, 3))
     hole = np.zeros((64, 64), bool)
     hole[20:40, 20:40] = True
-    assert steps_at_borders(ramp, hole) == pytest.approx(1, abs=0.05)
-    assert steps_at_borders(ramp + 50 * hole[..., None], hole) > 20
+    across, within = steps(ramp, hole)
+    # Of four sides two have a step of one, and of neighbours within every second pair.
+    assert (across, within) == pytest.approx((0.5, 0.5))
+    assert steps(ramp + 50 * hole[..., None], hole) == pytest.approx((50, 0.5), abs=1)
 
 
 def test_a_large_picture_has_no_step_where_its_parts_meet():

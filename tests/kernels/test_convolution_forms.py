@@ -10,6 +10,7 @@ from jax import lax
 from jax.sharding import AxisType
 
 from spectral_flax.functional import convolution
+from spectral_flax.kernels import convolution_forms
 from spectral_flax.kernels.convolution_forms import Y, by_jax, convolution_form, on_cpu
 
 # input shape, window, features, strides, padding, dilation: one for each form, odd sizes, edges
@@ -50,6 +51,14 @@ def arrays(case):
     form = convolution_form(x, kernel, strides, pairs, (dilation,) * rank, None)
     y = jnp.asarray(rng.standard_normal(form.shapes[2]), jnp.float32)
     return form, (x, kernel, y)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "large" in case or "wide" in case])
+def test_a_map_too_large_for_its_views_is_convolved_by_bands(case, monkeypatch):
+    form, (x, kernel, _) = arrays(case)
+    monkeypatch.setattr(convolution_forms, "_VIEWS", 5000)
+    y = jax.jit(functools.partial(on_cpu, form, Y))(x, kernel)
+    np.testing.assert_allclose(y, by_jax(form, Y, x, kernel), atol=2e-5 * np.sqrt(kernel.size))
 
 
 @pytest.mark.parametrize("case", CASES)
