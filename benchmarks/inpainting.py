@@ -37,7 +37,7 @@ def measure(
     mask = np.zeros(size, bool)
     mask[tuple(slice(n // 4, n // 2 + 1) for n in size)] = True
     seconds, plan = [], []
-    before = _peak()
+    before = peak_gib()
     for _ in range(repeats + 1):
         start = time.perf_counter()
         filled = sf.inpaint(network, image, mask, mode=mode, report=plan.append)
@@ -55,12 +55,13 @@ def measure(
         "seconds": sorted(seconds[1:] or seconds)[repeats // 2],
         "first_seconds": seconds[0],
         "host_gib_before": before,
-        "host_peak_gib": _peak(),
+        "host_peak_gib": peak_gib(),
         "device_peak_gib": stats.get("peak_bytes_in_use", 0) / 2**30,
     }
 
 
-def _peak() -> float:
+def peak_gib() -> float:
+    """Return the most memory that this process has had, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 

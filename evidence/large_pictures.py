@@ -15,7 +15,6 @@ Run: pip install -e ".[train,images,evidence]"
 import argparse
 import multiprocessing
 import os
-import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmarks.inpainting import peak_gib
 from benchmarks.results import write
 from configs.photographs_lama import config
 from evidence import photograph_data
@@ -66,9 +66,8 @@ def fill(run: Path, image: np.ndarray, hole: np.ndarray, mode: str) -> dict:
 
     began, plan = time.perf_counter(), []
     filled = sf.inpaint(sf.load(run), image, hole, mode=mode, report=plan.append)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.perf_counter() - began
-    return {"filled": filled, "plan": plan[0], "seconds": seconds, "peak_gib": peak}
+    return {"filled": filled, "plan": plan[0], "seconds": seconds, "peak_gib": peak_gib()}
 
 
 def alone(mode: str, *arguments) -> dict:

@@ -29,12 +29,8 @@ def program(name: str) -> Callable[..., int]:
             "there is no package train" if spec is None else f"{spec.origin} hides it; rename that"
         )
         raise ImportError(f"cannot import the training of spectral-flax: {there}")
-    try:
-        if name == "train":
-            from train.__main__ import main
-        else:
-            from train.evaluate.__main__ import main
-    except ModuleNotFoundError as error:
-        missing = f"{name} needs the package {error.name}"
-        raise ImportError(f'{missing}: pip install "spectral-flax[train]"') from error
+    if name == "train":
+        from train.__main__ import main
+    else:
+        from train.evaluate.__main__ import main
     return main

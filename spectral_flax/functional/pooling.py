@@ -96,7 +96,8 @@ def max_pool(
 
     Arguments and result as of ``nnx.max_pool``; positions that padding adds are never the maximum.
     Of several positions of a window that are largest the first, row by row, gets the gradient. On
-    the CPU that is computed axis by axis: what XLA makes of the gradient takes five times as long.
+    the CPU, and within `kernels.whole_maps` of False, that is computed axis by axis: what XLA makes
+    of the gradient takes five times as long, and may gather maps whose rows devices share.
 
     Raises:
       TypeError: ``x`` is not a real floating array.
@@ -128,8 +129,8 @@ def _max_pool_jvp(window, strides, padding, primals, tangents):
         for form in (_max_pool_at_once, _max_pool_by_axes)
     )
     y = _max_pool_at_once(x, window, strides, padding)
-    if not whole_maps.value:
-        return y, at_once(x, x_dot)
+    if not whole_maps.value:  # where rows are shared, XLA may gather maps for its own form
+        return y, by_axes(x, x_dot)
     # Linear in the second argument; the derivative by the first is zero.
     both = lax.stop_gradient(x), x_dot
     return y, batch_parallel(ByPlatform(at_once, cpu=by_axes), *both, batch=(0, 0))

@@ -124,12 +124,16 @@ def _apply(options, x, kernel):
 
 
 def _has_halos(options, x):
-    """Return whether XLA would gather maps whose rows are split, and `SharedRows` does not."""
+    """Return whether XLA fails on maps whose rows are split, and `SharedRows` does not.
+
+    It gathers them, or with strides and fewer rows of the result than devices gives a kernel's
+    gradient that is wrong.
+    """
     if x.ndim < 4 or options.batch_group_count > 1:
         return False
-    dilation = options.lhs_dilation[-2]
-    gathers = options.feature_group_count > 1 or dilation > 1
-    return gathers and (dilation == 1 or options.window_strides[-2] == 1)
+    stride, dilation = options.window_strides[-2], options.lhs_dilation[-2]
+    fails = options.feature_group_count > 1 or dilation > 1 or stride > 1
+    return fails and 1 in (stride, dilation)
 
 
 def _channels_last_numbers(rank):

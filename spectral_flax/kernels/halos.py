@@ -2,7 +2,8 @@
 """Convolution of maps whose rows are split over devices, with rows of their neighbours.
 
 XLA's partitioner does so for plain convolutions. It gathers maps for grouped ones, and for the
-kernel's gradient of transposed ones, whose map is spread out by ``lhs_dilation``.
+kernel's gradient of transposed ones, whose map is spread out by ``lhs_dilation``; with strides that
+gradient is wrong where the result has fewer rows than there are devices (jax 0.10.2).
 """
 
 import dataclasses

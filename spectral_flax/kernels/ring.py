@@ -45,6 +45,8 @@ def ring_attention(
     may be split over devices, evenly or not. Sums are in float32 at least, the result has the dtype
     of ``v``. For reverse mode, once; forward mode and ``vmap`` have no rule.
     """
+    if weights not in ("softmax", "rectified"):
+        raise ValueError(f"weights={weights!r}; expected 'softmax' or 'rectified'")
     q, k = (a.astype(common(q, k)) for a in (q, k))
     keys = math.prod(k.shape[1:-1])
     attention = _Attention(weights, float(scale), precision, q.shape[-3], k.shape[-3], keys)

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 
 from spectral_flax.arrays import wide, with_range
 from spectral_flax.functional import attention
 from spectral_flax.functional.attention import flatten_positions
-from spectral_flax.functional.pooling import adaptive_max_pool
+from spectral_flax.functional.pooling import max_pool
 from spectral_flax.kernels.convolution import whole_maps
 from spectral_flax.kernels.ring import ring_attention
 from spectral_flax.layers.checks import as_map, check_multiple, check_positive, check_rank
@@ -185,12 +184,9 @@ def _pooled(x: jax.Array) -> jax.Array:
 
     A last odd row or column is left out, as published; a single one is kept.
     """
-    for axis in (-2, -3):  # the last first, as `adaptive_max_pool` does
-        half = x.shape[axis] // 2
-        if half:
-            even = lax.slice_in_dim(x, 0, 2 * half, axis=axis)
-            x = adaptive_max_pool(even, (half,), axes=(axis,))
-    return x
+    *frames, height, width = x.shape[1:-1]
+    window = *(1 for _ in frames), min(2, height), min(2, width)
+    return max_pool(x, window, window)
 
 
 def non_local(

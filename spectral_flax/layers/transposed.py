@@ -16,6 +16,21 @@ from spectral_flax.layers.initializers import Initializer, kaiming_normal, zeros
 from spectral_flax.layers.norm import BatchNorm
 
 
+class TransposedConv(nnx.ConvTranspose):
+    """Flax's transposed convolution, computed by `functional.convolution`.
+
+    For numbers as padding and one batch axis, without a mask or a flipped kernel.
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bias = None if self.bias is None else self.bias[...]
+        x, kernel, bias = self.promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
+        ones = (1,) * len(self.kernel_size)
+        options = dict(lhs_dilation=self.strides, precision=self.precision)
+        y = convolution(x, kernel, ones, self.padding, **options)
+        return y if bias is None else y + per_channel(bias, y)
+
+
 def transposed_conv(
     in_features: int,
     out_features: int,
@@ -31,7 +46,7 @@ def transposed_conv(
     param_dtype: DTypeLike = jnp.float32,
     precision: lax.PrecisionLike = None,
     rngs: nnx.Rngs,
-) -> "TransposedConv":
+) -> TransposedConv:
     """Build a transposed convolution ``[N, H, W, in_features] -> [N, H', W', out_features]``.
 
     H' is ``(H - 1) * strides - 2 * padding + kernel_size + output_padding``. The gradient of a
@@ -54,21 +69,6 @@ def transposed_conv(
         precision=precision,
         rngs=rngs,
     )
-
-
-class TransposedConv(nnx.ConvTranspose):
-    """Flax's transposed convolution, computed by `functional.convolution`.
-
-    For numbers as padding and one batch axis, without a mask.
-    """
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        bias = None if self.bias is None else self.bias[...]
-        x, kernel, bias = self.promote_dtype((x, self.kernel[...], bias), dtype=self.dtype)
-        ones = (1,) * len(self.kernel_size)
-        options = dict(lhs_dilation=self.strides, precision=self.precision)
-        y = convolution(x, kernel, ones, self.padding, **options)
-        return y if bias is None else y + per_channel(bias, y)
 
 
 class TransposedConvNormAct(nnx.Module):

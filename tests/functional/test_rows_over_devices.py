@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 from rows_over_devices import check_equal_to_one_device, draw, mesh
 
 from spectral_flax.functional import irfft2, irfft3, pairs, rfft2, rfft3, spectral_convolution
+from spectral_flax.functional.padding import reflect
+from spectral_flax.kernels import whole_maps
 
 
 def through_spectrum(x, axis_name=None, implementation="fft"):
@@ -54,6 +56,17 @@ def test_inside_shard_map_the_axis_is_named():
         out_specs=P("data", "space"),
     )
     np.testing.assert_allclose(jax.jit(part)(x), function(x), atol=1e-6)
+
+
+def test_reflection_moves_rows_as_many_on_any_map():
+    moved = []
+    with whole_maps(False):
+        for height in (16, 32):
+            found = check_equal_to_one_device(
+                partial(reflect, margins=(2, 3)), draw(2, height, 6, 4)
+            )
+            moved.append(sum(kind.bytes for kind in found.values()))
+    assert moved[0] == moved[1]
 
 
 def through_pair(pair, x):

@@ -37,6 +37,15 @@ def test_transposed_convolutions_take_rows_from_neighbours(height, size, padding
     assert set(found) <= {"collective-permute", "all-reduce"}
 
 
+@pytest.mark.parametrize("height", [4, 8, 14])
+def test_strided_convolutions_have_gradients_of_one_device_even_with_rows_fewer_than_devices(
+    height,
+):
+    function = partial(convolution, window_strides=2, padding=1)
+    with whole_maps(False):
+        check_equal_to_one_device(function, draw(2, height, 5, 4), draw(3, 3, 4, 6))
+
+
 def test_grouped_convolutions_of_videos_do_too():
     function = partial(convolution, window_strides=1, padding=1, feature_group_count=2)
     with whole_maps(False):
