@@ -8,10 +8,12 @@ the temporary memory of a device against that of one device with one image. With
 program is run too: the largest difference of a gradient to one device, relative to the largest
 value of that gradient. Those that are zero but for rounding, a thousand roundings of the largest of
 all at most, are left out. ``--float64`` tells a fault from the rounding of deep gradients.
-Convolutions are JAX's, as on GPUs and TPUs.
+Convolutions are JAX's, as on GPUs and TPUs. With ``--layers`` one fast Fourier convolution of 64
+channels, half of them global, is listed in place of networks, beside its global path's map.
 
 Run: python -m evidence.rows_over_devices [NAME ...] [--sizes 512 1024] [--meshes 1x8 2x4]
         [--run] [--float64]
+     python -m evidence.rows_over_devices --layers --sizes 64 512
 """
 
 import argparse
@@ -19,6 +21,7 @@ import functools
 import itertools
 import os
 import re
+from collections.abc import Sequence
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -26,6 +29,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import spectral_flax as sf
@@ -89,6 +93,20 @@ def report(program, alone) -> dict:
     }
 
 
+def layers(sizes: Sequence[int]) -> None:
+    """Print what a fast Fourier convolution exchanges, for its pairs of transforms and in all."""
+    mesh = _mesh(1, jax.device_count())
+    rows = NamedSharding(mesh, PartitionSpec("data", "space"))
+    for size, lfu in itertools.product(sizes, (False, True)):
+        layer = sf.layers.FFC(64, 64, lfu=lfu, rngs=nnx.Rngs(0))
+        layer.eval()
+        map_bytes = 4 * size * size * layer.global_to_global.expand.in_features
+        x = jax.ShapeDtypeStruct((1, size, size, 64), jnp.float32)
+        program = jax.jit(layer, in_shardings=rows, out_shardings=rows).lower(x).compile()
+        found = collectives(program.as_text())
+        print(f"FFC at {size}, {lfu=}: {found}; a map has {map_bytes // mesh.size:,} on a device")
+
+
 def difference(ours, alone) -> float:
     """Return the largest relative difference of the arrays of two trees that are not zero."""
     pairs = list(zip(*map(jax.tree.leaves, jax.device_get((ours, alone))), strict=True))
@@ -103,11 +121,16 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=int, default=[512, 1024])
     parser.add_argument("--meshes", nargs="*", default=["1x8", "2x4"], help="data x space")
     parser.add_argument("--parts", nargs="*", default=["forward", "training"])
+    parser.add_argument("--layers", action="store_true")
     parser.add_argument("--run", action="store_true")
     parser.add_argument("--float64", action="store_true")
     given = parser.parse_args()
     with whole_maps(False), jax.enable_x64(given.float64):
-        measure(given)
+        layers(given.sizes) if given.layers else measure(given)
+
+
+def _mesh(data, space):
+    return jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 
 
 def _as(dtype, init):
@@ -129,7 +152,7 @@ def measure(given: argparse.Namespace) -> None:
         single = compiled(jax.jit(functions[part]), variables, one)
         for shape in given.meshes:
             data, space = map(int, shape.split("x"))
-            mesh = jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+            mesh = _mesh(data, space)
             images = jax.ShapeDtypeStruct((data, size, size, channels), dtype)
             program = compiled(on_rows(functions[part], mesh), variables, images)
             row = report(program, single)

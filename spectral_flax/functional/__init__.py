@@ -20,8 +20,6 @@ from spectral_flax.functional.fourier import (
     irfft3,
     rfft2,
     rfft3,
-    split_quarters,
-    tile_quarters,
 )
 from spectral_flax.functional.octaves import octave_down, octave_up
 from spectral_flax.functional.orthogonal import (
@@ -38,6 +36,7 @@ from spectral_flax.functional.pooling import (
     average_pool,
     max_pool,
 )
+from spectral_flax.functional.quarters import split_quarters, tile_quarters
 from spectral_flax.functional.shift import temporal_shift
 from spectral_flax.functional.spectral_filters import (
     fourier_mixer,

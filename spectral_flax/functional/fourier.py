@@ -12,7 +12,6 @@ import functools
 from typing import Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
@@ -23,10 +22,11 @@ from spectral_flax.functional.fourier_forms import (
     ForwardMatmul,
     InverseFFT,
     InverseMatmul,
+    spatial_sizes,
 )
-from spectral_flax.functional.padding import repeat_last
+from spectral_flax.functional.quarters import ForwardQuarters, InverseQuarters
 from spectral_flax.kernels.batch_parallel import batch_parallel
-from spectral_flax.kernels.pencils import Names, by_columns, by_rows
+from spectral_flax.kernels.pencils import Names
 from spectral_flax.kernels.platforms import ByPlatform
 
 Norm = Literal["ortho", "backward", "forward"]
@@ -60,6 +60,9 @@ class RealFFT:
         having as many. The columns of spectra are split then: ``ceil((W//2 + 1) / devices)`` each,
         those that no frequency is left for being zeros. Under ``jit`` the sharding of the arrays
         says the same, and nothing is needed here.
+      quarters: the spectrum is that of `split_quarters` of the map, and the inverse is repeated by
+        `tile_quarters`: ``[..., H, W, C] -> [..., h, w//2 + 1, 8C]``, with h and w half of H and W.
+        Where devices share rows, quarters cost no exchange of their own.
 
     Rows on a mesh axis, T and W whole: `kernels.pencils`, one all-to-all each way.
 
@@ -78,6 +81,7 @@ class RealFFT:
     precision: lax.PrecisionLike = None
     axis_name: Names | None = None
     columns: int | None = None
+    quarters: bool = False
     multiplier = 2
 
     def __post_init__(self) -> None:
@@ -92,32 +96,46 @@ class RealFFT:
     def forward(self, x: jax.Array) -> jax.Array:
         """Return the half spectrum, ``[..., *sizes, C] -> [..., *grid, 2C]``."""
         x = as_floating(x=x)
-        *others, height, width = _spatial(x, self.rank, "x")
-        self._frequencies(width)
-        self._check_groups("channels of x", x.shape[-1])
-        sizes = (*others, height * self._devices(), width)
-        split = x.ndim - 3, x.ndim - 2
-        return _apply(self, split, ForwardFFT(self, sizes), ForwardMatmul(self, sizes), x)
+        *others, height, width = spatial_sizes(x, self.rank, "x")
+        height *= self._devices()
+        sizes = (*others, self._side(height), self._side(width))
+        self._frequencies(sizes[-1])
+        self._check_groups("channels of x", x.shape[-1] * (4 if self.quarters else 1))
+        forms = [form(self, sizes) for form in (ForwardFFT, ForwardMatmul)]
+        if self.quarters:
+            forms = [ForwardQuarters(form, height) for form in forms]
+        return _apply(self, (x.ndim - 3, x.ndim - 2), *forms, x)
 
     def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
         """Return the map, ``[..., *grid, 2C] -> [..., *sizes, C]``.
 
-        Only the last of ``sizes``, the width, is read: the spectrum has the others.
+        Only the last of ``sizes``, the width, is read, and with ``quarters`` the height: the
+        spectrum has the others.
         """
         s = as_floating(s=s)
-        grid = _spatial(s, self.rank, "s")
+        grid = spatial_sizes(s, self.rank, "s")
         width, devices = sizes[-1], self._devices()
         integer = isinstance(width, int | np.integer)
-        if not integer or width < 1 or grid[-1] != -(-self._frequencies(width) // devices):
-            expected = "width//2 + 1" if self.columns is None else f"columns={self.columns}"
+        side = self._side(width) if integer else 0
+        if side < 1 or grid[-1] != -(-self._frequencies(side) // devices):
+            count = f"{'ceil(width/2)' if self.quarters else 'width'}//2 + 1"
+            expected = count if self.columns is None else f"columns={self.columns}"
             over = f", over {devices} devices," if devices > 1 else ""
             raise ValueError(
                 f"s has {grid[-1]} frequencies along the width; expected {expected}{over} for "
                 f"width={width!r}"
             )
         self._check_groups("half the channels of s", s.shape[-1] / 2)
-        sizes, split = (*grid[:-1], width), (s.ndim - 2, s.ndim - 3)
-        return _apply(self, split, InverseFFT(self, sizes), InverseMatmul(self, sizes), s)
+        forms = [form(self, (*grid[:-1], side)) for form in (InverseFFT, InverseMatmul)]
+        if self.quarters:
+            if self._side(sizes[-2]) != grid[-2]:
+                raise ValueError(f"s has {grid[-2]} rows; expected half of sizes={sizes}")
+            forms = [InverseQuarters(form, *sizes[-2:]) for form in forms]
+        return _apply(self, (s.ndim - 2, s.ndim - 3), *forms, s)
+
+    def _side(self, size):
+        """Return how long a side is that is transformed, of a map's side."""
+        return -(-size // 2) if self.quarters else size
 
     def _frequencies(self, width):
         """Return how many frequencies spectra have along the width."""
@@ -223,41 +241,6 @@ def irfft3(
     return transform.inverse(s, (width,))
 
 
-def split_quarters(x: jax.Array) -> jax.Array:
-    """Stack the four quarters of a map: ``[..., H, W, C] -> [..., ceil(H/2), ceil(W/2), 4C]``.
-
-    Channels are ordered (top left, bottom left, top right, bottom right), as in the published
-    local Fourier unit. A side of odd length is first extended by repeating its last row or
-    column, so that all quarters have one size (the published code fails there).
-    Chi, Jiang and Mu, NeurIPS 2020, local Fourier unit.
-    """
-    x = as_floating(x=x)
-    height, width = _spatial(x, 2, "x")
-    x = repeat_last(x, height + height % 2, axis=-3)
-    x = repeat_last(x, width + width % 2, axis=-2)
-    h, w = x.shape[-3] // 2, x.shape[-2] // 2
-    # Each cut where devices have the whole side: XLA would send the rows from device to device.
-    halves = by_columns(jnp.concatenate([x[..., :w, :], x[..., w:, :]], axis=-1))
-    halves = jnp.split(halves, 2, axis=-1)
-    quarters = [half[..., i : i + h, :, :] for half in halves for i in (0, h)]
-    return by_rows(jnp.concatenate(quarters, axis=-1))
-
-
-def tile_quarters(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Repeat a map: ``[..., ceil(height/2), ceil(width/2), C] -> [..., height, width, C]``.
-
-    The result is the map repeated 2 x 2 times, without the last row or column where a side is odd:
-    the positions that `split_quarters` adds.
-    """
-    x = as_floating(x=x)
-    if x.shape[-3:-1] != (-(-height // 2), -(-width // 2)):
-        raise ValueError(
-            f"x is {x.shape[-3]} x {x.shape[-2]}; expected half of {height} x {width}, rounded up"
-        )
-    x = jnp.concatenate([x, x], axis=-3)[..., :height, :, :]
-    return jnp.concatenate([x, x], axis=-2)[..., :width, :]
-
-
 def choose_implementation(sizes: tuple[int, ...], platform: str) -> Literal["fft", "matmul"]:
     """Return what "auto" is on a platform for a transform over ``sizes``: see `MATMUL_UP_TO`."""
     return "matmul" if platform == "cpu" and max(sizes) <= MATMUL_UP_TO else "fft"
@@ -267,13 +250,3 @@ def check_rank(rank: int) -> None:
     """Raise ValueError unless ``rank`` is 2 (H, W) or 3 (T, H, W)."""
     if rank not in (2, 3):
         raise ValueError(f"rank is {rank!r}; expected 2 (H, W) or 3 (T, H, W)")
-
-
-def _spatial(x, rank, name) -> tuple[int, ...]:
-    if x.ndim < rank + 1:
-        axes = "T, H, W, C"[-3 * rank - 1 :]
-        raise ValueError(f"{name} has shape {x.shape}; expected at least the axes [{axes}]")
-    sizes = x.shape[-rank - 1 : -1]
-    if 0 in sizes:
-        raise ValueError(f"{name} has shape {x.shape}; expected no empty spatial axis")
-    return sizes

@@ -3,12 +3,15 @@
 
 Each is a function of arrays whose options make it hashable. ``across(names)`` returns what it is
 where mesh axes split the rows of maps and the columns of spectra: see `kernels.pencils`.
+``by_axes(x, between)`` computes it in two steps, over the width and over the other axes, and
+applies a function to the array between them, whose axes of rows, columns and channels are ``axes``.
 """
 
 import dataclasses
 import functools
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +24,19 @@ from spectral_flax.kernels.pencils import Names, exchange
 if TYPE_CHECKING:
     from spectral_flax.functional.fourier import RealFFT
 
+_OfArray = Callable[[jax.Array], jax.Array]
+
+
+def spatial_sizes(x: jax.Array, rank: int, name: str) -> tuple[int, ...]:
+    """Return the sizes of the ``rank`` axes before the channels; ValueError if one is not there."""
+    if x.ndim < rank + 1:
+        axes = "T, H, W, C"[-3 * rank - 1 :]
+        raise ValueError(f"{name} has shape {x.shape}; expected at least the axes [{axes}]")
+    sizes = x.shape[-rank - 1 : -1]
+    if 0 in sizes:
+        raise ValueError(f"{name} has shape {x.shape}; expected no empty spatial axis")
+    return sizes
+
 
 @dataclasses.dataclass(frozen=True)
 class _Half:
@@ -28,11 +44,26 @@ class _Half:
 
     transform: "RealFFT"
     sizes: tuple[int, ...]
+    axes: ClassVar[tuple[int, int, int]]
 
     @property
     def _columns(self):
         """How many frequencies spectra have along the width."""
         return self.transform.columns or self.sizes[-1] // 2 + 1
+
+    def to_columns(self, z: jax.Array, names: Names, height: int) -> jax.Array:
+        """Return the device's columns of all rows, of its rows."""
+        rows, columns, _ = self.axes
+        return exchange(z, names, split=columns, join=rows, size=height)
+
+    def to_rows(self, z: jax.Array, names: Names) -> jax.Array:
+        """Return the device's rows of all columns, of its columns."""
+        rows, columns, _ = self.axes
+        return exchange(z, names, split=rows, join=columns, size=self._columns)
+
+
+class _FFT(_Half):
+    axes = (-2, -1, -3)
 
     @property
     def _channels(self):
@@ -45,24 +76,23 @@ class _Half:
         return jnp.moveaxis(z, self._channels, -1)
 
 
-class ForwardFFT(_Half):
+class ForwardFFT(_FFT):
     """Half spectra of maps, by FFT."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.transform.columns is not None:
-            return self._by_axes(x, lambda z: z)
+            return self.by_axes(x, lambda z: z)
         z = jnp.moveaxis(x, -1, self._channels).astype(wide(x.dtype))
         return self._packed(lax.fft(z, "rfft", self.sizes), x.dtype)
 
-    def across(self, names: Names):
-        height = self.sizes[-2]
-        columns = lambda z: exchange(z, names, split=-1, join=-2, size=height)
-        return functools.partial(self._by_axes, columns=columns)
+    def across(self, names: Names) -> _OfArray:
+        columns = functools.partial(self.to_columns, names=names, height=self.sizes[-2])
+        return functools.partial(self.by_axes, between=columns)
 
-    def _by_axes(self, x, columns):
+    def by_axes(self, x: jax.Array, between: _OfArray) -> jax.Array:
         z = jnp.moveaxis(x, -1, self._channels).astype(wide(x.dtype))
         z = lax.fft(z, "rfft", self.sizes[-1:])[..., : self._columns]
-        return self._packed(self._other_axes(columns(z), "fft"), x.dtype)
+        return self._packed(self._other_axes(between(z), "fft"), x.dtype)
 
     def _packed(self, z, dtype):
         z = jnp.moveaxis(z * _forward_scale(self.transform.norm, self.sizes), self._channels, -1)
@@ -72,20 +102,19 @@ class ForwardFFT(_Half):
         return lax.collapse(s, s.ndim - 3).astype(dtype)
 
 
-class InverseFFT(_Half):
+class InverseFFT(_FFT):
     """Maps of half spectra, by FFT."""
 
     def __call__(self, s: jax.Array) -> jax.Array:
         if self.transform.columns is not None:
-            return self._by_axes(s, lambda z: z)
+            return self.by_axes(s, lambda z: z)
         return self._map(lax.fft(self._unpacked(s), "irfft", self.sizes), s.dtype)
 
-    def across(self, names: Names):
-        rows = lambda z: exchange(z, names, split=-2, join=-1, size=self._columns)
-        return functools.partial(self._by_axes, rows=rows)
+    def across(self, names: Names) -> _OfArray:
+        return functools.partial(self.by_axes, between=functools.partial(self.to_rows, names=names))
 
-    def _by_axes(self, s, rows):
-        z = rows(self._other_axes(self._unpacked(s), "ifft"))
+    def by_axes(self, s: jax.Array, between: _OfArray) -> jax.Array:
+        z = between(self._other_axes(self._unpacked(s), "ifft"))
         if missing := self.sizes[-1] // 2 + 1 - self._columns:
             z = jnp.pad(z, [(0, 0)] * (z.ndim - 1) + [(0, missing)])
         return self._map(lax.fft(z, "irfft", self.sizes[-1:]), s.dtype)
@@ -101,6 +130,8 @@ class InverseFFT(_Half):
 
 
 class _Matmul(_Half):
+    axes = (-5, -4, -1)
+
     def _product(self, subscripts, x, table, input_dtype):
         """Contract with a table in the computation dtype, accumulating in float32 or wider."""
         dtype = np.dtype(self.transform.dtype or wide(input_dtype))
@@ -126,20 +157,19 @@ class ForwardMatmul(_Matmul):
     """Half spectra of maps, by products with cosine and sine matrices."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self._computed(x, lambda y: y)
+        return self.by_axes(x, lambda y: y)
 
-    def across(self, names: Names):
-        height = self.sizes[-2]
-        columns = lambda y: exchange(y, names, split=-4, join=-5, size=height)
-        return functools.partial(self._computed, columns=columns)
+    def across(self, names: Names) -> _OfArray:
+        columns = functools.partial(self.to_columns, names=names, height=self.sizes[-2])
+        return functools.partial(self.by_axes, between=columns)
 
-    def _computed(self, x, columns):
+    def by_axes(self, x: jax.Array, between: _OfArray) -> jax.Array:
         groups = self.transform.groups
         scale = _forward_scale(self.transform.norm, self.sizes)
         last, others = _forward_tables(self.sizes, scale)
         y = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
         last = last[..., : self._columns]
-        y = columns(self._product("...wgc,rwk->...kgrc", y, last, x.dtype))
+        y = between(self._product("...wgc,rwk->...kgrc", y, last, x.dtype))
         y = self._other_axes(y, others, x.dtype)
         return lax.collapse(y, y.ndim - 3).astype(x.dtype)
 
@@ -148,17 +178,16 @@ class InverseMatmul(_Matmul):
     """Maps of half spectra, by products with cosine and sine matrices."""
 
     def __call__(self, s: jax.Array) -> jax.Array:
-        return self._computed(s, lambda y: y)
+        return self.by_axes(s, lambda y: y)
 
-    def across(self, names: Names):
-        rows = lambda y: exchange(y, names, split=-5, join=-4, size=self._columns)
-        return functools.partial(self._computed, rows=rows)
+    def across(self, names: Names) -> _OfArray:
+        return functools.partial(self.by_axes, between=functools.partial(self.to_rows, names=names))
 
-    def _computed(self, s, rows):
+    def by_axes(self, s: jax.Array, between: _OfArray) -> jax.Array:
         scale = _inverse_scale(self.transform.norm, self.sizes)
         last, others = _inverse_tables(self.sizes, scale / math.prod(self.sizes))
         y = _complex_channels(s, self.transform.groups)
-        y = rows(self._other_axes(y, others, s.dtype))
+        y = between(self._other_axes(y, others, s.dtype))
         y = self._product("...kgrc,rkw->...wgc", y, last[:, : self._columns], s.dtype)
         return lax.collapse(y, y.ndim - 2).astype(s.dtype)
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.kernels.convolution import convolution
+from spectral_flax.kernels.convolution import convolution, whole_maps
 from spectral_flax.layers.initializers import Initializer, kaiming_normal, normal, zeros
 
 Size = int | Sequence[int]
@@ -140,8 +140,11 @@ def fused_convolution(convs: Sequence[nnx.Conv], x: jax.Array) -> jax.Array:
     """Return the concatenated outputs of several convolutions, computed as one.
 
     They differ in their numbers of channels only. Each reads as many of the first channels of
-    ``x`` as it has inputs: its kernel is padded with zeros for the others.
+    ``x`` as it has inputs: its kernel is padded with zeros for the others. Where devices share
+    rows, each is computed alone: joint kernels may need more memory than a device's part of a map.
     """
+    if not whole_maps.value:
+        return jnp.concatenate([conv(x[..., : conv.in_features]) for conv in convs], -1)
     first = convs[0]
 
     def widened(kernel):

@@ -37,6 +37,7 @@ class FourierUnit(nnx.Module):
 
     ``[N, *spatial, in_features] -> [N, *spatial, out_features]``: half spectrum over H and W (of
     each frame of a video, ``rank=3``), grouped 1x1 convolution, batch normalisation, ReLU, inverse.
+    With ``quarters`` it is a local Fourier unit, of the map cut in four, and repeats its result.
     ``nnx.view(model, implementation=...)`` changes how the transforms are computed.
     """
 
@@ -49,22 +50,24 @@ class FourierUnit(nnx.Module):
         *,
         feature_group_count: int = 1,
         rank: int = 2,
+        quarters: bool = False,
         norm: fourier.Norm = "ortho",
         implementation: fourier.Implementation = "auto",
         **numerics: Unpack[ConvNumerics],
     ):
         groups = feature_group_count
-        for name, features in (("in_features", in_features), ("out_features", out_features)):
+        inputs = 4 * in_features if quarters else in_features
+        for name, features in (("in_features", inputs), ("out_features", out_features)):
             if groups < 1 or features % groups:
                 multiple = f"a multiple of feature_group_count={groups}"
                 raise ValueError(f"{name}={features} is not {multiple}")
         sums = for_sums(numerics)  # over the map, which a spectrum holds
         options = dict(rank=rank, feature_group_count=groups)
-        self.conv = conv(2 * in_features, 2 * out_features, **options, **sums)
+        self.conv = conv(2 * inputs, 2 * out_features, **options, **sums)
         self.norm = BatchNorm(2 * out_features, **types_of(sums))
         self.groups = groups
         self.dtype = numerics.get("dtype")
-        self.transform = RealFFT(2, groups, norm, implementation)
+        self.transform = RealFFT(2, groups, norm, implementation, quarters=quarters)
 
     def set_view(self, implementation: fourier.Implementation | None = None) -> None:
         if implementation is not None:
@@ -84,7 +87,7 @@ class SpectralTransform(nnx.Module):
     Average pooling by the strides, 1x1 convolution to half the width, Fourier unit and local
     Fourier unit (on a quarter of the channels, their map cut in four) beside the identity, 1x1
     convolution of the sum. Any map size: a stride keeps ``ceil(size / stride)`` positions, and
-    odd sides are cut as in `fourier.split_quarters`. For videos (``rank=3``) the first convolution
+    odd sides are cut as in `split_quarters`. For videos (``rank=3``) the first convolution
     covers ``temporal_kernel`` frames.
     """
 
@@ -107,11 +110,10 @@ class SpectralTransform(nnx.Module):
             expected = "8 or more for the local Fourier unit" if lfu else "2 or more"
             raise ValueError(f"out_features={out_features} of the global path; expected {expected}")
         options = dict(feature_group_count=feature_group_count, rank=rank, **numerics)
-        window = (temporal_kernel, 1, 1)[-rank:]
-        self.reduce = ConvNormAct(in_features, width, window, **options)
+        self.reduce = ConvNormAct(in_features, width, (temporal_kernel, 1, 1)[-rank:], **options)
         unit = functools.partial(FourierUnit, implementation=implementation, **options)
         self.fourier_unit = unit(width, width)
-        self.local_fourier_unit = unit(4 * quarter, width) if lfu else None
+        self.local_fourier_unit = unit(quarter, width, quarters=True) if lfu else None
         self.expand = conv(width, out_features, **options)
         self.strides = as_tuple(strides, rank, "strides")
 
@@ -119,8 +121,7 @@ class SpectralTransform(nnx.Module):
         x = self.reduce(average_pool(x, self.strides))
         y = x + self.fourier_unit(x)
         if self.local_fourier_unit is not None:
-            quarters = fourier.split_quarters(x[..., : x.shape[-1] // 4])
-            y += fourier.tile_quarters(self.local_fourier_unit(quarters), *x.shape[-3:-1])
+            y += self.local_fourier_unit(x[..., : x.shape[-1] // 4])
         return self.expand(y)
 
 
@@ -201,10 +202,9 @@ class FFC(nnx.Module):
         )
         self.local_to_global = convolution(in_local, out_global) if local_to_global else None
         self.temporal_kernel = as_tuple(kernel_size, rank, "kernel_size")[0] if rank == 3 else 1
-        spectral = dict(
-            lfu=lfu, implementation=implementation, temporal_kernel=self.temporal_kernel
-        )
-        spectral = options | spectral | dict(feature_group_count=max(1, groups // 2))
+        spectral = options | dict(lfu=lfu, implementation=implementation)
+        spectral |= dict(temporal_kernel=self.temporal_kernel)
+        spectral |= dict(feature_group_count=max(1, groups // 2))
         there = in_global and out_global
         self.global_to_global = (
             SpectralTransform(in_global, out_global, **spectral) if there else None

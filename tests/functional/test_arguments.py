@@ -17,6 +17,7 @@ from spectral_flax.functional import (
     pairs,
     pooling,
     qr_retraction,
+    quarters,
 )
 
 # Shapes of the arguments, all with a batch of two, and the axes of the first that are positions.
@@ -59,8 +60,8 @@ CALLS = {
     "irfft2 by auto": (lambda s: fourier.irfft2(s, 5), ((2, 4, 3, 4),), (1,)),
     "rfft3": (fourier.rfft3, ((2, 3, 4, 5, 4),), (1, 2, 3)),
     "irfft3": (lambda s: fourier.irfft3(s, 5), ((2, 3, 4, 3, 4),), (1, 2)),
-    "quarters": (fourier.split_quarters, ((2, 5, 4, 3),), (1, 2)),
-    "tiles": (lambda x: fourier.tile_quarters(x, 5, 4), ((2, 3, 2, 3),), (1, 2)),
+    "quarters": (quarters.split_quarters, ((2, 5, 4, 3),), (1, 2)),
+    "tiles": (lambda x: quarters.tile_quarters(x, 5, 4), ((2, 3, 2, 3),), (1, 2)),
     "cosine": (pairs.Cosine().forward, ((2, 5, 4, 3),), (1, 2)),
     "Hadamard": (pairs.Hadamard().forward, ((2, 4, 8, 3),), (1, 2)),
     "Fourier": (fourier.RealFFT().forward, ((2, 4, 8, 3),), (1, 2)),

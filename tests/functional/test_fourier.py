@@ -184,6 +184,19 @@ def test_quarters_hold_every_position_in_its_place(size):
     np.testing.assert_array_equal(tile_quarters(padded[:h, :w], *size), tiled)
 
 
+@BOTH
+@pytest.mark.parametrize("shape", [(8, 6, 2), (2, 7, 9, 3), (2, 3, 1, 5, 2)], ids=str)
+def test_a_transform_of_quarters_is_that_of_maps_that_were_cut(shape, implementation):
+    x = jnp.asarray(draw(*shape))
+    plain = RealFFT(2, 2, implementation=implementation)
+    quarters = RealFFT(2, 2, implementation=implementation, quarters=True)
+    s = plain.forward(split_quarters(x))
+    np.testing.assert_array_equal(quarters.forward(x), s)
+    halves = [-(-n // 2) for n in shape[-3:-1]]
+    tiled = tile_quarters(plain.inverse(s, halves), *shape[-3:-1])
+    np.testing.assert_array_equal(quarters.inverse(s, shape[-3:-1]), tiled)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -201,6 +214,16 @@ def test_quarters_hold_every_position_in_its_place(size):
             "columns=4; .*1 to 3",
         ),
         (lambda: RealFFT(columns=0).inverse(jnp.zeros((4, 3, 2)), (4, 4)), ValueError, "columns=0"),
+        (
+            lambda: RealFFT(quarters=True).inverse(jnp.zeros((4, 3, 2)), (8, 11)),
+            ValueError,
+            r"3 frequencies.*ceil\(width/2\)//2 \+ 1 for width=11",
+        ),
+        (
+            lambda: RealFFT(quarters=True).inverse(jnp.zeros((4, 3, 2)), (9, 8)),
+            ValueError,
+            r"4 rows; expected half of sizes=\(9, 8\)",
+        ),
         (lambda: rfft2(jnp.zeros((4, 4, 1)), norm="orto"), ValueError, "norm='orto'; expected"),
         (
             lambda: rfft2(jnp.zeros((4, 4, 1)), implementation="cufft"),

@@ -9,7 +9,15 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from rows_over_devices import check_equal_to_one_device, draw, mesh
 
-from spectral_flax.functional import irfft2, irfft3, pairs, rfft2, rfft3, spectral_convolution
+from spectral_flax.functional import (
+    RealFFT,
+    irfft2,
+    irfft3,
+    pairs,
+    rfft2,
+    rfft3,
+    spectral_convolution,
+)
 from spectral_flax.functional.padding import reflect
 from spectral_flax.kernels import whole_maps
 
@@ -37,6 +45,26 @@ def test_a_transform_pair_moves_a_map_twice(shape, implementation):
     rows, columns = (-(-n // 4) for n in (height, width // 2 + 1))
     local = np.prod(others) // 2 * 4 * rows * columns * features * 16  # bytes of complex numbers
     assert found["all-to-all"] == (4, 4 * local)  # there and back, and both for the gradient
+
+
+def through_quarters(x, axis_name=None, implementation="fft"):
+    transform = RealFFT(2, 2, axis_name=axis_name, implementation=implementation, quarters=True)
+    return transform.inverse(jnp.tanh(transform.forward(x)), x.shape[1:3])
+
+
+@pytest.mark.parametrize(
+    ("shape", "implementation"),
+    [((2, 16, 24, 2), "fft"), ((2, 7, 9, 2), "fft"), ((2, 10, 6, 1), "matmul")],
+    ids=str,
+)
+def test_quarters_move_by_the_transforms_of_them(shape, implementation):
+    function = partial(through_quarters, implementation=implementation)
+    found = check_equal_to_one_device(function, draw(*shape))
+    _, height, width, features = shape
+    rows, columns = (-(-n // 4) for n in (height, -(-width // 2) // 2 + 1))
+    local = 4 * rows * columns * features * 16  # bytes of complex numbers
+    # Halves of rows that go to the spectrum, and all channels that come back, and their gradients.
+    assert found["all-to-all"] == (4, 2 * local * (2 + 4))
 
 
 def test_a_spectral_convolution_moves_what_it_keeps():

@@ -33,6 +33,11 @@ def test_fast_fourier_convolution(shape):
     check_layer(FFC(16, 16, ratio_in=0.5, ratio_out=1.0, strides=2, rngs=nnx.Rngs(0)), *shape)
 
 
+def test_fourier_units_exchange_in_their_transforms_alone():
+    found = check_layer(FFC(8, 16, rngs=nnx.Rngs(0)), *EVEN[:3], 8)
+    assert found["all-to-all"].count == 8  # of two units, there and back, and of the gradients
+
+
 def test_spectral_residual_block_moves_a_map_twice():
     layer = srl_fft(16, groups=2, gate_init=0.5, rngs=nnx.Rngs(0))
     assert check_layer(layer, *UNEVEN)["all-to-all"].count == 4
