@@ -2,14 +2,16 @@
 """Holes in large pictures, filled in each mode of `sf.inpaint`: known pixels, borders, memory.
 
 A narrow generator is trained as for ``evidence.photographs`` on the left half of a photograph of
-bricks. Pictures are its right half, mirrored side by side, with holes of two widths far apart. Of
-each mode: whether all known pixels are equal bit for bit; mean steps between neighbouring pixels
-across the borders of holes and within holes, each over that of the picture without holes; peak
-memory and seconds of a process of its own, compilation included. Writes a picture of each size to
-docs/pictures/.
+bricks. Pictures are its right half, mirrored side by side, with holes of two widths far apart, one
+of which crosses the border of two devices. Of each mode: whether all known pixels are equal bit for
+bit; mean steps between neighbouring pixels across the borders of holes and within holes, each over
+that of the picture without holes; mean steps within holes across the lines of a grid over all steps
+there; peak memory and seconds of a process of its own, compilation included. ``tiles``, which the
+library does not have, fills each square of the grid for itself, to tell what that shows. Writes a
+picture of each size to docs/pictures/.
 
 Run: pip install -e ".[train,images,evidence]"
-     python -m evidence.large_pictures [--sizes 2048 4096] [--modes whole rows crops refine]
+     python -m evidence.large_pictures [--sizes 2048 4096] [--modes whole rows crops refine tiles]
 """
 
 import argparse
@@ -29,6 +31,8 @@ from evidence import photograph_data
 from evidence.photographs import HOLES, MARK, PICTURES, picture, trained
 
 PHOTOGRAPH, DEVICES, SHOWN = "brick", 2, 160
+MODES = ("whole", "rows", "crops", "refine", "tiles")
+GRID = 128  # pixels, of a device's part too
 
 
 def large(half: np.ndarray, size: int) -> np.ndarray:
@@ -40,13 +44,42 @@ def large(half: np.ndarray, size: int) -> np.ndarray:
 
 
 def holes(size: int, seed: int = 0) -> np.ndarray:
-    """Return a mask with thin and medium holes in blocks of 256 pixels, far apart."""
+    """Return a mask with thin and medium holes far apart: blocks of 256 pixels and of a quarter."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((size, size), bool)
-    for name, row, column in (("thin", 1, 1), ("medium", 1, 5), ("medium", 5, 1), ("thin", 6, 5)):
-        top, left = (size // 8 * place for place in (row, column))
-        mask[top : top + 256, left : left + 256] = HOLES[name](256, 256, rng)
+    eighth = size // 8
+    for name, top, left, side in (
+        ("thin", eighth, eighth, 256),
+        ("medium", eighth, 5 * eighth, 256),
+        ("medium", size // 2 - GRID, eighth, 256),  # the first row of the second device amid
+        ("medium", 5 * eighth, 5 * eighth, size // 4),
+    ):
+        mask[top : top + side, left : left + side] = HOLES[name](side, side, rng)
     return mask
+
+
+def at_grid(image: np.ndarray, hole: np.ndarray) -> float:
+    """Return the mean step within holes across lines of the grid, over that of all steps there."""
+    within, crossing = [], []
+    for axis in (0, 1):
+        step = np.abs(np.diff(image.astype(float), axis=axis)).mean(-1)
+        first, second = (np.take(hole, range(i, hole.shape[axis] - 1 + i), axis) for i in (0, 1))
+        within.append(step[first & second])
+        lines = (slice(None),) * axis + (slice(GRID - 1, None, GRID),)
+        crossing.append(step[lines][(first & second)[lines]])
+    return float(np.concatenate(crossing).mean() / np.concatenate(within).mean())
+
+
+def by_tiles(model, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Return the image with each square of the grid filled in for itself."""
+    import spectral_flax as sf
+
+    filled = image.copy()
+    for top, left in np.ndindex(*(n // GRID for n in hole.shape)):
+        place = np.s_[top * GRID : (top + 1) * GRID, left * GRID : (left + 1) * GRID]
+        if hole[place].any():
+            filled[place] = sf.inpaint(model, image[place], hole[place], mode="whole")
+    return filled
 
 
 def steps(image: np.ndarray, hole: np.ndarray) -> tuple[float, float]:
@@ -64,8 +97,12 @@ def fill(run: Path, image: np.ndarray, hole: np.ndarray, mode: str) -> dict:
     """Fill holes in this process; return the result, what was planned, seconds and peak memory."""
     import spectral_flax as sf
 
-    began, plan = time.perf_counter(), []
-    filled = sf.inpaint(sf.load(run), image, hole, mode=mode, report=plan.append)
+    began, plan, model = time.perf_counter(), ["tiles"], sf.load(run)
+    if mode == "tiles":
+        filled = by_tiles(model, image, hole)
+    else:
+        plan = []
+        filled = sf.inpaint(model, image, hole, mode=mode, report=plan.append)
     seconds = time.perf_counter() - began
     return {"filled": filled, "plan": plan[0], "seconds": seconds, "peak_gib": peak_gib()}
 
@@ -82,7 +119,7 @@ def alone(mode: str, *arguments) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[2048, 4096])
-    parser.add_argument("--modes", nargs="+", default=["whole", "rows", "crops", "refine"])
+    parser.add_argument("--modes", nargs="+", default=MODES)
     parser.add_argument("--steps", type=int, default=config.steps)
     parser.add_argument("--workdir", type=Path, default=Path("runs/large_pictures"))
     given = parser.parse_args()
@@ -92,8 +129,8 @@ def main() -> None:
     trained({}, 0, given.steps, folder, run)
     half = np.asarray(Image.open(folder / "test" / f"{PHOTOGRAPH}.png"))
     rows = []
-    print("| side | mode | known pixels | steps at borders | within | GiB | s |")
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
+    print("| side | mode | known pixels | steps at borders | within | at the grid | GiB | s |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for size in given.sizes:
         image, hole = large(half, size), holes(size)
         holed = np.where(hole[..., None], MARK, image)
@@ -104,14 +141,16 @@ def main() -> None:
             filled = found.pop("filled")
             equal = bool((filled == holed)[~hole].all())
             figures = np.divide(steps(filled, hole), steps(image, hole)).tolist()
+            figures.append(at_grid(filled, hole))
             rows.append({"size": size, "mode": mode, "equal": equal, "steps": figures} | found)
             told = "equal" if equal else "**changed**"
             print(
-                f"| {size} | {mode} | {told} | {figures[0]:.2f} | {figures[1]:.2f} "
+                f"| {size} | {mode} | {told} | {' | '.join(f'{f:.2f}' for f in figures)} "
                 f"| {found['peak_gib']:.1f} | {found['seconds']:.0f} |",
                 flush=True,
             )
             shown[mode] = filled[place]
+        print(f"At the grid, without holes: {at_grid(image, hole):.2f}")
         picture(shown | {"original": image[place]}, PICTURES / f"inpainted_{size}.jpg")
     write("large_pictures", {"steps": given.steps, "rows": rows})
 

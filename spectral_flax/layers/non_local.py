@@ -45,7 +45,8 @@ class NonLocal(nnx.Module):
       use_bias: of the 1x1 convolutions.
       chunk: queries treated at a time (see `functional.attention.softmax_attention`). Where devices
         share the rows of maps, keys and values go round instead: see `kernels.ring`.
-      implementation: "chunked", or "cudnn" for the fused kernel on GPUs.
+      implementation: "chunked", or "cudnn" for the fused kernel on GPUs, which needs whole maps:
+        where devices share rows, XLA gathers them.
 
     Wang et al., "Non-local Neural Networks", CVPR 2018.
     """

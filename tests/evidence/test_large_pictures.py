@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("PIL")
-from evidence.large_pictures import holes, large, steps
+from evidence.large_pictures import at_grid, holes, large, steps
 
 
 def test_a_step_at_the_border_of_a_hole_shows():
@@ -27,4 +27,12 @@ def test_a_large_picture_has_no_step_where_its_parts_meet():
 def test_holes_are_apart():
     mask = holes(2048)
     assert mask[256:512, 256:512].any() and mask[256:512, 1280:1536].any()
+    assert mask[1020:1030, 256:512].any()  # where the second of two devices begins
     assert not mask[:, 700:1200].any()
+
+
+def test_a_step_at_the_lines_of_the_grid_shows():
+    ramp = np.tile(np.arange(300.0)[:, None, None], (1, 300, 3))
+    assert at_grid(ramp, np.ones((300, 300), bool)) == pytest.approx(1)
+    ramp[128:] += 50
+    assert at_grid(ramp, np.ones((300, 300), bool)) > 10
