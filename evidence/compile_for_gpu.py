@@ -50,19 +50,34 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
+def gpus(count: int) -> list:
+    """Return H100s to compile for, on a machine that has none, under `environment`."""
+    with contextlib.suppress(RuntimeError):
+        jax.devices()  # finds the plugin, and then no GPU
+    options = dict(platform="cuda", target_config=H100, topology=f"1x{count}x1")
+    return list(topologies.get_topology_desc("h100", **options).devices)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that compiles for GPUs."""
+    (toolkit,) = (Path(p) for p in find_spec("nvidia.cuda_nvcc").submodule_search_locations)
+    flags = f"--xla_gpu_cuda_data_dir={toolkit} --xla_gpu_autotune_level=0"
+    return os.environ | {
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
+        "PATH": f"{toolkit / 'bin'}:{os.environ['PATH']}",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+    }
+
+
 def compile_for_gpu(f, *args):
     """Compile ``f`` for arguments that are shapes."""
-    options = dict(platform="cuda", target_config=H100, topology="1x1x1")
-    device = topologies.get_topology_desc("h100", **options).devices[0]
-    sharding = jax.sharding.SingleDeviceSharding(device)
+    sharding = jax.sharding.SingleDeviceSharding(gpus(1)[0])
     place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding)
     return jax.jit(f).lower(*jax.tree.map(place, args)).compile()
 
 
 def one(name: str, batch: int, kind: str) -> None:
     """Compile one program of one model, in this process."""
-    with contextlib.suppress(RuntimeError):
-        jax.devices()  # finds the plugin, and then no GPU
     training = kind == "gradients"
     mode = dict(use_running_average=not training, deterministic=not training)
     model = nnx.view(sf.abstract_model(name), raise_if_not_found=False, **mode)
@@ -84,16 +99,9 @@ def _channels(name):
 
 def attempt(name: str, batch: int, kind: str) -> str:
     """Compile in a process of its own; return what became of it."""
-    (toolkit,) = (Path(p) for p in find_spec("nvidia.cuda_nvcc").submodule_search_locations)
-    flags = f"--xla_gpu_cuda_data_dir={toolkit} --xla_gpu_autotune_level=0"
-    environment = os.environ | {
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
-        "PATH": f"{toolkit / 'bin'}:{os.environ['PATH']}",
-        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-    }
     command = [sys.executable, "-m", "evidence.compile_for_gpu", name, "--one", kind]
     command += ["--batch", str(batch)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     if done.returncode == 0:
         return "compiled"
     if NO_TILES in done.stderr:

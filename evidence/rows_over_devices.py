@@ -10,11 +10,13 @@ With ``--run`` the program is run too: the largest difference of a gradient to o
 to the largest value of that gradient. Those that are zero but for rounding, a thousand roundings of
 the largest of all at most, are left out. ``--float64`` tells a fault from the rounding of deep
 gradients.
-Convolutions are JAX's, as on GPUs and TPUs. With ``--layers`` one fast Fourier convolution of 64
-channels, half of them global, is listed in place of networks, beside its global path's map.
+Convolutions are JAX's, as on GPUs and TPUs. With ``--gpu`` programs are compiled for eight H100
+GPUs, which need not be there (``pip install "jax[cuda12]"``). With ``--layers`` one fast Fourier
+convolution of 64 channels, half of them global, is listed in place of networks, beside its global
+path's map.
 
 Run: python -m evidence.rows_over_devices [NAME ...] [--sizes 512 1024] [--meshes 1x8 2x4]
-        [--run] [--float64]
+        [--run] [--float64] [--gpu]
      python -m evidence.rows_over_devices --layers --sizes 64 512
 """
 
@@ -23,6 +25,8 @@ import functools
 import itertools
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -32,10 +36,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import spectral_flax as sf
 from benchmarks.results import write
+from evidence.compile_for_gpu import environment, gpus
 from spectral_flax.analysis.collectives import collectives
 from spectral_flax.kernels.convolution import whole_maps
 
@@ -126,13 +131,22 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true")
     parser.add_argument("--run", action="store_true")
     parser.add_argument("--float64", action="store_true")
+    parser.add_argument("--gpu", action="store_true")
     given = parser.parse_args()
+    if given.gpu and os.environ["JAX_PLATFORMS"] == "cpu":
+        command = [sys.executable, "-m", "evidence.rows_over_devices", *sys.argv[1:]]
+        raise SystemExit(
+            subprocess.run(command, env=environment() | {"JAX_PLATFORMS": ""}).returncode
+        )
+    if given.gpu and given.run:
+        parser.error("--gpu compiles only; leave --run out")
     with whole_maps(False), jax.enable_x64(given.float64):
         layers(given.sizes) if given.layers else measure(given)
 
 
-def _mesh(data, space):
-    return jax.make_mesh((data, space), ("data", "space"), axis_types=(AxisType.Auto,) * 2)
+def _mesh(data, space, gpu=False):
+    devices = np.array(gpus(8) if gpu else jax.devices())[: data * space].reshape(data, space)
+    return Mesh(devices, ("data", "space"), axis_types=(AxisType.Auto,) * 2)
 
 
 def _as(dtype, init):
@@ -151,10 +165,10 @@ def measure(given: argparse.Namespace) -> None:
         variables = jax.eval_shape(functools.partial(_as, dtype, init))
         channels = CHANNELS.get(name, 3)
         one = jax.ShapeDtypeStruct((1, size, size, channels), dtype)
-        single = compiled(jax.jit(functions[part]), variables, one)
+        single = compiled(on_rows(functions[part], _mesh(1, 1, given.gpu)), variables, one)
         for shape in given.meshes:
             data, space = map(int, shape.split("x"))
-            mesh = _mesh(data, space)
+            mesh = _mesh(data, space, given.gpu)
             images = jax.ShapeDtypeStruct((data, size, size, channels), dtype)
             program = compiled(on_rows(functions[part], mesh), variables, images)
             row = report(program, single)

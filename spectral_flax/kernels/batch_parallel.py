@@ -180,9 +180,8 @@ def _spec(ndim: int, *axes: tuple[int | None, Any]) -> PartitionSpec:
 def _local(fun, summed, *args):
     """Compute on a device's parts, summed over the mesh axes that split what the result has not."""
     y = fun(*args)
-    for names in summed:
-        y = y if names is None else lax.psum(y, names)
-    return y
+    names = tuple(jax.tree.leaves(summed))  # one sum over all of them
+    return lax.psum(y, names) if names else y
 
 
 def _explicit_batch_sharding(args, batch):
