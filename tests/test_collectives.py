@@ -59,6 +59,17 @@ def test_each_kind_of_move_is_counted_by_its_name(kind, mesh):
         assert collectives.count(function, x, kind=other) == 0, other
 
 
+def test_what_a_loop_moves_is_counted_as_often_as_it_runs(mesh):
+    def often(x):
+        ring = [(i, (i + 1) % 8) for i in range(8)]
+        twice = lambda _, x: lax.ppermute(jnp.sin(lax.ppermute(x, "data", ring)), "data", ring)
+        body = lambda _, x: jnp.cos(lax.fori_loop(0, 3, twice, x))
+        return lax.fori_loop(0, 5, body, x)
+
+    function = jax.shard_map(often, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    assert collectives.count(function, collectives.split(mesh, X), kind="collective-permute") == 30
+
+
 def test_work_on_each_example_moves_nothing(mesh):
     assert collectives.count(lambda x: jnp.tanh(x) * 2, collectives.split(mesh, X)) == 0
 

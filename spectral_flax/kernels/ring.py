@@ -131,17 +131,18 @@ def _forward(attention, names, q, k, v):
     """Return the map of results, and that of the logarithms of the sums of exponentials."""
     shape, dtype = q.shape[:-1], v.dtype
     q = _positions(q, attention.query_rows, names)
-    rows, k, v = k, *(_positions(a, attention.key_rows, names) for a in (k, v))
+    shape_of_keys, k, v = k.shape, *(_positions(a, attention.key_rows, names) for a in (k, v))
     zeros = lambda size: jnp.zeros((*q.shape[:-1], size), wide(dtype))
     y, total, best = zeros(v.shape[-1]), zeros(1), zeros(1)
     if attention.weights == "softmax":
         best = best + jnp.finfo(best.dtype).min
-    for step in range(_devices(names)):
-        if step:
-            k, v = (_sent_on(a, names) for a in (k, v))
-        seen = _exist(rows.shape, attention.key_rows, names, step)
+
+    def work(step, k, v, _, sums):
+        seen = _exist(shape_of_keys, attention.key_rows, names, step)
         add = functools.partial(_add, attention, k, v, seen)
-        _, (y, total, best) = _over_queries(add, (), (q, y, total, best), k.shape[1])
+        return _over_queries(add, (), (q, *sums), k.shape[1])
+
+    _, (y, total, best) = _in_turn(names, work, (k, v), (), (y, total, best))
     if attention.weights == "softmax":
         y, total = y / total, best + jnp.log(total)
     return y.astype(dtype).reshape(*shape, -1), total.reshape(*shape, 1)
@@ -170,15 +171,14 @@ def _backward(attention, names, q, k, v, y, logarithm, dy):
     k, v = (_positions(a, attention.key_rows, names) for a in (k, v))
     mean = (y.astype(logarithm.dtype) * dy).sum(-1, keepdims=True)
     dq, dk, dv = (jnp.zeros(a.shape, wide(a.dtype)) for a in (q, k, v))
-    for step in range(_devices(names)):
-        if step:
-            k, v, dk, dv = (_sent_on(a, names) for a in (k, v, dk, dv))
+
+    def work(step, k, v, of_keys, of_queries):
         seen = _exist(maps[1].shape, attention.key_rows, names, step)
         add = functools.partial(_add_gradients, attention, k, v, seen)
-        queries = q, dy, logarithm, mean, dq
-        (dk, dv), (dq,) = _over_queries(add, (dk, dv), queries, k.shape[1])
-    dk, dv = (_sent_on(a, names) for a in (dk, dv))  # home
-    gradients = zip((dq, dk, dv), maps, strict=True)
+        return _over_queries(add, of_keys, (q, dy, logarithm, mean, *of_queries), k.shape[1])
+
+    of_keys, of_queries = _in_turn(names, work, (k, v), (dk, dv), (dq,))
+    gradients = zip((*of_queries, *_sent_on(of_keys, names)), maps, strict=True)  # home
     return tuple(a.astype(x.dtype).reshape(x.shape) for a, x in gradients)
 
 
@@ -202,10 +202,29 @@ def _devices(names: Names | None) -> int:
     return 1 if names is None else lax.axis_size(names)
 
 
-def _sent_on(x, names):
+def _in_turn(names, work, pair, moving, staying):
+    """Apply ``work`` to keys and values of each device in turn, and to what moves and stays.
+
+    A loop, not its steps one by one, of which a compiler may send all keys before it uses any.
+    """
+
+    def turn(step, carried):
+        pair, moving, staying = carried
+        sent = _sent_on(pair, names)  # while they are used
+        moving, staying = work(step, *pair, moving, staying)
+        return sent, _sent_on(moving, names), staying
+
+    last, carried = _devices(names) - 1, (pair, moving, staying)
+    if last:
+        carried = lax.fori_loop(0, last, turn, carried)
+    pair, moving, staying = carried
+    return work(last, *pair, moving, staying)
+
+
+def _sent_on(arrays, names):
     devices = _devices(names)
     to_next = [(i, (i + 1) % devices) for i in range(devices)]
-    return x if devices == 1 else lax.ppermute(x, names, to_next)
+    return arrays if devices == 1 else lax.ppermute(arrays, names, to_next)
 
 
 def _exist(shape, rows, names, step=0):
