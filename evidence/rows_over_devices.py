@@ -175,8 +175,8 @@ def measure(given: argparse.Namespace) -> None:
             if given.run:
                 drawn = np.random.default_rng(0).standard_normal(images.shape)
                 values = _as(dtype, init), jnp.asarray(drawn, dtype)
-                alone = jax.jit(functions[part])(*values)
-                row["difference"] = difference(on_rows(functions[part], mesh)(*values), alone)
+                alone = single if data == 1 else on_rows(functions[part], _mesh(1, 1))
+                row["difference"] = difference(program(*values), alone(*values))
             rows[f"{name} {size} {shape} {part}"] = row
             print_row(f"{name} at {size}, {shape}, {part}", row)
     for name, shape, part in itertools.product(given.names, given.meshes, given.parts):
