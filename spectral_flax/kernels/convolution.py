@@ -114,13 +114,51 @@ def _apply(options, x, kernel):
         types = dict(precision=precision, preferred_element_type=options.preferred_element_type)
         return _pointwise(_strided(x, strides), kernel, options.feature_group_count, **types)
     if not whole_maps.value and _has_halos(options, x):
-        window = options.rhs_dilation[-2] * (kernel.shape[-4] - 1) + 1
-        shared, rows = SharedRows(options, x.shape[-3], window), x.ndim - 3
-        axes = dict(batch=(0, None), out=0, split=(rows, None), split_out=rows)
-        return batch_parallel(shared, x, kernel, **axes)
+        return _shared(options, x, kernel)
     if options.feature_group_count == 1:
         return options(x, kernel)
     return batch_parallel(options, x, kernel, batch=(0, None), out=0)
+
+
+def mirrored_convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    *,
+    rhs_dilation: Sequence[int],
+    feature_group_count: int = 1,
+    precision: lax.PrecisionLike = None,
+) -> jax.Array:
+    """Convolve a map whose rows are padded by reflection, for devices that share them.
+
+    Arguments as of `convolution`; rows are padded the same on both sides, by less than half of the
+    window's rows. The other axes are padded by zeros.
+    """
+    rank, groups = x.ndim - 2, feature_group_count
+    numbers = lax.ConvDimensionNumbers(*_channels_last_numbers(rank))
+    pairs, undilated = tuple(map(tuple, padding)), (1,) * rank
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision
+    options = _Convolution(
+        tuple(window_strides),
+        pairs,
+        undilated,
+        tuple(rhs_dilation),
+        numbers,
+        groups,
+        1,
+        precision,
+        None,
+    )
+    return _shared(options, x, kernel, mirrored=True)
+
+
+def _shared(options, x, kernel, mirrored=False):
+    window = options.rhs_dilation[-2] * (kernel.shape[-4] - 1) + 1
+    shared, rows = SharedRows(options, x.shape[-3], window, mirrored), x.ndim - 3
+    axes = dict(batch=(0, None), out=0, split=(rows, None), split_out=rows)
+    return batch_parallel(shared, x, kernel, **axes)
 
 
 def _has_halos(options, x):

@@ -37,22 +37,36 @@ class SharedRows:
 
     ``options`` compute it, ``height`` and ``window`` are H and the rows of a window. Along the rows
     there are strides or a dilation of the map, not both. ``across`` is for `batch_parallel`.
+    ``mirrored`` rows are padded by reflection, without a dilation, the same on both sides, and by
+    less than half of a window.
     """
 
     options: Any
     height: int
     window: int
+    mirrored: bool = False
 
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return self.options(x, kernel)
+        if not self.mirrored:
+            return self.options(x, kernel)
+        padding = list(self.options.padding)
+        pads = [padding[-2] if axis == x.ndim - 3 else (0, 0) for axis in range(x.ndim)]
+        padding[-2] = (0, 0)
+        options = dataclasses.replace(self.options, padding=tuple(padding))
+        return options(jnp.pad(x, pads, mode="reflect"), kernel)
 
     def across(self, names: Names) -> Callable[[jax.Array, jax.Array], jax.Array]:
         def local(x, kernel):
             axis, index = x.ndim - 3, lax.axis_index(names)
             rows = -(-self._rows // lax.axis_size(names))
             needed = self._needed(lax.axis_size(names), x.shape[axis], rows)
-            x = _zeros_beyond(x, self.height - index * x.shape[axis], axis)
-            y = self._convolved(_gathered(x, names, needed, axis), kernel, needed)
+            own = x.shape[axis]
+            x = _gathered(_zeros_beyond(x, self.height - index * own, axis), names, needed, axis)
+            if self.mirrored:
+                first = index * own + jnp.asarray(needed.starts)[index]
+                margin = self.options.padding[-2][0]
+                x = _mirrored_beyond(x, first, self.height, margin, axis)
+            y = self._convolved(x, kernel, needed)
             if max(needed.before):
                 start = jnp.asarray(needed.before)[index]
                 y = lax.dynamic_slice_in_dim(y, start, rows, axis)
@@ -107,6 +121,22 @@ def _gathered(x, names, needed, axis):
     if len(set(needed.starts)) > 1:
         start = jnp.asarray(needed.starts)[lax.axis_index(names)] - first
         x = lax.dynamic_slice_in_dim(x, start, needed.count, axis)
+    return x
+
+
+def _mirrored_beyond(x, first, height, margin, axis):
+    """Return rows of a map from ``first`` on, those up to a margin outside of it mirrored."""
+    count = x.shape[axis]
+    size = min(count, 2 * margin + 1)  # rows beyond the edge, it, and their mirror images
+    for outside, edge in ((-1, 0), (1, height - 1)):
+        start = jnp.clip(edge - first - margin, 0, count - size)
+        rows = lax.dynamic_slice_in_dim(x, start, size, axis)
+        away = [(size, size, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+        images = lax.pad(lax.rev(rows, (axis,)), jnp.zeros((), x.dtype), away)
+        images = lax.dynamic_slice_in_dim(images, 2 * (size + first + start - edge) - 1, size, axis)
+        row = first + start + lax.broadcasted_iota(np.int32, (size, 1, 1), 0)
+        rows = jnp.where(outside * (row - edge) > 0, images, rows)
+        x = lax.dynamic_update_slice_in_dim(x, rows, start, axis)
     return x
 
 

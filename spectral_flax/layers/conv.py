@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.kernels.convolution import convolution, whole_maps
+from spectral_flax.kernels.convolution import convolution, mirrored_convolution, whole_maps
 from spectral_flax.layers.initializers import Initializer, kaiming_normal, normal, zeros
 
 Size = int | Sequence[int]
@@ -136,15 +136,17 @@ def linear(
     )
 
 
-def fused_convolution(convs: Sequence[nnx.Conv], x: jax.Array) -> jax.Array:
+def fused_convolution(convs: Sequence[nnx.Conv], x: jax.Array, mirrored: int = 0) -> jax.Array:
     """Return the concatenated outputs of several convolutions, computed as one.
 
     They differ in their numbers of channels only. Each reads as many of the first channels of
     ``x`` as it has inputs: its kernel is padded with zeros for the others. Where devices share
-    rows, each is computed alone: joint kernels may need more memory than a device's part of a map.
+    rows, each is computed alone, as `with_mirrored_rows`: joint kernels may need more memory than a
+    device's part of a map.
     """
     if not whole_maps.value:
-        return jnp.concatenate([conv(x[..., : conv.in_features]) for conv in convs], -1)
+        outputs = (with_mirrored_rows(c, x[..., : c.in_features], mirrored) for c in convs)
+        return jnp.concatenate(list(outputs), -1)
     first = convs[0]
 
     def widened(kernel):
@@ -166,6 +168,29 @@ def fused_convolution(convs: Sequence[nnx.Conv], x: jax.Array) -> jax.Array:
         first.padding,
         rhs_dilation=first.kernel_dilation,
         precision=first.precision,
+    )
+    return y if bias is None else y + per_channel(bias, y)
+
+
+def with_mirrored_rows(layer: nnx.Conv, x: jax.Array, margin: int) -> jax.Array:
+    """Return the output for a map whose rows are padded by reflection, by a margin on both sides.
+
+    The layer itself pads the other axes alone.
+    """
+    if not margin:
+        return layer(x)
+    kernel, bias = layer.kernel[...], None if layer.bias is None else layer.bias[...]
+    x, kernel, bias = layer.promote_dtype((x, kernel, bias), dtype=layer.dtype)
+    pads = list(layer.padding)
+    pads[-2] = (margin, margin)
+    y = mirrored_convolution(
+        x,
+        kernel,
+        layer.strides,
+        pads,
+        rhs_dilation=layer.kernel_dilation,
+        feature_group_count=layer.feature_group_count,
+        precision=layer.precision,
     )
     return y if bias is None else y + per_channel(bias, y)
 

@@ -7,7 +7,7 @@ Chi, Jiang and Mu, "Fast Fourier Convolution", NeurIPS 2020.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +19,19 @@ from spectral_flax.functional import fourier
 from spectral_flax.functional.fourier import RealFFT
 from spectral_flax.functional.padding import reflect
 from spectral_flax.functional.pooling import average_pool
+from spectral_flax.kernels import whole_maps
 from spectral_flax.layers.conv import (
     Padding,
     Size,
     as_padding,
     as_tuple,
     conv,
-    dilated,
     fused_convolution,
+    with_mirrored_rows,
 )
 from spectral_flax.layers.norm import BatchNorm, ConvNormAct
 from spectral_flax.layers.numerics import ConvNumerics, for_sums, types_of
+from spectral_flax.layers.windows import windows
 
 
 class FourierUnit(nnx.Module):
@@ -180,7 +182,7 @@ class FFC(nnx.Module):
         options = dict(rank=rank, strides=strides, feature_group_count=groups, **numerics)
         if padding_mode not in ("zeros", "reflect"):
             raise ValueError(f"padding_mode={padding_mode!r}; expected 'zeros' or 'reflect'")
-        self.windows = _windows(rank, kernel_size, strides, padding, kernel_dilation)
+        self.windows = windows(rank, kernel_size, strides, padding, kernel_dilation)
         self.pad = None
         if padding_mode == "reflect":  # one padded copy serves all convolutions
             self.pad = as_padding(padding, [window.extent for window in self.windows])
@@ -247,10 +249,11 @@ class FFC(nnx.Module):
         global_input = x[..., self.in_local :]
         if self.global_to_global is not None:
             global_input = self._fitted(global_input, counts)
+        mirrored = self._mirrored_rows(x)
         if self.pad is not None:
-            x = reflect(x, self.pad)
+            x = reflect(x, (*self.pad[:-2], self.pad[-2] - mirrored, self.pad[-1]))
         if self.fuse_outputs:
-            y = fused_convolution((self.to_local, self.local_to_global), x)
+            y = fused_convolution((self.to_local, self.local_to_global), x, mirrored)
             if self.global_to_global is None:
                 return y
             local_y, global_y = y[..., : self.out_local], y[..., self.out_local :]
@@ -261,11 +264,21 @@ class FFC(nnx.Module):
         if self.out_local:
             to_local_x = x if self.fuse_inputs else local_x
             terms = [(self.to_local, to_local_x), (self.global_to_local, global_x)]
-            paths.append(_sum(terms))
+            paths.append(_sum(terms, mirrored))
         if self.out_local < self.out_features:
             terms = [(self.local_to_global, local_x), (self.global_to_global, global_input)]
-            paths.append(_sum(terms))
+            paths.append(_sum(terms, mirrored))
         return paths[0] if len(paths) == 1 else jnp.concatenate(paths, axis=-1)
+
+    def _mirrored_rows(self, x: jax.Array) -> int:
+        """Return the rows of padding that convolutions reflect for themselves.
+
+        Where devices share the rows of a map, as many more on each side would move many of them.
+        """
+        if self.pad is None or whole_maps.value:
+            return 0
+        rows, extent = self.pad[-2], self.windows[-2].extent
+        return rows if rows < x.shape[-3] and 2 * rows < extent else 0
 
     def _fitted(self, x: jax.Array, counts: Sequence[int]) -> jax.Array:
         """Cut or pad a map so that the spectral transform gives as much of it as a convolution.
@@ -291,47 +304,6 @@ class FFC(nnx.Module):
         return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *cuts, (0, 0, 0)])
 
 
-class _Window(NamedTuple):
-    """How a convolution covers an axis."""
-
-    extent: int  # of the dilated kernel
-    stride: int
-    padding: int | None  # None is TensorFlow's "SAME"
-
-    def count(self, size: int) -> int:
-        """Return the positions of the result for an axis of that size."""
-        if self.padding is None:
-            return -(-size // self.stride)
-        return (size + 2 * self.padding - self.extent) // self.stride + 1
-
-    @property
-    def margin(self) -> int:
-        """The padding beyond that which keeps the size at stride 1."""
-        return 0 if self.padding is None else max(0, self.padding - (self.extent - 1) // 2)
-
-    @property
-    def start(self) -> int:
-        """The first position of the axis that lies in the middle of a window's place."""
-        if self.padding is None:
-            return 0
-        return max(0, (self.extent - self.stride - 2 * self.padding) // 2)
-
-
-def _windows(
-    rank: int, kernel_size: Size, strides: Size, padding: Padding, kernel_dilation: Size
-) -> tuple[_Window, ...]:
-    """Return the windows of all axes, with the padding of `conv`."""
-    options = dict(kernel_size=kernel_size, strides=strides, kernel_dilation=kernel_dilation)
-    options = {name: as_tuple(value, rank, name) for name, value in options.items()}
-    for name, values in options.items():
-        if min(values) < 1:
-            raise ValueError(f"{name}={values}; expected positive integers")
-    sizes, steps, dilations = options.values()
-    extents = dilated(sizes, dilations)
-    margins = as_padding(padding, extents)
-    return tuple(map(_Window, extents, steps, (None,) * rank if margins == "SAME" else margins))
-
-
 _FEW_ZEROS = 0.125  # fraction of a kernel up to which one convolution is as fast as two
 
 
@@ -345,6 +317,10 @@ def split_channels(features: int, ratio: float, name: str = "ratio") -> int:
     return count
 
 
-def _sum(terms) -> jax.Array:
-    outputs = [layer(x) for layer, x in terms if layer is not None]
+def _sum(terms, mirrored: int) -> jax.Array:
+    outputs = [
+        with_mirrored_rows(layer, x, mirrored) if isinstance(layer, nnx.Conv) else layer(x)
+        for layer, x in terms
+        if layer is not None
+    ]
     return sum(outputs[1:], outputs[0])

@@ -2,11 +2,14 @@
 
 from functools import partial
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from rows_over_devices import check_equal_to_one_device, draw
 
 from spectral_flax.functional import convolution
 from spectral_flax.kernels import whole_maps
+from spectral_flax.kernels.convolution import mirrored_convolution
 
 # Rows, then options: those of stride and dilation divide, those of 7 and 10 do not.
 GROUPED = [
@@ -44,6 +47,26 @@ def test_strided_convolutions_have_gradients_of_one_device_even_with_rows_fewer_
     function = partial(convolution, window_strides=2, padding=1)
     with whole_maps(False):
         check_equal_to_one_device(function, draw(2, height, 5, 4), draw(3, 3, 4, 6))
+
+
+# Rows and windows; some devices of the last two have none.
+MIRRORED = [(8, 3, 1, 1), (7, 3, 2, 1), (10, 7, 1, 1), (9, 3, 1, 2), (4, 7, 1, 1), (5, 3, 1, 1)]
+
+
+@pytest.mark.parametrize(("height", "size", "stride", "dilation"), MIRRORED, ids=str)
+def test_rows_beyond_a_map_are_mirrored_by_the_devices_that_have_them(
+    height, size, stride, dilation
+):
+    margin = dilation * (size - 1) // 2
+    x, kernel = draw(2, height, 5, 4), draw(size, 3, 4, 3)
+    options = dict(window_strides=(stride, stride), rhs_dilation=(dilation, 1))
+    function = partial(mirrored_convolution, padding=((margin, margin), (1, 1)), **options)
+    with whole_maps(False):
+        found = check_equal_to_one_device(function, x, kernel)
+    assert set(found) <= {"collective-permute", "all-reduce"}
+    padded = jnp.pad(x, [(0, 0), (margin, margin), (0, 0), (0, 0)], mode="reflect")
+    expected = convolution(padded, kernel, padding=((0, 0), (1, 1)), **options)
+    np.testing.assert_allclose(function(x, kernel), expected, atol=1e-4)
 
 
 def test_grouped_convolutions_of_videos_do_too():

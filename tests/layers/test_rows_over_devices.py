@@ -33,6 +33,13 @@ def test_fast_fourier_convolution(shape):
     check_layer(FFC(16, 16, ratio_in=0.5, ratio_out=1.0, strides=2, rngs=nnx.Rngs(0)), *shape)
 
 
+@pytest.mark.parametrize(("ratio", "shape"), [(0.5, UNEVEN), (0.0, EVEN)])
+def test_reflected_rows_are_those_of_neighbours(ratio, shape):
+    options = dict(ratio_in=ratio, ratio_out=ratio, use_bias=True, padding_mode="reflect")
+    layer = FFC(16, 16, 3, lfu=False, rngs=nnx.Rngs(0), **options)
+    check_layer(layer, *shape)
+
+
 def test_fourier_units_exchange_in_their_transforms_alone():
     found = check_layer(FFC(8, 16, rngs=nnx.Rngs(0)), *EVEN[:3], 8)
     assert found["all-to-all"].count == 8  # of two units, there and back, and of the gradients
