@@ -116,7 +116,8 @@ def _print_devices(args: argparse.Namespace) -> None:
     console.print(table, "", moved, "", sep="\n")
     console.print(
         f"One forward pass of an image in float32 whose rows {args.devices} devices share, as "
-        "compiled for that many simulated ones; nothing was run. Operations in a loop count as often as it runs."
+        "compiled for that many simulated ones; nothing was run. Operations in a loop count as "
+        "often as it runs."
     )
 
 
