@@ -1,10 +1,14 @@
 """Attention round a ring, on one device: the attention of functions that see all positions."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rows_over_devices import on_rows
 
+from spectral_flax.analysis.collectives import collectives
 from spectral_flax.functional import concatenation_attention, softmax_attention
 from spectral_flax.kernels import ring
 
@@ -29,6 +33,14 @@ def rectified(q, k, v):
 def test_unknown_weights_are_refused():
     with pytest.raises(ValueError, match="weights='sigmoid'; expected 'softmax' or"):
         ring.ring_attention(*[draw(1, 2, 2, 2)] * 3, weights="sigmoid")
+
+
+def test_keys_and_values_are_sent_within_a_loop():
+    """One after the other: unrolled, XLA for CPUs sends all of them before it uses any."""
+    on_a_ring = lambda *maps: on_rows(ring.ring_attention(*map(on_rows, maps)))
+    text = jax.jit(on_a_ring).lower(*[draw(2, 8, 4, 3)] * 3).compile().as_text()
+    assert len(re.findall(r" collective-permute(?:-start)?\(", text)) == 2
+    assert collectives(text)["collective-permute"].count == 2 * 3  # to three of four devices
 
 
 @pytest.mark.parametrize("queries_at_once", [1000, 7])
