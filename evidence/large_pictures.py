@@ -32,7 +32,7 @@ from evidence.photographs import HOLES, MARK, PICTURES, picture, trained
 
 PHOTOGRAPH, DEVICES, SHOWN = "brick", 2, 160
 MODES = ("whole", "rows", "crops", "refine", "tiles")
-GRID = 128  # pixels, of a device's part too
+GRID = 128  # pixels; it divides the rows of a device
 
 
 def large(half: np.ndarray, size: int) -> np.ndarray:

@@ -138,8 +138,8 @@ def main() -> None:
         raise SystemExit(
             subprocess.run(command, env=environment() | {"JAX_PLATFORMS": ""}).returncode
         )
-    if given.gpu and given.run:
-        parser.error("--gpu compiles only; leave --run out")
+    if given.gpu and (given.run or given.layers):
+        parser.error("--gpu compiles networks only; leave --run and --layers out")
     with whole_maps(False), jax.enable_x64(given.float64):
         layers(given.sizes) if given.layers else measure(given)
 

@@ -70,6 +70,17 @@ def test_what_a_loop_moves_is_counted_as_often_as_it_runs(mesh):
     assert collectives.count(function, collectives.split(mesh, X), kind="collective-permute") == 30
 
 
+def test_a_branch_counts_as_if_it_were_taken(mesh):
+    def often(x):
+        ring = [(i, (i + 1) % 8) for i in range(8)]
+        send = lambda x: lax.ppermute(x, "data", ring)
+        body = lambda i, x: lax.cond(i > 2, send, jnp.sin, x)
+        return lax.fori_loop(0, 5, body, x)
+
+    function = jax.shard_map(often, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    assert collectives.count(function, collectives.split(mesh, X), kind="collective-permute") == 5
+
+
 def test_work_on_each_example_moves_nothing(mesh):
     assert collectives.count(lambda x: jnp.tanh(x) * 2, collectives.split(mesh, X)) == 0
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 KINDS = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
 _INSTRUCTION = re.compile(rf"= (\S.*?) ({KINDS})(-start)?\(")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$")
-_CALL = re.compile(r"\b(body|to_apply|calls)=%?([\w.-]+)")
+_CALL = re.compile(r"\b(body|to_apply|calls|\w+_computations?)=(?:%?([\w.-]+)|\{([^}]*)\})")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 
@@ -25,7 +25,7 @@ def collectives(program: str) -> dict[str, Collective]:
     """Return the collectives in the text of a compiled program, ``compiled.as_text()``, by kind.
 
     Those of several arrays count as one. One in a loop counts as often as that runs, or once where
-    the compiler does not know.
+    the compiler does not know; one in a branch counts as if it were taken.
     """
     found: dict[str, Collective] = {}
     computation, runs = "", _runs(program)
@@ -50,9 +50,10 @@ def _runs(program: str) -> Callable[[str], int]:
     for line in program.splitlines():
         if header := _COMPUTATION.match(line):
             computation = header[1]
-        for keyword, called in _CALL.findall(line):
+        for keyword, called, branches in _CALL.findall(line):
             known = _TRIPS.search(line) if keyword == "body" else None
-            callers.setdefault(called, []).append((computation, int(known[1]) if known else 1))
+            for name in (called, *re.findall(r"[\w.-]+", branches)):
+                callers.setdefault(name, []).append((computation, int(known[1]) if known else 1))
 
     @functools.cache
     def runs(name: str) -> int:

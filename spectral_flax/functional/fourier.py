@@ -109,8 +109,8 @@ class RealFFT:
     def inverse(self, s: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
         """Return the map, ``[..., *grid, 2C] -> [..., *sizes, C]``.
 
-        Only the last of ``sizes``, the width, is read, and with ``quarters`` the height: the
-        spectrum has the others.
+        Only the last of ``sizes``, the width, is read: the spectrum has the others. With
+        ``quarters`` also the height, which is that of the whole map, inside ``shard_map`` too.
         """
         s = as_floating(s=s)
         grid = spatial_sizes(s, self.rank, "s")
@@ -128,8 +128,10 @@ class RealFFT:
         self._check_groups("half the channels of s", s.shape[-1] / 2)
         forms = [form(self, (*grid[:-1], side)) for form in (InverseFFT, InverseMatmul)]
         if self.quarters:
-            if self._side(sizes[-2]) != grid[-2]:
-                raise ValueError(f"s has {grid[-2]} rows; expected half of sizes={sizes}")
+            height = sizes[-2] if len(sizes) > 1 else None
+            if not isinstance(height, int | np.integer) or self._side(height) != grid[-2]:
+                rows = f"s has {grid[-2]} rows"
+                raise ValueError(f"{rows}; expected half of those of sizes={sizes}, rounded up")
             forms = [InverseQuarters(form, *sizes[-2:]) for form in forms]
         return _apply(self, (s.ndim - 2, s.ndim - 3), *forms, s)
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,10 @@ class _Half:
 
     transform: "RealFFT"
     sizes: tuple[int, ...]
-    axes: ClassVar[tuple[int, int, int]]
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        raise NotImplementedError
 
     @property
     def _columns(self):
@@ -63,7 +66,9 @@ class _Half:
 
 
 class _FFT(_Half):
-    axes = (-2, -1, -3)
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        return -2, -1, self._channels
 
     @property
     def _channels(self):
@@ -130,7 +135,9 @@ class InverseFFT(_FFT):
 
 
 class _Matmul(_Half):
-    axes = (-5, -4, -1)
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        return -5, -4, -1
 
     def _product(self, subscripts, x, table, input_dtype):
         """Contract with a table in the computation dtype, accumulating in float32 or wider."""

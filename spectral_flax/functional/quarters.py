@@ -66,11 +66,12 @@ class ForwardQuarters:
         return self.form.sizes
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.form(split_quarters(x))
+        return self.form(_cut_rows(_cut_columns(x), -3, -1))
 
     def across(self, names: Names) -> Callable[[jax.Array], jax.Array]:
         transform = self.form.transform
-        ungrouped = dataclasses.replace(transform, groups=1)  # channels are few till rows are cut
+        # Until rows are cut, channels may not divide into groups.
+        ungrouped = dataclasses.replace(transform, groups=1)
         form = dataclasses.replace(self.form, transform=ungrouped)
 
         def columns(z):
@@ -79,7 +80,7 @@ class ForwardQuarters:
 
         def local(x):
             s = form.by_axes(_cut_columns(x), columns)
-            groups = transform.groups
+            groups = transform.groups  # which come before real and imaginary parts
             packed = s.reshape(*s.shape[:-1], 2, groups, s.shape[-1] // (2 * groups))
             return packed.swapaxes(-3, -2).reshape(s.shape)
 
@@ -99,7 +100,7 @@ class InverseQuarters:
         return self.form.sizes
 
     def __call__(self, s: jax.Array) -> jax.Array:
-        return tile_quarters(self.form(s), self.height, self.width)
+        return _twice(_twice(self.form(s), -3, self.height), -2, self.width)
 
     def across(self, names: Names) -> Callable[[jax.Array], jax.Array]:
         rows, _, _ = self.form.axes

@@ -76,13 +76,15 @@ def convolution(
     if min(map(min, pairs)) < 0:  # XLA's CPU backend reads beyond the input where it is cropped
         x = _padded(x, pairs, lhs_dilation)
         pairs, lhs_dilation = ((0, 0),) * rank, (1,) * rank
-    if precision is None:  # now: other settings may hold where gradients and devices are traced
-        precision = jax.config.jax_default_matmul_precision
-    precision = tuple(precision) if isinstance(precision, list) else precision
-    numbers = lax.ConvDimensionNumbers(*_channels_last_numbers(rank))
-    groups, result = (feature_group_count, batch_group_count), preferred_element_type
-    options = _Convolution(
-        strides, pairs, lhs_dilation, rhs_dilation, numbers, *groups, precision, result
+    options = _options(
+        strides,
+        pairs,
+        lhs_dilation,
+        rhs_dilation,
+        feature_group_count,
+        batch_group_count,
+        precision,
+        preferred_element_type,
     )
     y = _apply(options, x, kernel) if out_sharding is None else options(x, kernel)
     if dimension_numbers is not None:
@@ -132,31 +134,49 @@ def mirrored_convolution(
 ) -> jax.Array:
     """Convolve a map whose rows are padded by reflection, for devices that share them.
 
-    Arguments as of `convolution`; rows are padded the same on both sides, by less than half of the
-    window's rows. The other axes are padded by zeros.
+    Arguments as of `convolution`, for each axis. The others are padded by zeros.
+
+    Raises:
+      ValueError: rows are padded differently on both sides, by half of a window's or more, or by as
+        many as there are.
     """
-    rank, groups = x.ndim - 2, feature_group_count
-    numbers = lax.ConvDimensionNumbers(*_channels_last_numbers(rank))
-    pairs, undilated = tuple(map(tuple, padding)), (1,) * rank
-    if precision is None:
-        precision = jax.config.jax_default_matmul_precision
-    options = _Convolution(
-        tuple(window_strides),
-        pairs,
-        undilated,
-        tuple(rhs_dilation),
-        numbers,
-        groups,
-        1,
-        precision,
-        None,
+    rank, (before, after) = x.ndim - 2, padding[-2]
+    window = rhs_dilation[-2] * (kernel.shape[-4] - 1) + 1
+    if before != after or 2 * before >= window or before >= x.shape[-3]:
+        raise ValueError(
+            f"padding={padding} of rows by reflection, for {x.shape[-3]} rows and windows of "
+            f"{window}; expected the same on both sides, less than half of a window and than rows"
+        )
+    pairs, strides = tuple(map(tuple, padding)), tuple(window_strides)
+    options = _options(
+        strides, pairs, (1,) * rank, tuple(rhs_dilation), feature_group_count, 1, precision, None
     )
     return _shared(options, x, kernel, mirrored=True)
+
+
+def _options(strides, pairs, lhs_dilation, rhs_dilation, groups, batch_groups, precision, result):
+    if precision is None:  # now: other settings may hold where gradients and devices are traced
+        precision = jax.config.jax_default_matmul_precision
+    precision = tuple(precision) if isinstance(precision, list) else precision
+    numbers = lax.ConvDimensionNumbers(*_channels_last_numbers(len(strides)))
+    return _Convolution(
+        strides,
+        pairs,
+        lhs_dilation,
+        rhs_dilation,
+        numbers,
+        groups,
+        batch_groups,
+        precision,
+        result,
+    )
 
 
 def _shared(options, x, kernel, mirrored=False):
     window = options.rhs_dilation[-2] * (kernel.shape[-4] - 1) + 1
     shared, rows = SharedRows(options, x.shape[-3], window, mirrored), x.ndim - 3
+    if plain_convolutions.value:
+        return shared(x, kernel)
     axes = dict(batch=(0, None), out=0, split=(rows, None), split_out=rows)
     return batch_parallel(shared, x, kernel, **axes)
 

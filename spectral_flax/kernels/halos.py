@@ -37,8 +37,8 @@ class SharedRows:
 
     ``options`` compute it, ``height`` and ``window`` are H and the rows of a window. Along the rows
     there are strides or a dilation of the map, not both. ``across`` is for `batch_parallel`.
-    ``mirrored`` rows are padded by reflection, without a dilation, the same on both sides, and by
-    less than half of a window.
+    ``mirrored`` rows are padded by reflection, without a dilation, the same on both sides, by less
+    than half of a window and by fewer than there are.
     """
 
     options: Any
@@ -127,7 +127,7 @@ def _gathered(x, names, needed, axis):
 def _mirrored_beyond(x, first, height, margin, axis):
     """Return rows of a map from ``first`` on, those up to a margin outside of it mirrored."""
     count = x.shape[axis]
-    size = min(count, 2 * margin + 1)  # rows beyond the edge, it, and their mirror images
+    size = 2 * margin + 1  # rows beyond the edge, it, and their mirror images
     for outside, edge in ((-1, 0), (1, height - 1)):
         start = jnp.clip(edge - first - margin, 0, count - size)
         rows = lax.dynamic_slice_in_dim(x, start, size, axis)

@@ -132,7 +132,7 @@ def _forward(attention, names, q, k, v):
     shape, dtype = q.shape[:-1], v.dtype
     q = _positions(q, attention.query_rows, names)
     shape_of_keys, k, v = k.shape, *(_positions(a, attention.key_rows, names) for a in (k, v))
-    zeros = lambda size: jnp.zeros((*q.shape[:-1], size), wide(dtype))
+    zeros = lambda size: jnp.zeros((*q.shape[:-1], size), wide(q.dtype, dtype))
     y, total, best = zeros(v.shape[-1]), zeros(1), zeros(1)
     if attention.weights == "softmax":
         best = best + jnp.finfo(best.dtype).min

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
 
-from spectral_flax.kernels.convolution import convolution, mirrored_convolution, whole_maps
+from spectral_flax.kernels.convolution import convolution, mirrored_convolution
 from spectral_flax.layers.initializers import Initializer, kaiming_normal, normal, zeros
 
 Size = int | Sequence[int]
@@ -136,17 +136,12 @@ def linear(
     )
 
 
-def fused_convolution(convs: Sequence[nnx.Conv], x: jax.Array, mirrored: int = 0) -> jax.Array:
+def fused_convolution(convs: Sequence[nnx.Conv], x: jax.Array) -> jax.Array:
     """Return the concatenated outputs of several convolutions, computed as one.
 
     They differ in their numbers of channels only. Each reads as many of the first channels of
-    ``x`` as it has inputs: its kernel is padded with zeros for the others. Where devices share
-    rows, each is computed alone, as `with_mirrored_rows`: joint kernels may need more memory than a
-    device's part of a map.
+    ``x`` as it has inputs: its kernel is padded with zeros for the others.
     """
-    if not whole_maps.value:
-        outputs = (with_mirrored_rows(c, x[..., : c.in_features], mirrored) for c in convs)
-        return jnp.concatenate(list(outputs), -1)
     first = convs[0]
 
     def widened(kernel):

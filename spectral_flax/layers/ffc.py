@@ -59,7 +59,8 @@ class FourierUnit(nnx.Module):
     ):
         groups = feature_group_count
         inputs = 4 * in_features if quarters else in_features
-        for name, features in (("in_features", inputs), ("out_features", out_features)):
+        name_of_inputs = "4 * in_features" if quarters else "in_features"
+        for name, features in ((name_of_inputs, inputs), ("out_features", out_features)):
             if groups < 1 or features % groups:
                 multiple = f"a multiple of feature_group_count={groups}"
                 raise ValueError(f"{name}={features} is not {multiple}")
@@ -250,10 +251,13 @@ class FFC(nnx.Module):
         if self.global_to_global is not None:
             global_input = self._fitted(global_input, counts)
         mirrored = self._mirrored_rows(x)
-        if self.pad is not None:
-            x = reflect(x, (*self.pad[:-2], self.pad[-2] - mirrored, self.pad[-1]))
-        if self.fuse_outputs:
-            y = fused_convolution((self.to_local, self.local_to_global), x, mirrored)
+        if mirrored:
+            x = reflect(x, (*self.pad[:-2], 0, self.pad[-1]))
+        elif self.pad is not None:
+            x = reflect(x, self.pad)
+        # Where devices share rows, joint kernels may need more memory than a part of the map.
+        if self.fuse_outputs and whole_maps.value:
+            y = fused_convolution((self.to_local, self.local_to_global), x)
             if self.global_to_global is None:
                 return y
             local_y, global_y = y[..., : self.out_local], y[..., self.out_local :]
@@ -271,11 +275,12 @@ class FFC(nnx.Module):
         return paths[0] if len(paths) == 1 else jnp.concatenate(paths, axis=-1)
 
     def _mirrored_rows(self, x: jax.Array) -> int:
-        """Return the rows of padding that convolutions reflect for themselves.
+        """Return the rows of padding that convolutions reflect for themselves, or 0.
 
-        Where devices share the rows of a map, as many more on each side would move many of them.
+        Where devices share rows, those of a padded map would lie elsewhere, and XLA would send
+        them there.
         """
-        if self.pad is None or whole_maps.value:
+        if self.pad is None or whole_maps.value or len(self.pad) < 2:
             return 0
         rows, extent = self.pad[-2], self.windows[-2].extent
         return rows if rows < x.shape[-3] and 2 * rows < extent else 0

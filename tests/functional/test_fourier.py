@@ -222,7 +222,12 @@ def test_a_transform_of_quarters_is_that_of_maps_that_were_cut(shape, implementa
         (
             lambda: RealFFT(quarters=True).inverse(jnp.zeros((4, 3, 2)), (9, 8)),
             ValueError,
-            r"4 rows; expected half of sizes=\(9, 8\)",
+            r"4 rows; expected half of those of sizes=\(9, 8\), rounded up",
+        ),
+        (
+            lambda: RealFFT(quarters=True).inverse(jnp.zeros((4, 3, 2)), (8,)),
+            ValueError,
+            r"4 rows; expected half of those of sizes=\(8,\)",
         ),
         (lambda: rfft2(jnp.zeros((4, 4, 1)), norm="orto"), ValueError, "norm='orto'; expected"),
         (

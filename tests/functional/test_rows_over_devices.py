@@ -48,21 +48,29 @@ def test_a_transform_pair_moves_a_map_twice(shape, implementation):
 
 
 def through_quarters(x, axis_name=None, implementation="fft"):
-    transform = RealFFT(2, 2, axis_name=axis_name, implementation=implementation, quarters=True)
-    return transform.inverse(jnp.tanh(transform.forward(x)), x.shape[1:3])
+    options = dict(axis_name=axis_name, implementation=implementation, quarters=True)
+    transform, sizes = RealFFT(x.ndim - 2, 2, **options), list(x.shape[1:-1])
+    if axis_name is not None:
+        sizes[-2] *= jax.lax.axis_size(axis_name)
+    return transform.inverse(jnp.tanh(transform.forward(x)), tuple(sizes))
 
 
 @pytest.mark.parametrize(
     ("shape", "implementation"),
-    [((2, 16, 24, 2), "fft"), ((2, 7, 9, 2), "fft"), ((2, 10, 6, 1), "matmul")],
+    [
+        ((2, 16, 24, 2), "fft"),
+        ((2, 7, 9, 2), "fft"),
+        ((2, 10, 6, 1), "matmul"),
+        ((2, 3, 7, 6, 1), "fft"),
+    ],
     ids=str,
 )
 def test_quarters_move_by_the_transforms_of_them(shape, implementation):
     function = partial(through_quarters, implementation=implementation)
     found = check_equal_to_one_device(function, draw(*shape))
-    _, height, width, features = shape
+    _, *others, height, width, features = shape
     rows, columns = (-(-n // 4) for n in (height, -(-width // 2) // 2 + 1))
-    local = 4 * rows * columns * features * 16  # bytes of complex numbers
+    local = 4 * np.prod(others, dtype=int) * rows * columns * features * 16  # of complex numbers
     # Halves of rows that go to the spectrum, and all channels that come back, and their gradients.
     assert found["all-to-all"] == (4, 2 * local * (2 + 4))
 
@@ -74,9 +82,10 @@ def test_a_spectral_convolution_moves_what_it_keeps():
     assert found["all-to-all"] == (4, 4 * local)
 
 
-def test_inside_shard_map_the_axis_is_named():
+@pytest.mark.parametrize("through", [through_spectrum, through_quarters])
+def test_inside_shard_map_the_axis_is_named(through):
     x = draw(2, 8, 12, 4)
-    function = partial(through_spectrum, implementation="auto")
+    function = partial(through, implementation="auto")
     part = jax.shard_map(
         partial(function, axis_name="space"),
         mesh=mesh(),

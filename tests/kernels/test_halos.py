@@ -69,6 +69,15 @@ def test_rows_beyond_a_map_are_mirrored_by_the_devices_that_have_them(
     np.testing.assert_allclose(function(x, kernel), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("height", "size", "pads"), [(8, 3, (2, 2)), (3, 7, (3, 3)), (8, 7, (1, 2))], ids=str
+)
+def test_padding_that_cannot_be_mirrored_so_is_refused(height, size, pads):
+    x, kernel = draw(2, height, 5, 4), draw(size, 3, 4, 3)
+    with pytest.raises(ValueError, match=r"of rows by reflection, for \d rows and windows of"):
+        mirrored_convolution(x, kernel, (1, 1), (pads, (1, 1)), rhs_dilation=(1, 1))
+
+
 def test_grouped_convolutions_of_videos_do_too():
     function = partial(convolution, window_strides=1, padding=1, feature_group_count=2)
     with whole_maps(False):

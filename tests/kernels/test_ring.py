@@ -43,6 +43,15 @@ def test_keys_and_values_are_sent_within_a_loop():
     assert collectives(text)["collective-permute"].count == 2 * 3  # to three of four devices
 
 
+def test_values_may_have_a_narrower_type():
+    with jax.enable_x64(True):
+        q, k, v = draw(2, 6, 3, 4), draw(2, 3, 2, 4), draw(2, 3, 2, 5)
+        maps = q.astype(jnp.float64), k.astype(jnp.float64), v
+        y = jax.jit(lambda *maps: ring.ring_attention(*map(on_rows, maps)))(*maps)
+        assert y.dtype == v.dtype
+        np.testing.assert_allclose(y, ring.ring_attention(q, k, v), atol=1e-5)
+
+
 @pytest.mark.parametrize("queries_at_once", [1000, 7])
 @pytest.mark.parametrize("expected", [softmax, rectified])
 def test_it_is_attention_with_its_gradients(expected, queries_at_once, monkeypatch):

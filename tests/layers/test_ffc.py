@@ -107,6 +107,13 @@ def test_every_map_size_works(size, strides):
     assert jnp.isfinite(y).all()
 
 
+def test_reflection_pads_signals_too():
+    options = dict(ratio_in=0, ratio_out=0, rank=1, padding_mode="reflect")
+    layer, x = FFC(4, 4, 3, rngs=nnx.Rngs(0), **options), jnp.asarray(draw(2, 6, 4), jnp.float32)
+    padded = jnp.pad(x, [(0, 0), (1, 1), (0, 0)], mode="reflect")
+    np.testing.assert_allclose(layer(x), layer.to_local(padded), rtol=1e-5)
+
+
 def test_reflection_pads_by_reflection():
     layer = FFC(4, 4, 3, ratio_in=0, ratio_out=0, padding_mode="reflect", rngs=nnx.Rngs(0))
     x = draw(1, 5, 6, 4)

@@ -33,11 +33,19 @@ def test_fast_fourier_convolution(shape):
     check_layer(FFC(16, 16, ratio_in=0.5, ratio_out=1.0, strides=2, rngs=nnx.Rngs(0)), *shape)
 
 
-@pytest.mark.parametrize(("ratio", "shape"), [(0.5, UNEVEN), (0.0, EVEN)])
-def test_reflected_rows_are_those_of_neighbours(ratio, shape):
-    options = dict(ratio_in=ratio, ratio_out=ratio, use_bias=True, padding_mode="reflect")
-    layer = FFC(16, 16, 3, lfu=False, rngs=nnx.Rngs(0), **options)
-    check_layer(layer, *shape)
+REFLECTED = {
+    "both paths": (dict(kernel_size=3), UNEVEN),
+    "one path": (dict(kernel_size=3, ratio_in=0, ratio_out=0), EVEN),
+    "groups": (dict(kernel_size=4, strides=2, padding=1, feature_group_count=2), EVEN),
+    "a video": (dict(kernel_size=3, rank=3), (2, 3, 8, 6, 16)),
+}
+
+
+@pytest.mark.parametrize("name", REFLECTED)
+def test_reflected_rows_are_those_of_neighbours(name):
+    options, shape = REFLECTED[name]
+    options = dict(lfu=False, use_bias=True, padding_mode="reflect") | options
+    check_layer(FFC(16, 16, rngs=nnx.Rngs(0), **options), *shape)
 
 
 def test_fourier_units_exchange_in_their_transforms_alone():
