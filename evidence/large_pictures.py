@@ -32,6 +32,7 @@ from evidence.photographs import HOLES, MARK, PICTURES, picture, trained
 
 PHOTOGRAPH, DEVICES, SHOWN = "brick", 2, 160
 MODES = ("whole", "rows", "crops", "refine", "tiles")
+SHIFT = 37  # pixels, so that no line of the grid is one that the picture is mirrored at
 GRID = 128  # pixels; it divides the rows of a device
 
 
@@ -132,7 +133,7 @@ def main() -> None:
     print("| side | mode | known pixels | steps at borders | within | at the grid | GiB | s |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for size in given.sizes:
-        image, hole = large(half, size), holes(size)
+        image, hole = large(half, size + SHIFT)[SHIFT:, SHIFT:], holes(size)
         holed = np.where(hole[..., None], MARK, image)
         place = np.s_[size // 8 : size // 8 + SHOWN, size // 8 * 5 : size // 8 * 5 + SHOWN]
         shown = {"holes": holed[place]}

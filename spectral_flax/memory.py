@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 from jax.extend import core
 
+from spectral_flax.messages import quoted
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:iB|B)?\s*", re.IGNORECASE)
 
@@ -21,14 +23,16 @@ def parse_memory(text: str | int) -> int:
       ValueError: it is not a positive size.
     """
     found = _SIZE.fullmatch(str(text))
-    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
-    if size < 1:
-        raise ValueError(f"{text!r} is not a size of memory such as 8GiB or 500MiB")
-    return size
+    size = float(found[1]) * _UNITS[found[2].upper()] if found else 0
+    if not 1 <= size < math.inf:
+        raise ValueError(f"{quoted(text)} is not a size of memory such as 8GiB or 500MiB")
+    return int(size)
 
 
 def shown_memory(size: float) -> str:
-    """Return bytes as people read them: ``3.2 GiB``, ``71 MiB``."""
+    """Return bytes as people read them: ``3.2 GiB``, ``71 MiB``, ``100 bytes``."""
+    if size < 2**20:
+        return f"{math.ceil(size)} bytes"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"
 
 

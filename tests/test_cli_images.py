@@ -146,6 +146,16 @@ def test_inpaint_refuses_before_the_weights_are_read(
     assert after == before
 
 
+def test_inpaint_reads_larger_images_when_asked(reads, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    job = "image.png", "mask.png", "out.png"
+    code, _, err = filled_in(capsys, *job)
+    assert code == 2 and "--max-pixels" in err
+    code, _, err = filled_in(capsys, *job, "--max-pixels", "0")
+    assert code == 2 and "--max-pixels is 0; expected a positive number" in err
+    assert filled_in(capsys, *job, "--max-pixels", "10000")[0] == 0
+
+
 def test_inpaint_overwrites_when_asked(reads, capsys):
     assert filled_in(capsys, "image.png", "mask.png", "image.png", "--overwrite")[0] == 0
     with Image.open("image.png") as after:

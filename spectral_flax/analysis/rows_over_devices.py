@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from spectral_flax.analysis.collectives import Collective, collectives
+from spectral_flax.analysis.receptive_field import map_sizes
 from spectral_flax.kernels.convolution import whole_maps
 from spectral_flax.layers.modes import evaluation_mode
 
@@ -61,11 +62,17 @@ def profile_over_devices(
     ``model`` may be abstract (`abstract_model`); it is taken in evaluation mode and left alone.
 
     Raises:
-      ValueError: there are more devices than rows, or than are simulated: `simulate_devices`.
+      ValueError: there are more devices than rows of the images or of the smallest maps, or than
+        are simulated: `simulate_devices`.
     """
     height = shape[-3]
-    if not 1 <= devices <= height:
-        raise ValueError(f"devices={devices}; expected 1 to {height}, the rows of the images")
+    rows = {"the images": height}
+    if hasattr(model, "features"):
+        sizes = map_sizes(model, jax.ShapeDtypeStruct(tuple(shape), dtype))
+        rows |= {f"the maps {name!r}": size[-2] for name, size in sizes.items()}
+    fewest = min(rows, key=lambda name: rows[name])
+    if not 1 <= devices <= rows[fewest]:
+        raise ValueError(f"devices={devices}; expected 1 to {rows[fewest]}, the rows of {fewest}")
     if devices > len(jax.devices("cpu")):
         raise ValueError(f"devices={devices}; {len(jax.devices('cpu'))} are simulated")
     types = (AxisType.Auto,)

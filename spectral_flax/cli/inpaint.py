@@ -15,6 +15,7 @@ from spectral_flax.cli.options import (
     exit_code,
     load_model,
 )
+from spectral_flax.inference.images import pillow
 from spectral_flax.inference.inpainting import folder_jobs, inpaint_file, inpaint_folder, read_job
 from spectral_flax.inference.inpainting_plan import Mode
 from spectral_flax.memory import parse_memory
@@ -49,6 +50,13 @@ def add_command(commands) -> None:
         metavar="SIZE",
         help="such as 8GiB: what a device may be taken of; by default most of what it has left",
     )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="largest image that is read, by default as Pillow has it, 89478485: a small file can "
+        "hold a huge image, so raise it for files that you trust",
+    )
     add_model(parser)
     add_overwrite(parser)
     parser.set_defaults(run=run)
@@ -57,6 +65,10 @@ def add_command(commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fill in and say where the results are; return 1 if some images could not be, 2 if none."""
     job, overwrite = (args.image, args.mask, args.output), args.overwrite
+    if args.max_pixels is not None:
+        if args.max_pixels < 1:
+            raise ValueError(f"--max-pixels is {args.max_pixels}; expected a positive number")
+        pillow().MAX_IMAGE_PIXELS = args.max_pixels
     several = pathlib.Path(args.image).is_dir()
     # Before the weights are read, find what can not be done.
     count = len(folder_jobs(*job, overwrite=overwrite)) if several else 1

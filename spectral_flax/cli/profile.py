@@ -119,6 +119,12 @@ def _print_devices(args: argparse.Namespace) -> None:
         "compiled for that many simulated ones; nothing was run. Operations in a loop count as "
         "often as it runs."
     )
+    uneven = [name for name, (_, shape) in jobs.items() if shape[-3] % args.devices]
+    if uneven:
+        console.print(
+            f"{', '.join(uneven)}: {args.devices} devices do not divide the rows of the image; it "
+            "and the result are whole on each of them."
+        )
 
 
 def _as_json(counted: Profile, depth: int | None) -> dict:

@@ -59,7 +59,8 @@ class RealFFT:
       axis_name: inside ``shard_map``, the mesh axis that splits the rows H of maps, all devices
         having as many. The columns of spectra are split then: ``ceil((W//2 + 1) / devices)`` each,
         those that no frequency is left for being zeros. Under ``jit`` the sharding of the arrays
-        says the same, and nothing is needed here.
+        says the same, and nothing is needed here. Inside ``shard_map`` None is a transform of the
+        device's part alone.
       quarters: the spectrum is that of `split_quarters` of the map, and the inverse is repeated by
         `tile_quarters`: ``[..., H, W, C] -> [..., h, w//2 + 1, 8C]``, with h and w half of H and W.
         Where devices share rows, quarters cost no exchange of their own.
@@ -86,6 +87,9 @@ class RealFFT:
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
+        names = self.axis_name if isinstance(self.axis_name, tuple) else (self.axis_name,)
+        if self.axis_name is not None and not (names and all(isinstance(n, str) for n in names)):
+            raise ValueError(f"axis_name={self.axis_name!r}; expected a name, or a tuple of them")
         if self.norm not in get_args(Norm):
             raise ValueError(f"norm={self.norm!r}; expected 'ortho', 'backward' or 'forward'")
         if self.implementation not in get_args(Implementation):
@@ -150,7 +154,13 @@ class RealFFT:
         return self.columns
 
     def _devices(self):
-        return 1 if self.axis_name is None else lax.axis_size(self.axis_name)
+        if self.axis_name is None:
+            return 1
+        try:
+            return lax.axis_size(self.axis_name)
+        except NameError:
+            expected = "the name of a mesh axis, inside shard_map over it"
+            raise ValueError(f"axis_name={self.axis_name!r}; expected {expected}") from None
 
     def _check_groups(self, what, channels):
         integer = isinstance(self.groups, int | np.integer)

@@ -26,6 +26,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 ORIENTATION = 0x0112
 """The EXIF tag of the orientation of the stored pixels."""
 
+_LIMIT = "PIL.Image.MAX_IMAGE_PIXELS; spectral-flax inpaint has --max-pixels"
+
 File = str | os.PathLike[str] | BinaryIO
 
 
@@ -79,12 +81,15 @@ def opened(file: File, what: str = "an image") -> Iterator["Image.Image"]:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 size = f"{image.width}x{image.height} pixels"
-                raise ValueError(f"it has {size}, more than {limit} (PIL.Image.MAX_IMAGE_PIXELS)")
+                raise ValueError(f"it has {size}, more than {limit} ({_LIMIT})")
             if 0 in image.size:
                 raise ValueError("it has no pixels")
             yield image
     except (MemoryError, ImportError, ImageFileError):
         raise
+    except Image.DecompressionBombError as error:  # of more than twice the limit, as it opens
+        reason = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels ({_LIMIT})"
+        raise ImageFileError(file, reason, what) from error
     except UnidentifiedImageError as error:
         raise ImageFileError(file, _unidentified(file), what) from error
     except OSError as error:

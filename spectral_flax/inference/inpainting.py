@@ -17,7 +17,7 @@ from spectral_flax.inference.generator import Generator
 from spectral_flax.inference.image_output import check_output, check_output_folder, save_image
 from spectral_flax.inference.images import files_by_stem, pillow, read_pair
 from spectral_flax.inference.inpainting_plan import Mode, check_mode, make_plan
-from spectral_flax.memory import available_memory, parse_memory
+from spectral_flax.memory import available_memory, parse_memory, shown_memory
 
 MARGIN = 0.8  # of the memory that is left, which may be planned with; estimates are rough
 
@@ -52,7 +52,7 @@ def inpaint(
     Raises:
       ValueError: a shape does not fit, values are outside [0, 1], the model is no generator, or
         the mode is unknown, impossible, or takes more memory than ``max_memory``.
-      TypeError: the image is neither uint8 nor floating.
+      TypeError: the image is neither uint8 nor floating, or the mask holds no numbers.
     """
     image, mask = np.asarray(image), np.asarray(mask)
     if image.ndim not in (3, 4) or image.shape[-1] != 3 or 0 in image.shape:
@@ -65,8 +65,10 @@ def inpaint(
         raise TypeError(f"image has dtype {image.dtype}; expected uint8, or floating in [0, 1]")
     if image.dtype != np.uint8 and not (np.min(image) >= 0 and np.max(image) <= 1):
         raise ValueError("image has values outside [0, 1]")
-    if multiple < 1 or multiple % 8:
-        raise ValueError(f"multiple={multiple}; expected a multiple of 8")
+    if not isinstance(multiple, int | np.integer) or multiple < 1 or multiple % 8:
+        raise ValueError(f"multiple={multiple!r}; expected a multiple of 8")
+    if mask.dtype.kind not in "biuf" and not jnp.issubdtype(mask.dtype, jnp.floating):
+        raise TypeError(f"mask has dtype {mask.dtype}; expected truth values or real numbers")
     check_mode(mode)
     limit = _limit(mode, max_memory)
     missing = mask != 0
@@ -76,7 +78,9 @@ def inpaint(
     if image.ndim == 3:
         return _inpaint(generator, image, missing, mode, limit, report)
     most = float("inf") if limit is None else limit
-    if mode in ("auto", "whole") and generator.memory(missing.shape) <= most:
+    if mode in ("auto", "whole") and (memory := generator.memory(missing.shape)) <= most:
+        size = " x ".join(map(str, missing.shape[1:]))
+        report(f"whole: {len(image)} images of {size} pixels, about {shown_memory(memory)}")
         return generator.fill(image, missing)
     pairs = zip(image, missing, strict=True)
     return np.stack([_inpaint(generator, *pair, mode, limit, report) for pair in pairs])
@@ -84,6 +88,8 @@ def inpaint(
 
 def _inpaint(generator, image, missing, mode, limit, report):
     """Fill in one image as planned."""
+    if not missing.any():
+        return image.copy()
     devices = jax.local_devices()
     plan = make_plan(generator, missing, mode=mode, limit=limit, devices=devices)
     report(str(plan))

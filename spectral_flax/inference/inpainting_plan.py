@@ -107,7 +107,10 @@ def _by_rows(generator: Generator, size: tuple[int, int], devices: Sequence[jax.
     if count < 2:
         raise ValueError("by rows needs several devices, and there is one")
     if rows < count:
-        raise ValueError(f"by rows {count} devices would share {rows} rows of the smallest maps")
+        raise ValueError(
+            f"by rows {count} devices would share {rows} rows of the smallest maps; of them {rows} "
+            f"devices can, or {count} of an image with {SMALLEST * (count - 1) + 1} rows"
+        )
     return Plan("rows", size, int(SHARE * generator.memory((1, *size), count)), count)
 
 

@@ -240,6 +240,9 @@ def test_a_transform_of_quarters_is_that_of_maps_that_were_cut(shape, implementa
             ValueError,
             "needs implementation='matmul'",
         ),
+        (lambda: rfft2(jnp.zeros((4, 4, 1)), axis_name="spcae"), ValueError, "axis_name='spcae'"),
+        (lambda: rfft2(jnp.zeros((4, 4, 1)), axis_name=0), ValueError, "axis_name=0; expected a"),
+        (lambda: rfft2(jnp.zeros((4, 4, 1)), axis_name=["s"]), ValueError, "or a tuple of them"),
         (lambda: tile_quarters(jnp.zeros((2, 2, 1)), 5, 4), ValueError, "half of 5 x 4"),
     ],
 )

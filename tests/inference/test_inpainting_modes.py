@@ -192,6 +192,34 @@ def test_bad_options_are_named(options, told):
         sf.inpaint(model, np.zeros((8, 9, 3), np.uint8), np.ones((8, 9)), **options)
 
 
+@pytest.mark.parametrize(
+    ("changes", "error", "told"),
+    [
+        (dict(multiple="8"), ValueError, "multiple='8'; expected a multiple of 8"),
+        (dict(multiple=8.0), ValueError, "multiple=8.0; expected"),
+        (dict(mask=np.full((8, 9), "a")), TypeError, "mask has dtype <U1; expected truth values"),
+    ],
+)
+def test_arguments_of_other_types_are_named(changes, error, told):
+    arguments = dict(image=np.zeros((8, 9, 3), np.uint8), mask=np.ones((8, 9))) | changes
+    with pytest.raises(error, match=told):
+        sf.inpaint(Mean(), **arguments)
+
+
+def test_a_batch_may_hold_an_image_without_a_hole():
+    image, _ = picture()
+    masks = np.stack([near_holes(), np.zeros(SIZE, bool)])
+    result = sf.inpaint(Mean(), np.stack([image] * 2), masks, mode="crops")
+    assert not np.array_equal(result[0], image) and np.array_equal(result[1], image)
+
+
+def test_the_plan_of_a_batch_is_told():
+    image, _ = picture()
+    told, batch = [], (np.stack([image] * 2), np.stack([near_holes()] * 2))
+    sf.inpaint(Mean(), *batch, mode="whole", report=told.append)
+    assert len(told) == 1 and told[0].startswith("whole: 2 images of 256 x 1400 pixels, about")
+
+
 def test_a_batch_that_does_not_fit_is_done_image_by_image():
     image, filled = picture()
     images, masks = np.stack([image] * 2), np.stack([near_holes()] * 2)

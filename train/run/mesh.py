@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -89,11 +90,21 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any, min_size: int = Mesh.fsd
     return jax.tree.map(sharding, state)
 
 
-def check_rows(mesh: jax.sharding.Mesh, task: Task, batch_size: int) -> None:
-    """Refuse images that have fewer rows than devices share them."""
-    devices, shape = mesh.shape["space"], task.batch_shape(batch_size)["image"].shape
-    if shape[-3] < devices:
-        raise UserError(f"--mesh.space is {devices}; the images have {shape[-3]} rows")
+def check_rows(mesh: jax.sharding.Mesh, task: Task, model: nnx.Module, batch_size: int) -> None:
+    """Refuse maps that have fewer rows than devices share them."""
+    devices = mesh.shape["space"]
+    if devices == 1:
+        return
+    batch = task.batch_shape(batch_size)
+    height, width = batch["image"].shape[-3:-1]
+    rows = {"the images": height}
+    rows |= {f"the maps {name!r}": size[-2] for name, size in task.map_sizes(model, batch).items()}
+    fewest = min(rows, key=lambda name: rows[name])
+    if rows[fewest] < devices:
+        raise UserError(
+            f"--mesh.space is {devices}; of images of {height} x {width} {fewest} have "
+            f"{rows[fewest]} rows"
+        )
 
 
 def check_batches(mesh: jax.sharding.Mesh, config: Config) -> None:

@@ -193,6 +193,14 @@ def test_a_non_finite_loss_stops_and_names_its_step(toy, tmp_path):
         ({"mesh": Mesh(devices=8, fsdp=4, space=4)}, "fsdp is 4; .*with --mesh.space 4"),
         ({"mesh": Mesh(space=2), "parallel": "pmap"}, "pjit: images are shared"),
         (
+            {
+                "model": "resnet18",
+                "options": {"width": 4, "depths": (1, 1, 1), "stem": "small"},
+                "mesh": Mesh(devices=8, space=8),
+            },
+            "space is 8; of images of 28 x 28 the maps 'stage3' have 7 rows",
+        ),
+        (
             {"batch_size": 6, "mesh": Mesh(devices=8, space=2)},
             "6; expected a multiple of the 4 groups of 2 devices, such as 4 or 8",
         ),

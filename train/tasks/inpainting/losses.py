@@ -62,13 +62,16 @@ def psnr(a: jax.Array, b: jax.Array) -> jax.Array:
     return -10 * jnp.log10(jnp.maximum(error, 1e-10))
 
 
+SSIM_WINDOW = 11  # pixels
+
+
 def ssim(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the structural similarity of each image: ``[N]``, of H and W of 11 at least.
 
     Gaussian windows of 11 pixels and deviation 1.5, those inside the image only, averaged over
     channels. Wang et al., IEEE Transactions on Image Processing, 2004.
     """
-    if min(a.shape[1:3]) < 11:
+    if min(a.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(f"images have shape {a.shape}; expected H, W of 11 at least")
     bell = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     bell = (bell / bell.sum()).astype(np.float32)

@@ -93,6 +93,11 @@ class Inpainting(Task):
             "mask": jax.ShapeDtypeStruct((batch_size, *self.image_shape[:2]), jnp.float32),
         }
 
+    def map_sizes(self, model, batch):
+        *shape, channels = batch["image"].shape
+        image = jax.ShapeDtypeStruct((*shape, channels + 1), np.float32)  # as `masked_input` is
+        return super().map_sizes(model.generator, {"image": image})
+
     def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         image, mask, fake = _filled(model.generator, batch)
         weights = self.options
@@ -214,6 +219,10 @@ def make(config: Config, options: Options, source: Source) -> Inpainting:
             "--task-options.perceptual needs --task-options.encoder-model NAME and "
             "--task-options.encoder-weights FILE"
         )
+    if min(source.image_shape[:2]) < losses.SSIM_WINDOW:
+        size = " ".join(map(str, source.image_shape[:2]))
+        expected = f"sides of {losses.SSIM_WINDOW} at least, a window of structural similarity"
+        raise UserError(f"--data.size is {size}; expected {expected}")
     return Inpainting(image_shape=source.image_shape, options=options)
 
 
