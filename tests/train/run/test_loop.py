@@ -14,7 +14,7 @@ import pytest
 
 from train.__main__ import main
 from train.checkpoints.state import make_model, make_state, split
-from train.config import Config, Mesh, Optimizer, Schedule
+from train.config import Config, Data, Mesh, Optimizer, Schedule
 from train.data import open_source
 from train.errors import InterruptedRunError, NonFiniteLossError, UserError
 from train.report.report import Report
@@ -192,6 +192,10 @@ def test_a_non_finite_loss_stops_and_names_its_step(toy, tmp_path):
         ({"mesh": Mesh(devices=8, space=3)}, "space is 3; expected a divisor of the 8 devices"),
         ({"mesh": Mesh(devices=8, fsdp=4, space=4)}, "fsdp is 4; .*with --mesh.space 4"),
         ({"mesh": Mesh(space=2), "parallel": "pmap"}, "pjit: images are shared"),
+        (
+            {"task": "inpainting", "model": "lama", "data": Data(name="textures", size=(8, 32))},
+            "size is 8 32; expected sides of 11 at least",
+        ),
         (
             {
                 "model": "resnet18",

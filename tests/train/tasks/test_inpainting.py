@@ -338,12 +338,6 @@ def test_parts_of_a_model_have_their_own_rate_and_clipping():
         scale_parts({"critic": 0.1}).update(gradient, scale.init(gradient))
 
 
-def test_images_smaller_than_a_window_of_their_figures_are_refused_before_training():
-    small = dataclasses.replace(CONFIG, data=Data(name="textures", size=(8, 32)))
-    with pytest.raises(UserError, match="size is 8 32; expected sides of 11 at least"):
-        make_task(small, open_data(small, "train"))
-
-
 def test_a_perceptual_loss_needs_an_encoder():
     with pytest.raises(UserError, match="encoder"):
         parts(perceptual=30.0)
