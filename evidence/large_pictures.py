@@ -18,6 +18,7 @@ import argparse
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -59,12 +60,18 @@ def holes(size: int, seed: int = 0) -> np.ndarray:
     return mask
 
 
-def at_grid(image: np.ndarray, hole: np.ndarray) -> float:
-    """Return the mean step within holes across lines of the grid, over that of all steps there."""
-    within, crossing = [], []
+def neighbours(image: np.ndarray, hole: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield, down and across, steps between neighbours and whether each lies in a hole."""
     for axis in (0, 1):
         step = np.abs(np.diff(image.astype(float), axis=axis)).mean(-1)
         first, second = (np.take(hole, range(i, hole.shape[axis] - 1 + i), axis) for i in (0, 1))
+        yield step, first, second
+
+
+def at_grid(image: np.ndarray, hole: np.ndarray) -> float:
+    """Return the mean step within holes across lines of the grid, over that of all steps there."""
+    within, crossing = [], []
+    for axis, (step, first, second) in enumerate(neighbours(image, hole)):
         within.append(step[first & second])
         lines = (slice(None),) * axis + (slice(GRID - 1, None, GRID),)
         crossing.append(step[lines][(first & second)[lines]])
@@ -86,9 +93,7 @@ def by_tiles(model, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 def steps(image: np.ndarray, hole: np.ndarray) -> tuple[float, float]:
     """Return the mean step between neighbours across borders of holes, and within holes."""
     across, within = [], []
-    for axis in (0, 1):
-        step = np.abs(np.diff(image.astype(float), axis=axis)).mean(-1)
-        first, second = (np.take(hole, range(i, hole.shape[axis] - 1 + i), axis) for i in (0, 1))
+    for step, first, second in neighbours(image, hole):
         across.append(step[first != second])
         within.append(step[first & second])
     return float(np.concatenate(across).mean()), float(np.concatenate(within).mean())
@@ -98,14 +103,13 @@ def fill(run: Path, image: np.ndarray, hole: np.ndarray, mode: str) -> dict:
     """Fill holes in this process; return the result, what was planned, seconds and peak memory."""
     import spectral_flax as sf
 
-    began, plan, model = time.perf_counter(), ["tiles"], sf.load(run)
+    began, told, model = time.perf_counter(), [], sf.load(run)
     if mode == "tiles":
         filled = by_tiles(model, image, hole)
     else:
-        plan = []
-        filled = sf.inpaint(model, image, hole, mode=mode, report=plan.append)
-    seconds = time.perf_counter() - began
-    return {"filled": filled, "plan": plan[0], "seconds": seconds, "peak_gib": peak_gib()}
+        filled = sf.inpaint(model, image, hole, mode=mode, report=told.append)
+    seconds, plan = time.perf_counter() - began, next(iter(told), mode)
+    return {"filled": filled, "plan": plan, "seconds": seconds, "peak_gib": peak_gib()}
 
 
 def alone(mode: str, *arguments) -> dict:

@@ -4,8 +4,7 @@
 A forward pass and a training step (gradients of all parameters, batch statistics) are compiled for
 eight simulated devices, from shapes alone, with one image for each group of devices that shares
 it. Listed are the collectives with their number and bytes on a device, the largest all-gather, and
-the temporary memory of a device against that of one device with one image; of two sizes also of
-their difference, which leaves out what does not grow with the map, copies of kernels and gradients.
+the temporary memory of a device against that of one device with one image.
 With ``--run`` the program is run too: the largest difference of a gradient to one device, relative
 to the largest value of that gradient. Those that are zero but for rounding, a thousand roundings of
 the largest of all at most, are left out. ``--float64`` tells a fault from the rounding of deep
@@ -179,22 +178,7 @@ def measure(given: argparse.Namespace) -> None:
                 row["difference"] = difference(program(*values), alone(*values))
             rows[f"{name} {size} {shape} {part}"] = row
             print_row(f"{name} at {size}, {shape}, {part}", row)
-    for name, shape, part in itertools.product(given.names, given.meshes, given.parts):
-        share = of_the_maps([rows[f"{name} {size} {shape} {part}"] for size in given.sizes])
-        if share is not None:
-            print(f"{name}, {shape}, {part}: {share:.3f} of what grows with the map")
     write("rows_over_devices", rows)
-
-
-def of_the_maps(rows: Sequence[dict]) -> float | None:
-    """Return the share of a device in the memory that grows from the first size to the last.
-
-    That is maps: kernels and their gradients, whose copies are temporary too, have one size.
-    """
-    of_all, of_one = (
-        rows[-1][key] - rows[0][key] for key in ("temporary", "temporary on one device")
-    )
-    return of_all / of_one if of_one > 0 else None
 
 
 def print_row(title: str, row: dict) -> None:

@@ -30,9 +30,9 @@ def parse_memory(text: str | int) -> int:
 
 
 def shown_memory(size: float) -> str:
-    """Return bytes as people read them: ``3.2 GiB``, ``71 MiB``, ``100 bytes``."""
+    """Return bytes as people read them: ``3.2 GiB``, ``71 MiB``, ``100 B``."""
     if size < 2**20:
-        return f"{math.ceil(size)} bytes"
+        return f"{math.ceil(size)} B"
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{math.ceil(size / 2**20)} MiB"
 
 

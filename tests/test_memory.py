@@ -43,7 +43,7 @@ def test_other_words_are_no_sizes(text):
 
 
 def test_sizes_are_shown_in_units():
-    assert [shown_memory(n) for n in (1, 3 * 2**20, 2**30)] == ["1 bytes", "3 MiB", "1.0 GiB"]
+    assert [shown_memory(n) for n in (1, 3 * 2**20, 2**30)] == ["1 B", "3 MiB", "1.0 GiB"]
 
 
 def test_this_machine_has_memory_left():

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from spectral_flax.analysis.receptive_field import map_sizes
+from spectral_flax.analysis.map_sizes import fewest_rows
 from spectral_flax.checkpoints.weights import Weights
 from spectral_flax.models.record import Card
 from train.config import Config, Data
@@ -59,13 +59,10 @@ class Task(Protocol):
     def batch_shape(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return shapes and dtypes of the arrays in a training batch."""
 
-    def map_sizes(
-        self, model: nnx.Module, batch: Mapping[str, jax.ShapeDtypeStruct]
-    ) -> dict[str, tuple[int, ...]]:
-        """Return the sizes of the maps that the network makes of a batch, by name, if it tells."""
-        image = batch["image"]
-        images = jax.ShapeDtypeStruct(image.shape, np.float32)
-        return map_sizes(model, images) if hasattr(model, "features") else {}
+    def fewest_rows(self, model: nnx.Module) -> tuple[int, str]:
+        """Return the rows of the smallest map that the network makes, and which one it is."""
+        shape = self.batch_shape(1)["image"].shape
+        return fewest_rows(model, jax.ShapeDtypeStruct(shape, np.float32))
 
     def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         """Return the mean loss of a batch and the scalars to log."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from spectral_flax.analysis.map_sizes import map_sizes
 from spectral_flax.arrays import as_floating
 from spectral_flax.layers.modes import evaluation_mode
 
@@ -62,25 +63,6 @@ def receptive_field(
     if not total.sum() > 0:
         raise ValueError("no pixel of the input moves this position")
     return total / total.sum()
-
-
-def map_sizes(model: nnx.Module, images: jax.Array) -> dict[str, tuple[int, ...]]:
-    """Return the size of each map of ``features``, (T,) H, W, in the order of computation.
-
-    Raises:
-      TypeError: the model has no ``features``.
-    """
-    if not hasattr(model, "features"):
-        raise TypeError(f"{type(model).__name__} has no features(x), which names its maps")
-    graphdef, state = nnx.split(evaluation_mode(model))
-    sizes: dict[str, tuple[int, ...]] = {}
-
-    def trace(state, x):  # the dictionary itself would come out in the order of its keys
-        maps = nnx.merge(graphdef, state, copy=True).features(x)
-        sizes.update({name: map_.shape[1:-1] for name, map_ in maps.items()})
-
-    jax.eval_shape(trace, state, images)
-    return sizes
 
 
 def _energy(maps_of: Callable, place: tuple[int, ...]) -> Callable:

@@ -17,7 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from spectral_flax.analysis.collectives import Collective, collectives
-from spectral_flax.analysis.receptive_field import map_sizes
+from spectral_flax.analysis.map_sizes import fewest_rows
 from spectral_flax.kernels.convolution import whole_maps
 from spectral_flax.layers.modes import evaluation_mode
 
@@ -66,13 +66,9 @@ def profile_over_devices(
         are simulated: `simulate_devices`.
     """
     height = shape[-3]
-    rows = {"the images": height}
-    if hasattr(model, "features"):
-        sizes = map_sizes(model, jax.ShapeDtypeStruct(tuple(shape), dtype))
-        rows |= {f"the maps {name!r}": size[-2] for name, size in sizes.items()}
-    fewest = min(rows, key=lambda name: rows[name])
-    if not 1 <= devices <= rows[fewest]:
-        raise ValueError(f"devices={devices}; expected 1 to {rows[fewest]}, the rows of {fewest}")
+    fewest, where = fewest_rows(model, jax.ShapeDtypeStruct(tuple(shape), dtype))
+    if not 1 <= devices <= fewest:
+        raise ValueError(f"devices={devices}; expected 1 to {fewest}, the rows of {where}")
     if devices > len(jax.devices("cpu")):
         raise ValueError(f"devices={devices}; {len(jax.devices('cpu'))} are simulated")
     types = (AxisType.Auto,)

@@ -11,9 +11,10 @@ from flax import nnx
 
 from spectral_flax.analysis import figures, panels
 from spectral_flax.analysis.attention import attention_maps, blocks_with_maps
+from spectral_flax.analysis.map_sizes import map_sizes
 from spectral_flax.analysis.paths import local_shares, path_energies
 from spectral_flax.analysis.random_networks import open_gates, set_batch_statistics
-from spectral_flax.analysis.receptive_field import map_sizes, receptive_field
+from spectral_flax.analysis.receptive_field import receptive_field
 from spectral_flax.analysis.spectra import (
     check_spectral,
     frequency_responses,

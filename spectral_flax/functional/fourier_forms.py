@@ -7,6 +7,7 @@ where mesh axes split the rows of maps and the columns of spectra: see `kernels.
 applies a function to the array between them, whose axes of rows, columns and channels are ``axes``.
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -39,15 +40,16 @@ def spatial_sizes(x: jax.Array, rank: int, name: str) -> tuple[int, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Half:
+class _Half(abc.ABC):
     """One direction and implementation of a transform at one size, hashable."""
 
     transform: "RealFFT"
     sizes: tuple[int, ...]
 
     @property
+    @abc.abstractmethod
     def axes(self) -> tuple[int, int, int]:
-        raise NotImplementedError
+        """Rows, columns and channels of the array between the two steps."""
 
     @property
     def _columns(self):

@@ -135,7 +135,7 @@ def begun(
     One that goes on has ``class_names=None``, and reads no pretrained weights.
     """
     model = make_model(config, task)
-    check_rows(mesh, task, model, config.batch_size)
+    check_rows(mesh, task, model)
     if class_names is not None:
         load_pretrained(config.pretrained, model, task, class_names)
     frozen = frozen_parameters(model, config.freeze)

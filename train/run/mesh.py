@@ -90,21 +90,14 @@ def state_sharding(mesh: jax.sharding.Mesh, state: Any, min_size: int = Mesh.fsd
     return jax.tree.map(sharding, state)
 
 
-def check_rows(mesh: jax.sharding.Mesh, task: Task, model: nnx.Module, batch_size: int) -> None:
+def check_rows(mesh: jax.sharding.Mesh, task: Task, model: nnx.Module) -> None:
     """Refuse maps that have fewer rows than devices share them."""
     devices = mesh.shape["space"]
-    if devices == 1:
-        return
-    batch = task.batch_shape(batch_size)
-    height, width = batch["image"].shape[-3:-1]
-    rows = {"the images": height}
-    rows |= {f"the maps {name!r}": size[-2] for name, size in task.map_sizes(model, batch).items()}
-    fewest = min(rows, key=lambda name: rows[name])
-    if rows[fewest] < devices:
-        raise UserError(
-            f"--mesh.space is {devices}; of images of {height} x {width} {fewest} have "
-            f"{rows[fewest]} rows"
-        )
+    rows, where = task.fewest_rows(model) if devices > 1 else (1, "")
+    if rows < devices:
+        height, width = task.batch_shape(1)["image"].shape[-3:-1]
+        of = f"of images of {height} x {width} {where} have {rows} rows"
+        raise UserError(f"--mesh.space is {devices}; {of}")
 
 
 def check_batches(mesh: jax.sharding.Mesh, config: Config) -> None:

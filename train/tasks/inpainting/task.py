@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 import spectral_flax as sf
+from spectral_flax.analysis.map_sizes import fewest_rows
 from spectral_flax.checkpoints.names import register_rules
 from spectral_flax.checkpoints.names.inpainting import training_rules
 from spectral_flax.checkpoints.weights import Weights
@@ -93,10 +94,10 @@ class Inpainting(Task):
             "mask": jax.ShapeDtypeStruct((batch_size, *self.image_shape[:2]), jnp.float32),
         }
 
-    def map_sizes(self, model, batch):
-        *shape, channels = batch["image"].shape
-        image = jax.ShapeDtypeStruct((*shape, channels + 1), np.float32)  # as `masked_input` is
-        return super().map_sizes(model.generator, {"image": image})
+    def fewest_rows(self, model: nnx.Module) -> tuple[int, str]:
+        *size, channels = self.image_shape
+        images = jax.ShapeDtypeStruct((1, *size, channels + 1), np.float32)  # of `masked_input`
+        return fewest_rows(model.generator, images)
 
     def loss(self, model: nnx.Module, batch: Batch, key: jax.Array) -> tuple[jax.Array, Scalars]:
         image, mask, fake = _filled(model.generator, batch)
